@@ -1,0 +1,272 @@
+"""Every hook a plugin can implement, one family after another. Plugin authors import the names from ``pgcore.plugin``.
+
+Rules that hold for all of them: describing oneself is cheap, and nothing heavy is imported before ``open`` or ``run`` is called. New
+arguments may be added at any time; a plugin names only those it uses. Pluggy calls implementations in reverse order of
+registration; pgcore registers built-ins first, then plugins by name, so that a plugin is asked before a built-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import pluggy
+
+from pgcore.model.basics import Json, Role, Timing
+from pgcore.model.server import ServerSettings, Upstream
+
+if TYPE_CHECKING:
+    from pgcore.dcs.store import Store
+
+PROJECT = "pgcore"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+# -- stores -----------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """All a store needs to open one scope.
+
+    ``section`` is the parsed object of the backend's section type. ``path`` is ``/<namespace>/<scope>`` with slashes
+    normalised, without a trailing one. ``observer`` is true for the command line: no lease, no card, linearizable reads.
+    """
+
+    section: object
+    path: str
+    member: str
+    timing: Timing
+    observer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBackend:
+    """A kind of store. ``name`` is the section in the configuration, ``section`` the dataclass that describes its keys.
+
+    ``open`` imports the client library and may raise ConfigError or StoreRejectedError; an unreachable store is not an error
+    there, the verbs report it. ``ttl_floor(section)`` is the smallest ttl in seconds the backend can honour, with the reason
+    as text for the error message.
+    """
+
+    name: str
+    section: type
+    open: Callable[[StoreRequest], Store]
+    ttl_floor: Callable[[object], tuple[int, str]] = lambda section: (5, "")
+
+
+# -- replica creation and bootstrap ---------------------------------------------------------------------------------------
+
+class TaskContext(Protocol):
+    """What a long action gets to run programs safely: cancellable, as the right OS user, without secrets in view."""
+
+    def run(self, argv: list[str], *, env: Mapping[str, str] | None = None, stdin: str | None = None,
+            on_output: Callable[[str], None] | None = None) -> str:
+        """Run a program to its end and return its output. ``on_output`` sees each line (or carriage-return chunk) as it comes.
+
+        Raises CommandFailedError (not found, exit code not 0) or CancelledError (terminated, killed after 10 s).
+        """
+
+    def report(self, **progress: Json) -> None:
+        """Publish progress: shown in ``pgcore list``, REST and the metrics. Known keys: ``phase``, ``bytes_done``, ``bytes_total``."""
+
+    def check(self) -> None:
+        """Raise CancelledError if the action was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRequest:
+    """Make the data directory of a standby. ``source`` is None for a copy without a leader.
+
+    ``connstring`` is a libpq string of the replication user without password; ``env`` carries ``PGPASSFILE`` when there is
+    one. ``options`` is the method's own section of the configuration (config 10).
+    """
+
+    server: ServerSettings
+    source: Upstream | None
+    connstring: str
+    env: Mapping[str, str]
+    options: Json
+    binary: Callable[[str], str]
+    """Path of a PostgreSQL program by its name, respecting bin_dir and bin_name."""
+    task: TaskContext
+    server_major: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaMethod:
+    """A way to make a replica, named in ``create_replica_methods`` (HA rules 6.3).
+
+    ``run`` fills ``server.data_dir`` or raises a ServerError; the caller empties the directory before and after, unless ``keeps_data``.
+    ``works_without_source`` methods may run while there is no leader.
+    """
+
+    name: str
+    run: Callable[[ReplicaRequest], None]
+    works_without_source: Callable[[Json], bool] = lambda options: False
+    keeps_data: Callable[[Json], bool] = lambda options: False
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapRequest:
+    """Make the data directory of a new cluster. ``superuser_password_file`` is an open-mode 0600 file or None."""
+
+    server: ServerSettings
+    options: Json
+    superuser_password_file: str | None
+    binary: Callable[[str], str]
+    task: TaskContext
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapMethod:
+    """A way to bootstrap a cluster, named by ``bootstrap.method`` (HA rules 6.2). ``run`` raises a ServerError on failure."""
+
+    name: str
+    run: Callable[[BootstrapRequest], None]
+
+
+class StoreSpecs:
+    """Stores, replica creation, bootstrap. Called once at start (``pgcore_stores`` also by the command line)."""
+
+    @hookspec
+    def pgcore_stores(self) -> Iterable[StoreBackend]:
+        """The stores this plugin brings. A failure names the plugin and ends the start."""
+
+    @hookspec
+    def pgcore_replica_methods(self) -> Iterable[ReplicaMethod]:
+        """The replica methods this plugin brings."""
+
+    @hookspec
+    def pgcore_bootstrap_methods(self) -> Iterable[BootstrapMethod]:
+        """The bootstrap methods this plugin brings."""
+
+
+# -- callbacks and gates ---------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, slots=True)
+class CallbackEvent:
+    """Something happened to the local server. ``action``: on_start, on_stop, on_restart, on_reload, on_role_change."""
+
+    action: str
+    role: Role
+    scope: str
+    member: str
+    command: str | None = None
+    """The command configured under ``postgresql.callbacks`` for this action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Veto:
+    """A gate says no, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateRequest:
+    """What a gate is asked about: this member of this scope, and the seconds it has for its answer."""
+
+    scope: str
+    member: str
+    timeout: float
+    command: str | None = None
+
+
+class CallbackSpecs:
+    """Callbacks are told on their own lane, in order, with a deadline; gates are asked inside the long action they guard."""
+
+    @hookspec
+    def pgcore_callback(self, event: CallbackEvent) -> None:
+        """Told after the fact. Failures are logged, never acted upon; may run for ``callback_timeout`` seconds (default 60)."""
+
+    @hookspec
+    def pgcore_before_promote(self, request: GateRequest) -> Veto | None:
+        """Asked while the lock is held, before promotion. A veto, a failure or a timeout means no promotion."""
+
+    @hookspec
+    def pgcore_before_stop(self, request: GateRequest) -> None:
+        """Told before the stop signal; waited for, the result is ignored."""
+
+
+# -- contributions and life ------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, slots=True)
+class ConfigSection:
+    """A section of the configuration that belongs to a plugin: its name and the dataclass that describes it."""
+
+    name: str
+    section: type
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One metric of a plugin: name without prefix, value, kind (``gauge`` or ``counter``), help text."""
+
+    name: str
+    value: float
+    kind: str = "gauge"
+    help: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a plugin may know about the node: the last published observation, as plain values."""
+
+    scope: str
+    member: str
+    role: Role
+    state: str
+    is_leader: bool
+    timeline: int | None
+    extra: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A REST endpoint of a plugin. ``handler`` receives the decoded body and the facts, returns (status, JSON)."""
+
+    method: str
+    path: str
+    handler: Callable[[Json, Facts], tuple[int, Json]]
+    unsafe: bool = True
+
+
+class ContributionSpecs:
+    """Additions to configuration, metrics, REST and the member card. Start-up failures are fatal, later ones are counted."""
+
+    @hookspec
+    def pgcore_config_sections(self) -> Iterable[ConfigSection]:
+        """Sections of a plugin that is neither a store nor a method."""
+
+    @hookspec
+    def pgcore_metrics(self, facts: Facts) -> Iterable[Sample]:
+        """More series for ``/metrics``; called per scrape on a REST thread, 1 s."""
+
+    @hookspec
+    def pgcore_rest_routes(self) -> Iterable[Route]:
+        """More REST endpoints; called once at start."""
+
+    @hookspec
+    def pgcore_member_fields(self, facts: Facts) -> Mapping[str, Json]:
+        """More fields for the member card; called in the heartbeat: no I/O, 10 ms."""
+
+    @hookspec
+    def pgcore_server_parameters(self, facts: Facts) -> Mapping[str, str]:
+        """Server parameters this plugin enforces; called when the configuration is composed: no I/O, 10 ms."""
+
+
+class LifeSpecs:
+    """Start and end of the agent, told on the callback lane."""
+
+    @hookspec
+    def pgcore_started(self, facts: Facts) -> None:
+        """The first heartbeat is done."""
+
+    @hookspec
+    def pgcore_stopping(self, facts: Facts) -> None:
+        """The agent is about to end."""
+
+
+SPECS = (StoreSpecs, CallbackSpecs, ContributionSpecs, LifeSpecs)

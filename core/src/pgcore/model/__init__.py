@@ -1,0 +1,1 @@
+"""Values only: frozen dataclasses without I/O, on the standard library's data modules."""

@@ -1,0 +1,196 @@
+"""What a node sees of itself: the one value a heartbeat's ``ObserveNode`` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pgcore.model.basics import Instant, Json, Lsn, Role, State
+
+
+class DataDir(StrEnum):
+    """The data directory at a glance (HA rules 4, "data directory empty")."""
+
+    EMPTY = "empty"
+    PRESENT = "present"
+    UNREADABLE = "unreadable"
+
+
+class ControlState(StrEnum):
+    """``Database cluster state`` of pg_controldata."""
+
+    STARTING_UP = "starting up"
+    SHUT_DOWN = "shut down"
+    SHUT_DOWN_IN_RECOVERY = "shut down in recovery"
+    SHUTTING_DOWN = "shutting down"
+    IN_CRASH_RECOVERY = "in crash recovery"
+    IN_ARCHIVE_RECOVERY = "in archive recovery"
+    IN_PRODUCTION = "in production"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlData:
+    """The parts of pg_controldata that decisions use."""
+
+    state: ControlState
+    system_id: str
+    checkpoint: Lsn
+    checkpoint_timeline: int
+    checkpoint_end: Lsn | None = None
+    """End of the shutdown-checkpoint record; only looked up (pg_waldump) when ``state`` is SHUT_DOWN."""
+    minimum_recovery: Lsn = Lsn(0)
+    minimum_recovery_timeline: int = 0
+    data_checksums: bool = False
+    wal_log_hints: bool = False
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """max_connections and the other shared-memory settings recorded there (HA rules 11.4)."""
+
+    @property
+    def rewindable(self) -> bool:
+        """pg_rewind works on this cluster: checksums or hint logging are on."""
+        return self.data_checksums or self.wal_log_hints
+
+
+@dataclass(frozen=True, slots=True)
+class WalReceiver:
+    """The row of pg_stat_wal_receiver."""
+
+    status: str
+    host: str | None = None
+    port: int | None = None
+    slot: str | None = None
+    timeline: int | None = None
+    latest_end: Lsn = Lsn(0)
+
+
+@dataclass(frozen=True, slots=True)
+class WalSender:
+    """A row of pg_stat_replication."""
+
+    application_name: str
+    state: str
+    usename: str = ""
+    client_addr: str | None = None
+    sync_state: str = "async"
+    sync_priority: int = 0
+    write: Lsn | None = None
+    flush: Lsn | None = None
+    replay: Lsn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A replication slot as it exists on this server; temporary slots are left out."""
+
+    name: str
+    physical: bool
+    active: bool
+    restart_lsn: Lsn | None = None
+    confirmed_flush: Lsn | None = None
+    plugin: str | None = None
+    database: str | None = None
+    xmin: int | None = None
+    wal_status: str | None = None
+    failover: bool = False
+    synced: bool = False
+
+
+class TaskKind(StrEnum):
+    """The long actions; one at a time (HA rules 14.2)."""
+
+    BOOTSTRAP = "bootstrap"
+    POST_BOOTSTRAP = "post_bootstrap"
+    CLONE = "clone"
+    START = "start"
+    START_PRIMARY = "start primary after failure"
+    STOP = "stop"
+    PROMOTE = "promote"
+    RESTART = "restart"
+    FOLLOW = "change primary_conninfo with restart"
+    REWIND = "pg_rewind"
+    CRASH_RECOVERY = "crash recovery"
+    CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """The long action that is running beside the heartbeat, with its progress in its own words."""
+
+    kind: TaskKind
+    since: Instant
+    progress: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """How the last long action ended. ``error`` is empty on success."""
+
+    kind: TaskKind
+    error: str = ""
+    cancelled: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """It did what it was asked to do."""
+        return not self.error and not self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One look at this node. A failed query is a value in it (``answering`` false), never an exception."""
+
+    at: Instant
+    data_dir: DataDir
+    role: Role
+    state: State
+    running: bool = False
+    """A postmaster process serves the data directory."""
+    answering: bool = False
+    """The monitoring query was answered in time during this look."""
+    accepting: bool = False
+    """The postmaster accepts connections (up, as opposed to starting or shutting down)."""
+    system_id: str | None = None
+    server_version: int | None = None
+    postmaster_pid: int | None = None
+    postmaster_start: str | None = None
+    """Start time as PostgreSQL prints it; changes with every start."""
+    is_primary: bool = False
+    """The one predicate of HA rules 1: not in recovery, or unanswered with a live postmaster and a cached role primary."""
+    timeline: int | None = None
+    position: Lsn | None = None
+    """Flushed WAL on a primary; max(received, replayed) on a standby."""
+    received: Lsn | None = None
+    replayed: Lsn | None = None
+    replayed_at: str | None = None
+    replay_paused: bool = False
+    receiver: WalReceiver | None = None
+    senders: tuple[WalSender, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    has_restore_command: bool = False
+    pending_restart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    control: ControlData | None = None
+    """Read only while the server is down (or has just been stopped)."""
+    recovery_files: bool = False
+    """standby.signal, recovery.signal or recovery.conf exists."""
+    rewind_possible: bool = False
+    """use_pg_rewind is on, the program works, and the cluster is rewindable (HA rules 12.1)."""
+    task: TaskView | None = None
+    finished: TaskResult | None = None
+    """The task that ended since the previous look."""
+    watchdog_failed: bool = False
+
+    @property
+    def starting(self) -> bool:
+        """"Is starting" of HA rules 1."""
+        return self.state in (State.STARTING, State.BOOTSTRAP_STARTING)
+
+    @property
+    def replication_state(self) -> str | None:
+        """``streaming``, ``in archive recovery`` or None, as published (rest-api 5.1)."""
+        if not self.answering or self.is_primary:
+            return None
+        if self.receiver is not None and self.receiver.status == "streaming":
+            return "streaming"
+        return "in archive recovery" if self.has_restore_command else None

@@ -1,0 +1,75 @@
+"""What the PostgreSQL port must know about the local server: addresses, programs, users, parameters. Values only.
+
+The daemon composes a ``ServerSettings`` from the effective configuration; nothing in ``pgcore.postgres`` reads a configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pgcore.model.basics import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """One database user with its TLS options (config 6.2); ``options`` holds sslmode, sslcert and the like."""
+
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A server to stream or copy from: one member, or the remote side of a standby cluster.
+
+    ``name`` is the member's name, None for a remote. ``host`` may be several, separated by commas.
+    ``slot`` is the slot to use there, None for none.
+    """
+
+    host: str
+    port: int
+    name: str | None = None
+    slot: str | None = None
+    dbname: str = "postgres"
+    read_write: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The local server as configured (config 6). Paths are absolute. Lists and maps are as effective, already merged."""
+
+    name: str
+    scope: str
+    listen: str
+    data_dir: str
+    connect_address: str | None = None
+    proxy_address: str | None = None
+    config_dir: str | None = None
+    bin_dir: str | None = None
+    bin_name: Mapping[str, str] = field(default_factory=dict)
+    pgpass: str | None = None
+    database: str = "postgres"
+    config_base_name: str = "postgresql"
+    use_unix_socket: bool = False
+    use_unix_socket_repl: bool = False
+    krbsrvname: str | None = None
+    superuser: Credentials = field(default_factory=Credentials)
+    replication: Credentials = field(default_factory=Credentials)
+    rewind: Credentials = field(default_factory=Credentials)
+    parameters: Mapping[str, Json] = field(default_factory=dict)
+    """Merged and checked by config 7.1: includes the controlled ones (``listen_addresses``, ``port``, ``wal_level``, …)."""
+    pg_hba: tuple[str, ...] = ()
+    pg_ident: tuple[str, ...] = ()
+    recovery_conf: Mapping[str, Json] = field(default_factory=dict)
+    custom_conf: str | None = None
+    use_slots: bool = True
+    use_pg_rewind: bool = False
+    pg_ctl_timeout: float = 60.0
+    retry_timeout: float = 10.0
+    os_user: str | None = None
+    """OS account for every PostgreSQL program when the agent runs as root; default: the data directory's owner."""
+    bootstrap_pg_hba: tuple[str, ...] = ()
+    before_stop: str | None = None
+    pre_promote: str | None = None

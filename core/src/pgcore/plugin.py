@@ -1,0 +1,53 @@
+"""The only module a plugin imports: hook markers, the types of the hooks, stores' words, errors, time, configuration options."""
+
+from pgcore.clock import Deadline, now
+from pgcore.config.schema import option
+from pgcore.dcs.store import (
+    ABSENT,
+    ANYTHING,
+    MEMBERS,
+    Expect,
+    Key,
+    Record,
+    Refused,
+    Renewal,
+    Snapshot,
+    Store,
+    Stored,
+    version,
+)
+from pgcore.errors import (
+    CancelledError,
+    CommandFailedError,
+    ConfigError,
+    PgcoreError,
+    ServerError,
+    StoreRejectedError,
+    StoreUnavailableError,
+)
+from pgcore.hookspecs import (
+    BootstrapMethod,
+    BootstrapRequest,
+    CallbackEvent,
+    ConfigSection,
+    Facts,
+    GateRequest,
+    ReplicaMethod,
+    ReplicaRequest,
+    Route,
+    Sample,
+    StoreBackend,
+    StoreRequest,
+    TaskContext,
+    Veto,
+    hookimpl,
+)
+from pgcore.model.basics import Instant, Json, Role, Timing
+
+__all__ = [
+    "ABSENT", "ANYTHING", "BootstrapMethod", "BootstrapRequest", "CallbackEvent", "CancelledError", "CommandFailedError",
+    "ConfigError", "ConfigSection", "Deadline", "Expect", "Facts", "GateRequest", "Instant", "Json", "Key", "MEMBERS",
+    "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod", "ReplicaRequest", "Role", "Route", "Sample", "ServerError",
+    "Snapshot", "Store", "StoreBackend", "StoreRejectedError", "StoreRequest", "StoreUnavailableError", "Stored", "TaskContext",
+    "Timing", "Veto", "hookimpl", "now", "option", "version",
+]
