@@ -1,0 +1,78 @@
+"""The last published observation. The heartbeat swaps a new ``Status`` in; REST, metrics and watchers only ever read it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pgcore.clock import now
+from pgcore.model.basics import Instant, Json, Timing
+from pgcore.model.cluster import ClusterView
+from pgcore.model.node import NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything a reader may know, taken at the end of one heartbeat."""
+
+    scope: str
+    name: str
+    node: NodeView
+    cluster: ClusterView | None
+    """None when the store could not be read in this beat."""
+    timing: Timing
+    at: Instant
+    """When the node was observed, on ``pgcore.clock.now``'s clock; health answers state its age."""
+    lease_until: Instant | None = None
+    """My lock is proven until here; None or past: I am not the leader."""
+    tags: Mapping[str, Json] = field(default_factory=dict)
+    """Effective tags, as published."""
+    dynamic: Mapping[str, Json] = field(default_factory=dict)
+    """The dynamic configuration in force."""
+    maximum_lag_on_failover: int = 1048576
+    paused: bool = False
+    standby_cluster: bool = False
+    synchronous: str = "off"
+    """``off``, ``on`` or ``quorum``."""
+    failsafe_active: bool = False
+    dcs_last_seen: int = 0
+    next_beat_due: Instant | None = None
+    """When the next beat must have begun at the latest (liveness)."""
+    rule: str = ""
+    reason: str = ""
+    decisions: tuple[str, ...] = ()
+    """Every rule that fired in the beat, in order."""
+    task: Mapping[str, Json] = field(default_factory=dict)
+    """The running long action: kind, seconds, progress."""
+    scheduled_restart: Mapping[str, Json] | None = None
+
+    @property
+    def is_leader(self) -> bool:
+        """The lock is proven to be mine at this moment."""
+        return self.lease_until is not None and self.lease_until > now()
+
+
+class Board:
+    """Holds the latest ``Status``; readers may wait for the next one."""
+
+    def __init__(self) -> None:
+        self._status: Status | None = None
+        self._changed = threading.Condition()
+
+    @property
+    def status(self) -> Status | None:
+        """The latest status, None before the first heartbeat has ended."""
+        return self._status
+
+    def publish(self, status: Status) -> None:
+        """Swap a new status in and wake those who wait."""
+        with self._changed:
+            self._status = status
+            self._changed.notify_all()
+
+    def wait(self, seen: Status | None, timeout: float) -> Status | None:
+        """The first status that is not ``seen``, or the present one after ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._status is not seen, timeout)
+            return self._status

@@ -1,0 +1,72 @@
+"""How other threads reach the heartbeat: wake-ups with a reason, and requests that get an answer."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from pgcore.clock import now
+from pgcore.model.basics import Instant, Json
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFailover:
+    """Write the ``/failover`` key. ``version`` None writes unconditionally; all fields empty clears a request."""
+
+    leader: str | None = None
+    candidate: str | None = None
+    scheduled_at: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadConfig:
+    """Re-read the local configuration (SIGHUP, ``POST /reload``)."""
+
+
+Request = WriteFailover | ReloadConfig
+
+
+@dataclass(slots=True)
+class Letter:
+    """A request with the future its sender waits on; the result is True, False (refused) or an exception."""
+
+    request: Request
+    reply: Future[Json] = field(default_factory=Future)
+
+
+class Mailbox:
+    """Wakes the heartbeat. Any thread posts; only the heartbeat thread waits and collects."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._reasons: list[str] = []
+        self._letters: list[Letter] = []
+
+    def wake(self, reason: str) -> None:
+        """Start the next heartbeat now; ``reason`` goes into the log of that beat."""
+        with self._condition:
+            if reason not in self._reasons:
+                self._reasons.append(reason)
+            self._condition.notify()
+
+    def ask(self, request: Request) -> Future[Json]:
+        """Hand a request to the heartbeat thread; wait on the future with a timeout of your own."""
+        letter = Letter(request)
+        with self._condition:
+            self._letters.append(letter)
+            self._condition.notify()
+        return letter.reply
+
+    def wait(self, until: Instant) -> tuple[tuple[str, ...], tuple[Letter, ...]]:
+        """Sleep until something arrived or ``until`` passed; take everything that arrived."""
+        with self._condition:
+            while not self._reasons and not self._letters:
+                left = until - now()
+                if left <= 0 or not self._condition.wait(left):
+                    break
+            reasons, letters = tuple(self._reasons), tuple(self._letters)
+            self._reasons.clear()
+            self._letters.clear()
+            return reasons, letters

@@ -1,0 +1,218 @@
+"""Records of a store to a ``ClusterView`` and back: exactly Patroni 4.1's wire format, tolerant on reading (dcs-layout 2, 3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from urllib.parse import parse_qs, urlsplit
+
+from pgcore.dcs.store import MEMBERS, Key, Record, Snapshot
+from pgcore.model.basics import Json, Lsn, Tags
+from pgcore.model.cluster import (
+    ClusterStatus,
+    ClusterView,
+    ConfigRecord,
+    FailoverRequest,
+    HistoryEntry,
+    Member,
+    SyncView,
+)
+
+
+def scope_path(namespace: str, scope: str) -> str:
+    """``/<namespace>/<scope>`` with runs of slashes collapsed and none at the end (dcs-layout 1)."""
+    parts = [part for part in f"{namespace}/{scope}".split("/") if part]
+    return "/" + "/".join(parts)
+
+
+def compact(value: Json) -> str:
+    """JSON as every key holds it: no blanks, ASCII."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def decode(snapshot: Snapshot) -> ClusterView:
+    """The cluster as these records describe it. Never raises: a malformed value counts as its key's table says."""
+    records = snapshot.records
+    initialize = records.get(Key.INITIALIZE)
+    leader = records.get(Key.LEADER)
+    return ClusterView(
+        initialize=initialize.value if initialize else None,
+        initialize_version=initialize.version if initialize else None,
+        leader=(leader.value or None) if leader else None,
+        members=tuple(decode_member(path.removeprefix(MEMBERS), record.value)
+                      for path, record in sorted(records.items()) if path.startswith(MEMBERS)),
+        config=_config(records.get(Key.CONFIG)),
+        status=_status(records.get(Key.STATUS), records.get(Key.OPTIME)),
+        failover=_failover(records.get(Key.FAILOVER)),
+        sync=_sync(records.get(Key.SYNC)),
+        history=_history(records.get(Key.HISTORY)),
+        failsafe=_failsafe(records.get(Key.FAILSAFE)),
+        revision=snapshot.revision,
+    )
+
+
+def decode_member(name: str, text: str) -> Member:
+    """One member card; bad JSON makes a member without data, the ancient URL form is understood."""
+    if text.startswith("postgres"):
+        parts = urlsplit(text)
+        api_url = (parse_qs(parts.query).get("application_name") or [None])[0]
+        return Member(name, conn_url=parts._replace(query="").geturl(), api_url=api_url)
+    data = _object(text) or {}
+    tags = data.get("tags")
+    conn_url = data.get("conn_url")
+    if not conn_url and isinstance(data.get("conn_kwargs"), dict):
+        conn_url = "postgres://{host}:{port}/postgres".format(**{"host": "", "port": 5432, **data["conn_kwargs"]})
+    return Member(
+        name,
+        conn_url=conn_url or None,
+        api_url=data.get("api_url") or None,
+        state=str(data.get("state") or ""),
+        role=str(data.get("role") or ""),
+        version=data.get("version"),
+        tags=Tags(tags if isinstance(tags, dict) else {}),
+        xlog_location=_lsn(data.get("xlog_location")),
+        receive_lsn=_lsn(data.get("receive_lsn")),
+        replay_lsn=_lsn(data.get("replay_lsn")),
+        timeline=_int(data.get("timeline")),
+        replication_state=data.get("replication_state"),
+        checkpoint_pending=data.get("checkpoint_after_promote") is False,
+        pause=data.get("pause") is True,
+        data=data,
+    )
+
+
+def member_address(member: Member) -> tuple[str, int] | None:
+    """Host and port of ``conn_url``; None when the member cannot be followed."""
+    try:
+        parts = urlsplit(member.conn_url or "")
+        return (parts.hostname, parts.port or 5432) if parts.hostname else None
+    except ValueError:
+        return None
+
+
+def encode_status(status: ClusterStatus) -> str:
+    """The ``/status`` value; empty maps and lists are left out."""
+    document: dict[str, Json] = {"optime": int(status.optime or 0)}
+    if status.slots:
+        document["slots"] = {name: int(lsn) for name, lsn in sorted(status.slots.items())}
+    if status.retain_slots:
+        document["retain_slots"] = sorted(status.retain_slots)
+    return compact(document)
+
+
+def encode_failover(leader: str | None = None, candidate: str | None = None, scheduled_at: str | None = None) -> str:
+    """The ``/failover`` value; without arguments ``{}``, which means "no request"."""
+    fields = {"leader": leader, "member": candidate, "scheduled_at": scheduled_at}
+    return compact({name: value for name, value in fields.items() if value})
+
+
+def encode_sync(leader: str, standbys: tuple[str, ...] = (), quorum: int = 0) -> str:
+    """The ``/sync`` value, fields in the wire order."""
+    return compact({"leader": leader, "quorum": quorum, "sync_standby": ",".join(sorted(standbys)) or None})
+
+
+def encode_history(entries: tuple[HistoryEntry, ...]) -> str:
+    """The ``/history`` value: lines as stored, new ones with five items."""
+    return compact([list(e.raw) if e.raw else [e.timeline, int(e.lsn), e.reason, e.timestamp, e.new_leader] for e in entries])
+
+
+def parse_moment(text: Json) -> float | None:
+    """Epoch seconds of an ISO 8601 time with a zone; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return moment.timestamp() if moment.tzinfo else None
+
+
+def _object(text: str) -> dict[str, Json] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _int(value: Json) -> int | None:
+    try:
+        return None if value is None or isinstance(value, bool) else int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _lsn(value: Json) -> Lsn | None:
+    number = _int(value)
+    return None if number is None else Lsn(number)
+
+
+def _config(record: Record | None) -> ConfigRecord | None:
+    return ConfigRecord(record.version, _object(record.value)) if record else None
+
+
+def _status(record: Record | None, legacy: Record | None) -> ClusterStatus:
+    if record is None:
+        return ClusterStatus(optime=_lsn(legacy.value) if legacy else None)
+    document = _object(record.value)
+    if document is None:
+        return ClusterStatus(optime=_lsn(record.value))
+    slots, retain = _maybe_text(document.get("slots")), _maybe_text(document.get("retain_slots"))
+    return ClusterStatus(
+        optime=_lsn(document.get("optime")),
+        slots={str(k): _lsn(v) or Lsn(0) for k, v in slots.items()} if isinstance(slots, dict) else {},
+        retain_slots=tuple(str(name) for name in retain) if isinstance(retain, list) else (),
+    )
+
+
+def _maybe_text(value: Json) -> Json:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
+
+
+def _failover(record: Record | None) -> FailoverRequest | None:
+    if record is None:
+        return None
+    document = _object(record.value)
+    if document is None:
+        leader, colon, candidate = record.value.partition(":")
+        document = {"leader": leader.strip(), "member": candidate.strip()} if colon else {}
+    leader, candidate, scheduled = (document.get(name) or None for name in ("leader", "member", "scheduled_at"))
+    if not leader and not candidate:
+        return None
+    return FailoverRequest(record.version, leader, candidate, scheduled, parse_moment(scheduled) if scheduled else None)
+
+
+def _sync(record: Record | None) -> SyncView:
+    if record is None:
+        return SyncView()
+    document = _object(record.value) or {}
+    names = document.get("sync_standby") or ""
+    standbys = tuple(name for name in str(names).split(",") if name)
+    if not document.get("leader"):
+        return SyncView(record.version)
+    return SyncView(record.version, str(document["leader"]), standbys, _int(document.get("quorum")) or 0)
+
+
+def _history(record: Record | None) -> tuple[HistoryEntry, ...] | None:
+    if record is None:
+        return None
+    try:
+        lines = json.loads(record.value)
+        return tuple(HistoryEntry(int(line[0]), Lsn(line[1]), str(line[2]), *_tail(line), raw=tuple(line)) for line in lines)
+    except (ValueError, TypeError, IndexError, KeyError):
+        return None
+
+
+def _tail(line: list[Json]) -> tuple[str | None, str | None]:
+    return (line[3] if len(line) > 3 else None, line[4] if len(line) > 4 else None)
+
+
+def _failsafe(record: Record | None) -> Mapping[str, str] | None:
+    if record is None:
+        return None
+    document = _object(record.value)
+    return {str(k): str(v) for k, v in document.items()} if document is not None else None
