@@ -1,0 +1,107 @@
+"""Runs the operator's scripts: ``postgresql.callbacks``, ``pre_promote`` and ``before_stop`` (config 9.2, 9.4).
+
+Commands are split like a shell does, no shell is run. Each has a time limit, and when that is over the whole process group is
+killed, so that no child of a script outlives it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+from collections import deque
+from threading import Thread
+from typing import IO
+
+from pgcore.plugin import CallbackEvent, CancelledError, CommandFailedError, GateRequest, Veto, hookimpl
+
+log = logging.getLogger(__name__)
+
+CALLBACK_TIMEOUT_S = 60.0
+"""How long a callback script may run."""
+
+OUTPUT_LINES = 20
+"""How many of the last lines a script printed are kept for the log."""
+
+
+@hookimpl
+def pgcore_callback(event: CallbackEvent) -> None:
+    """Run ``<command> <action> <role> <scope>`` and log how it ended. The result is ignored."""
+    if not event.command:
+        return
+    what = f"callback {event.action}"
+    try:
+        _run(what, event.command, (event.action, str(event.role), event.scope), CALLBACK_TIMEOUT_S)
+    except (CommandFailedError, CancelledError) as error:
+        log.warning("%s: %s", what, error)
+
+
+@hookimpl
+def pgcore_before_promote(request: GateRequest) -> Veto | None:
+    """Run ``pre_promote``. Not startable, not 0 or not in time means no promotion (HA rules 25)."""
+    if not request.command:
+        return None
+    try:
+        _run("pre_promote", request.command, (), request.timeout)
+    except (CommandFailedError, CancelledError) as error:
+        return Veto(f"pre_promote: {error}")
+    return None
+
+
+@hookimpl
+def pgcore_before_stop(request: GateRequest) -> None:
+    """Run ``before_stop`` and wait for it. The result is ignored."""
+    if not request.command:
+        return
+    try:
+        _run("before_stop", request.command, (), request.timeout)
+    except (CommandFailedError, CancelledError) as error:
+        log.warning("before_stop: %s", error)
+
+
+def _run(what: str, command: str, arguments: tuple[str, ...], timeout_s: float) -> None:
+    """Raises CommandFailedError (not startable, not 0) or CancelledError (killed when its time was over)."""
+    try:
+        argv = [*shlex.split(command), *arguments]
+    except ValueError as error:
+        raise CommandFailedError([command], None, f"cannot be split into words: {error}") from error
+    try:
+        script = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  env=_environment(), start_new_session=True)
+    except OSError as error:
+        raise CommandFailedError(argv, None, str(error)) from error
+    tail: deque[str] = deque(maxlen=OUTPUT_LINES)
+    assert script.stdout is not None
+    reader = Thread(target=_read, args=(script.stdout, tail), name="script-output", daemon=True)
+    reader.start()
+    try:
+        code = script.wait(timeout_s)
+    except subprocess.TimeoutExpired as error:
+        _kill_group(script)
+        raise CancelledError(f"{argv[0]} did not end within {timeout_s:g} s and was killed with its children") from error
+    # A child left in the background may keep the pipe open: what it prints later is nobody's concern.
+    reader.join(1.0)
+    if code != 0:
+        raise CommandFailedError(argv, code, "\n".join(tail))
+    log.info("%s: %s exited with 0%s", what, argv[0], "".join(f" | {line}" for line in list(tail)[-3:]))
+
+
+def _read(stream: IO[bytes], tail: deque[str]) -> None:
+    with stream:
+        for line in stream:
+            tail.append(line.decode(errors="replace").rstrip()[:500])
+
+
+def _kill_group(script: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(script.pid, signal.SIGKILL)  # start_new_session made the script the leader of its group
+    except ProcessLookupError:
+        pass
+    script.wait()
+
+
+def _environment() -> dict[str, str]:
+    """The agent's environment without its own settings, which may hold passwords (config 9.1)."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PATRONI_", "PGCORE_"))}

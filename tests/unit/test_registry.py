@@ -1,0 +1,211 @@
+"""Plugins are found by metadata, imported only when named, and a bad one harms nobody but who selects it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pgcore.errors import PluginError
+from pgcore.hookspecs import GateRequest
+from pgcore.plugin_probe import probe
+from pgcore.registry import PluginRow, PluginState, Registry
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Puts a distribution with one entry point and one module on the path, as pip would."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    before = set(sys.modules)
+
+    def install(name: str, source: str, distribution: str = "", version: str = "1.5") -> None:
+        distribution = distribution or f"their-{name}"
+        module = f"pgcore_test_{distribution.replace('-', '_')}"
+        (tmp_path / f"{module}.py").write_text("from pgcore.plugin import *\nfrom pgcore.plugin import hookimpl\n" + source)
+        info = tmp_path / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[pgcore]\n{name} = {module}\n")
+
+    yield install
+    for module in set(sys.modules) - before:
+        if module.startswith("pgcore_test_"):
+            del sys.modules[module]
+
+
+def the_row(rows: list[PluginRow], name: str) -> PluginRow:
+    return next(row for row in rows if row.name == name)
+
+
+CARD = "@hookimpl\ndef pgcore_member_fields(facts): return {'seen_by': %r}\n"
+
+
+def test_listing_imports_nothing(install: Install) -> None:
+    install("toy", "raise SystemExit('imported')\n")
+    row = the_row(Registry().report(), "toy")
+    assert (row.state, row.distribution, row.version) == (PluginState.AVAILABLE, "their-toy", "1.5")
+    assert "pgcore_test_their_toy" not in sys.modules
+
+
+def test_an_active_plugin_is_reported_with_its_hooks(install: Install) -> None:
+    install("toy", CARD % "toy")
+    registry = Registry()
+    registry.activate(["toy"])
+    assert the_row(registry.report(), "toy").state is PluginState.ACTIVE
+    assert the_row(registry.report(), "toy").hooks == ("pgcore_member_fields",)
+
+
+@pytest.mark.parametrize(("section", "distribution"), [
+    ("consul", "pgcore-dcs-consul"), ("exhibitor", "pgcore-dcs-zookeeper"), ("kubernetes", "pgcore-dcs-kubernetes"),
+])
+def test_a_store_that_is_not_installed_is_named_with_its_cure(section: str, distribution: str) -> None:
+    registry = Registry()
+    if section in registry.names:
+        pytest.skip(f"{distribution} is installed here")
+    with pytest.raises(PluginError, match=f"{section}: is not installed .pip install {distribution}"):
+        registry.activate([section])
+
+
+def test_a_misspelt_name_gets_the_nearest_installed_one() -> None:
+    with pytest.raises(PluginError, match="did you mean initdb"):
+        Registry().activate(["initbd"])
+
+
+BROKEN = [
+    ("import no_such_library\n", PluginState.FAILED, "ModuleNotFoundError: No module named 'no_such_library'"),
+    ("raise SystemExit(3)\n", PluginState.FAILED, "SystemExit: 3"),
+    ("def (\n", PluginState.FAILED, "SyntaxError"),
+    ("PGCORE_API_LEVEL = 99\n", PluginState.REFUSED, "built for API level 99, this pgcore has API level 1"),
+    ("@hookimpl\ndef pgcore_member_feilds(facts): pass\n", PluginState.REFUSED, "unknown hook 'pgcore_member_feilds'"),
+    ("@hookimpl\ndef pgcore_callback(event, moon): pass\n", PluginState.REFUSED, "moon"),
+    ("@hookimpl(wrapper=True)\ndef pgcore_callback(event): return (yield)\n", PluginState.REFUSED, "is a wrapper"),
+    ("x = 1\n", PluginState.REFUSED, "implements no hook"),
+]
+
+
+@pytest.mark.parametrize(("source", "state", "reason"), BROKEN)
+def test_a_bad_plugin_stops_only_who_selects_it(install: Install, source: str, state: PluginState, reason: str) -> None:
+    install("bad", source)
+    install("good", CARD % "good")
+    registry = Registry()
+    registry.activate(["good"])
+    with pytest.raises(PluginError, match="plugin bad") as caught:
+        registry.activate(["bad"])
+    assert reason in str(caught.value)
+    row = the_row(registry.report(), "bad")
+    assert row.state is state and reason in row.reason
+    assert registry.collect("pgcore_member_fields", facts=None) == {"good": {"seen_by": "good"}}
+
+
+def test_the_probe_survives_a_plugin_that_kills_its_process_or_hangs(install: Install) -> None:
+    install("dies", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    install("quits", "import os\nos._exit(0)\n")
+    install("hangs", "import time\ntime.sleep(60)\n")
+    install("talks", "print('hello', end='')\n" + CARD % "talks")
+    rows = probe(timeout_s=3)
+    assert "killed by signal 9" in the_row(rows, "dies").reason
+    assert the_row(rows, "quits").state is PluginState.FAILED
+    assert "within 3 s" in the_row(rows, "hangs").reason
+    assert the_row(rows, "talks").state is PluginState.AVAILABLE
+    assert the_row(rows, "callback_command").state is PluginState.AVAILABLE
+
+
+def test_a_blocked_plugin_is_not_imported_even_if_named(install: Install) -> None:
+    install("toy", "raise SystemExit('imported')\n")
+    registry = Registry(block=["toy"])
+    registry.activate(["toy"])
+    assert the_row(registry.report(), "toy").reason == "blocked by plugins.block"
+    with pytest.raises(PluginError, match=r"blocked by plugins.block"):
+        registry.store("toy")
+
+
+def test_a_name_claimed_by_two_distributions_is_nobodys(install: Install) -> None:
+    install("toy", CARD % 1, distribution="first")
+    install("toy", CARD % 2, distribution="second")
+    with pytest.raises(PluginError, match="claimed by first and second"):
+        Registry().activate(["toy"])
+
+
+def test_plugins_are_asked_before_built_ins(install: Install) -> None:
+    install("aaa", "@hookimpl\ndef pgcore_callback(event): event.append('aaa')\n")
+    registry = Registry()
+    registry.activate(["aaa", "callback_command"])
+    order = [plugin for plugin, _ in registry._calls("pgcore_callback", {})]
+    assert order == ["aaa", "callback_command"]
+
+
+def test_one_failing_plugin_does_not_keep_the_others_from_being_told(install: Install) -> None:
+    install("aaa", "@hookimpl\ndef pgcore_started(facts): facts.append('aaa')\n")
+    install("bad", "@hookimpl\ndef pgcore_started(facts): raise ValueError('no')\n")
+    install("ccc", "@hookimpl\ndef pgcore_started(facts): facts.append('ccc')\n")
+    registry = Registry()
+    registry.activate(["aaa", "bad", "ccc"])
+    told: list[str] = []
+    registry.tell("pgcore_started", facts=told)
+    assert sorted(told) == ["aaa", "ccc"]
+    assert registry.failures == {("bad", "pgcore_started"): 1}
+
+
+def test_a_contribution_that_fails_later_keeps_its_last_good_value(install: Install) -> None:
+    install("toy", "@hookimpl\ndef pgcore_metrics(facts):\n    yield facts.pop()\n")
+    registry = Registry()
+    registry.activate(["toy"])
+    facts = ["sample"]
+    assert registry.collect("pgcore_metrics", facts=facts) == {"toy": ("sample",)}
+    assert registry.collect("pgcore_metrics", facts=facts) == {"toy": ("sample",)}
+    assert registry.failures == {("toy", "pgcore_metrics"): 1}
+
+
+def test_a_contribution_that_fails_at_the_start_names_plugin_and_hook(install: Install) -> None:
+    install("toy", "@hookimpl\ndef pgcore_stores():\n    raise KeyError('moon')\n")
+    registry = Registry()
+    registry.activate(["toy"])
+    with pytest.raises(PluginError, match="plugin toy: failed in pgcore_stores: KeyError: 'moon'"):
+        registry.stores()
+
+
+def test_two_plugins_bringing_the_same_store_are_an_error(install: Install) -> None:
+    source = "@hookimpl\ndef pgcore_stores(): return [StoreBackend('moon', object, print)]\n"
+    install("one", source)
+    install("two", source)
+    registry = Registry()
+    registry.activate(["one"])
+    assert registry.store("moon").name == "moon"
+    registry.activate(["two"])
+    with pytest.raises(PluginError, match="which plugin two brings too"):
+        registry.stores()
+
+
+GATE = "@hookimpl\ndef pgcore_before_promote(request):\n    "
+
+
+@pytest.mark.parametrize(("body", "reason"), [
+    ("return Veto('not today')", "not today"),
+    ("raise RuntimeError('broken')", "plugin gate failed in pgcore_before_promote: RuntimeError: broken"),
+    ("raise SystemExit(0)", "SystemExit"),
+    ("return True", "answered True"),
+    ("import time; time.sleep(30)", "gave no answer"),
+])
+def test_everything_but_a_plain_none_from_a_gate_is_a_no(
+        install: Install, body: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgcore.registry.GATE_GRACE_S", 0.1)
+    install("gate", GATE + body + "\n")
+    registry = Registry()
+    registry.activate(["gate"])
+    began = time.monotonic()
+    (veto,) = registry.ask("pgcore_before_promote", request=GateRequest("s", "m", timeout=0.2))
+    assert reason in veto.reason
+    assert time.monotonic() - began < 5
+
+
+def test_a_gate_without_objection_says_yes(install: Install) -> None:
+    install("gate", GATE + "return None\n")
+    registry = Registry()
+    registry.activate(["gate"])
+    assert registry.ask("pgcore_before_promote", request=GateRequest("s", "m", timeout=5)) == []
