@@ -1,0 +1,255 @@
+"""A cluster under test: its store, its nodes, its clients, and the certainty that nothing of it outlives the test."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import psycopg2
+
+from harness.agents import POSTGRES_USER, AgentKind, pgcore_agent
+from harness.configuration import dsn, merged, node_document
+from harness.etcd import EtcdServer
+from harness.network import Network
+from harness.node import Node, RestAnswer
+from harness.processes import free_port, kill_marked, wait_for
+from harness.writer import Writer
+
+StoreKind = Literal["etcd3", "raft"]
+LOG_TAIL_LINES = 60
+HEALTHY_TIMEOUT_S = 90.0
+
+
+class Cluster:
+    """``size`` nodes named n1, n2, ... on loopback addresses of their own, or in namespaces of ``network``.
+
+    ``dynamic`` is laid over the bootstrap configuration, ``per_node`` (name to document) over single node files. ``timing`` is
+    ``"quick"`` for the shortest the agent allows or ``"default"`` for what a new cluster gets without being told.
+    """
+
+    def __init__(self, *, size: int = 3, store: StoreKind = "etcd3", agent: AgentKind | None = None,
+                 dynamic: Mapping[str, Any] | None = None, per_node: Mapping[str, Mapping[str, Any]] | None = None,
+                 timing: Literal["quick", "default"] = "quick", network: Network | None = None, scope: str = "demo") -> None:
+        self.agent = agent or pgcore_agent()
+        self.store, self.scope, self.network = store, scope, network
+        self.mark = uuid.uuid4().hex
+        # Not below pytest's own directory: the user postgres must be able to enter every parent.
+        self.directory = Path(tempfile.mkdtemp(prefix="pgcore-e2e-"))
+        self.directory.chmod(0o755)
+        atexit.register(self.close)
+        self._base = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
+        self._dynamic = dict(dynamic or {})
+        self.ttl, self.loop_wait, self.retry_timeout = 30, 10, 10
+        if timing == "quick":
+            self.ttl, self.loop_wait, self.retry_timeout = self.agent.quick_timing
+            self._dynamic = {"ttl": self.ttl, "loop_wait": self.loop_wait, "retry_timeout": self.retry_timeout, **self._dynamic}
+        self.etcd: EtcdServer | None = self._make_etcd() if store == "etcd3" else None
+        self._per_node = dict(per_node or {})
+        self._writers: list[Writer] = []
+        names = [f"n{number}" for number in range(1, size + 1)]
+        self._hosts = {name: self._host(name, number) for number, name in enumerate(names, start=2)}
+        self._raft_ports = {name: self._port(name) for name in names} if store == "raft" else {}
+        self.nodes = [self._make_node(name) for name in names]
+        self._closed = False
+
+    # making
+
+    def _host(self, name: str, number: int) -> str:
+        return self.network.add(name) if self.network else f"{self._base}.{number}"
+
+    def _port(self, name: str) -> int:
+        # In a namespace of its own every port is free, and this process could not bind the address anyway.
+        return 20000 + random.randrange(10000) if self.network else free_port(self._hosts[name])
+
+    def _make_etcd(self) -> EtcdServer:
+        if self.network is None:
+            return EtcdServer(self.directory, self.mark, f"{self._base}.1")
+        address = self.network.add("etcd")
+        return EtcdServer(self.directory, self.mark, address, self.network.prefix("etcd"), 2379, 2380)
+
+    def _store_section(self, name: str, directory: Path) -> dict[str, Any]:
+        if self.etcd is not None:
+            return {"etcd3": {"hosts": [self.etcd.address]}}
+        addresses = {peer: f"{self._hosts[peer]}:{port}" for peer, port in self._raft_ports.items()}
+        return {"raft": {"data_dir": str(directory / "raft"), "self_addr": addresses[name],
+                         "partner_addrs": [address for peer, address in addresses.items() if peer != name]}}
+
+    def _make_node(self, name: str) -> Node:
+        directory, host = self.directory / name, self._hosts[name]
+        pg_port, rest_port = self._port(name), self._port(name)
+        document = node_document(scope=self.scope, name=name, host=host, pg_port=pg_port, rest_port=rest_port,
+                                 directory=directory, store=self._store_section(name, directory), dynamic=self._dynamic,
+                                 client_network=f"{self.network.subnet}.0/24" if self.network else "127.0.0.0/8")
+        directory.mkdir()
+        if self.store == "raft":
+            (directory / "raft").mkdir()
+            shutil.chown(directory / "raft", POSTGRES_USER, POSTGRES_USER)
+        return Node(name=name, host=host, pg_port=pg_port, rest_port=rest_port, directory=directory, mark=self.mark,
+                    agent=self.agent, document=merged(document, self._per_node.get(name, {})),
+                    prefix=self.network.prefix(name) if self.network else ())
+
+    def add_node(self, name: str, change: Mapping[str, Any] | None = None) -> Node:
+        """A further node of the same cluster, not started yet (etcd3 only: a raft cluster's members are fixed)."""
+        self._per_node[name] = change or {}
+        self._hosts[name] = self._host(name, len(self.nodes) + 2)
+        node = self._make_node(name)
+        self.nodes.append(node)
+        return node
+
+    def start_store(self) -> None:
+        """Start etcd; with raft the agents are the store."""
+        if self.etcd is not None:
+            self.etcd.start()
+
+    def bootstrap(self) -> Cluster:
+        """Start store and all agents, wait until all stream, and create the table of the writers."""
+        self.start_store()
+        for node in self.nodes:
+            node.start()
+        self.wait_healthy()
+        self.create_table()
+        return self
+
+    def create_table(self) -> None:
+        """The table ``written`` on the primary."""
+        self.primary().query("CREATE TABLE IF NOT EXISTS written (number bigint PRIMARY KEY)")
+
+    # asking
+
+    def node(self, name: str) -> Node:
+        """The node of this name."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def others(self, *nodes: Node) -> list[Node]:
+        """All nodes but these."""
+        return [node for node in self.nodes if node not in nodes]
+
+    def find_primary(self) -> Node | None:
+        """The node whose server is writable and whose REST says so."""
+        return next((node for node in self.nodes if node.is_writable() and node.status_of("/primary") == 200), None)
+
+    def primary(self, timeout_s: float = HEALTHY_TIMEOUT_S) -> Node:
+        """The primary, once there is one."""
+        return wait_for(self.find_primary, timeout_s, "one node is primary")
+
+    def wait_primary_other_than(self, node: Node, timeout_s: float) -> Node:
+        """Another node as primary, looked for without asking ``node``, which may be frozen or cut off."""
+
+        def other() -> Node | None:
+            return next((peer for peer in self.others(node) if peer.is_writable()), None)
+
+        return wait_for(other, timeout_s, f"a node other than {node.name} is primary", interval_s=0.02)
+
+    def streaming(self, *, without: tuple[Node, ...] = ()) -> bool:
+        """Whether one node is primary and every other one streams on its timeline and answers /replica (unless noloadbalance)."""
+        primary = self.find_primary()
+        if primary is None:
+            return False
+        timeline = primary.timeline()
+        standbys = [node for node in self.nodes if node is not primary and node not in without]
+        return all(node.streams() and node.timeline() == timeline and node.status_of("/health") == 200 for node in standbys)
+
+    def wait_healthy(self, timeout_s: float = HEALTHY_TIMEOUT_S, *, without: tuple[Node, ...] = ()) -> None:
+        """Wait until ``streaming`` holds."""
+        wait_for(lambda: self.streaming(without=without), timeout_s, "one primary, all others streaming", interval_s=0.1)
+
+    def present(self, node: Node | None = None, table: str = "written") -> set[int]:
+        """The numbers the writers' table holds on ``node`` (default: the primary)."""
+        return {row[0] for row in (node or self.primary()).query(f"SELECT number FROM {table}")}
+
+    def connection_string(self, *, read_write: bool = True) -> str:
+        """A libpq string over all nodes."""
+        return dsn([(node.host, node.pg_port) for node in self.nodes], read_write=read_write)
+
+    def writer(self, connection: str | None = None, **options: Any) -> Writer:
+        """A writer, not started; by default to whichever node is writable. The cluster stops what a test forgets."""
+        writer = Writer(connection or self.connection_string(), self.directory, self.mark, **options)
+        self._writers.append(writer)
+        return writer
+
+    def direct_writer(self, node: Node, **options: Any) -> Writer:
+        """A writer that knows one node only, in that node's namespace if it has one."""
+        return self.writer(dsn([(node.host, node.pg_port)]), prefix=node.prefix, **options)
+
+    def leader_key(self) -> str:
+        """The key of the leader lock in etcd."""
+        return f"/service/{self.scope}/leader"
+
+    def switchover(self, leader: Node, candidate: Node | None = None, timeout_s: float = 60.0,
+                   via: Node | None = None) -> RestAnswer | None:
+        """``POST /switchover`` and its answer."""
+        body = {"leader": leader.name} | ({"candidate": candidate.name} if candidate else {})
+        return (via or leader).request("POST", "/switchover", body, timeout_s=timeout_s)
+
+    # ending
+
+    def log_tails(self, lines: int = LOG_TAIL_LINES) -> str:
+        """The last lines of every agent and server log, for the report of a failed test."""
+        parts = []
+        for node in self.nodes:
+            for title, text in ((f"{node.name} agent", node.log()), (f"{node.name} postgres", node.postgres_log())):
+                parts.append(f"--- {title}\n" + "\n".join(text.splitlines()[-lines:]))
+        return "\n".join(parts)
+
+    def keep_logs(self, directory: Path) -> None:
+        """Copy all logs and writers' notes below ``directory``."""
+        target = directory / f"{self.store}-{self.mark[:8]}"
+        target.mkdir(parents=True, exist_ok=True)
+        for node in self.nodes:
+            (target / f"{node.name}.log").write_text(node.log())
+            (target / f"{node.name}-postgres.log").write_text(node.postgres_log())
+        for notes in self.directory.glob("writer-*"):
+            shutil.copy(notes, target)
+
+    def stop_agents(self) -> None:
+        """SIGTERM all agents, standbys first, and wait for them."""
+        running = [node for node in self.nodes if node.running]
+        for node in sorted(running, key=lambda node: node.is_writable()):
+            node.stop()
+
+    def close(self) -> None:
+        """Kill everything this cluster started and remove its directory. May be called twice."""
+        if getattr(self, "_closed", True):
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        try:
+            kill_marked(self.mark, self.directory)
+            for writer in self._writers:
+                writer.stop()
+            for node in self.nodes:
+                if node.process is not None:
+                    node.process.wait(5)
+            if self.etcd is not None:
+                self.etcd.kill()
+        finally:
+            if not os.environ.get("PGCORE_E2E_KEEP"):
+                shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def lost_commits(cluster: Cluster, writer: Writer) -> list[int]:
+    """Stop the writer; the acknowledged numbers that the present primary does not hold. Waits for a primary that answers."""
+    report = writer.stop()
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return report.missing(cluster.present())
+        except psycopg2.Error:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
