@@ -1,0 +1,290 @@
+"""The configuration of the whole cluster and what it means on this node: merge, defaults, timing, cache file (config 1.2-1.6, 5)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pgcore.config.document import equal, patch
+from pgcore.config.load import LocalConfig
+from pgcore.config.parameters import merge_parameters
+from pgcore.config.schema import key_names, parse_fields
+from pgcore.config.sections import (
+    DYNAMIC_ONLY,
+    LOCAL_ONLY,
+    DynamicSection,
+    PostgresqlSection,
+    SharedPostgresql,
+    StandbyClusterSection,
+)
+from pgcore.config.values import nearest
+from pgcore.errors import ConfigError, ConfigErrors
+from pgcore.model.basics import DEFAULT_LOOP_WAIT, DEFAULT_RETRY_TIMEOUT, DEFAULT_TTL, MIN_TTL, Json, Timing
+
+__all__ = ["Effective", "effective", "equal", "initial_document", "patch", "read_cache", "write_cache"]
+
+CACHE_FILE = "patroni.dynamic.json"
+"""Name of the cached dynamic configuration in the data directory (config 1.6)."""
+
+NEW_CLUSTER_TIMING = Timing(10, 3, 3)
+"""Recorded for a cluster that pgcore makes, unless its bootstrap says otherwise."""
+
+_REMEDY = "correct it with pgcore edit-config"
+_SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
+_SLOT_KEYS = ("permanent_replication_slots", "permanent_slots", "slots")
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """The dynamic document over the defaults and under the local configuration: what is in force on this node.
+
+    ``timing`` already fits together. ``slots`` holds the valid permanent slots: ``type`` is always present, ``database`` and
+    ``plugin`` with logical ones, ``cluster_type`` perhaps. ``postgresql`` is the merged section, ``postgresql_tree`` the same
+    as raw values with the sections of custom methods. ``document`` is the document as it was given.
+    """
+
+    document: Mapping[str, Json]
+    timing: Timing
+    ha: DynamicSection
+    standby_cluster: StandbyClusterSection | None
+    slots: Mapping[str, Mapping[str, Json]]
+    ignore_slots: tuple[Mapping[str, Json], ...]
+    postgresql: SharedPostgresql = field(repr=False)
+    postgresql_tree: Mapping[str, Json] = field(repr=False)
+    warnings: tuple[ConfigError, ...] = field(default=(), compare=False)
+
+    @property
+    def synchronous(self) -> bool:
+        """Synchronous mode is on and in force: it is not in a standby cluster (config 11)."""
+        return self.ha.synchronous_mode != "off" and self.standby_cluster is None
+
+
+class _Notes:
+    """Warnings and errors about one document."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.warnings: list[ConfigError] = []
+        self.errors: list[ConfigError] = []
+
+    def warn(self, path: str, problem: str, hint: str) -> None:
+        self.warnings.append(ConfigError(path, problem, hint, self.source))
+
+    def fail(self, path: str, problem: str, hint: str = _REMEDY) -> None:
+        self.errors.append(ConfigError(path, problem, hint, self.source))
+
+    def downgrade(self, errors: list[ConfigError]) -> None:
+        """A value that is refused alone: the default is used, and said so."""
+        self.warnings += [ConfigError(error.path, f"{error.problem}; the default is used", error.hint or _REMEDY, error.source)
+                          for error in errors]
+
+
+def effective(local: LocalConfig, document: Mapping[str, Json] | None, *, server_major: int | None = None,
+              patroni_present: bool = False, ttl_floor: int = MIN_TTL) -> Effective:
+    """What ``document`` and ``local`` mean together (config 1.3-1.5, 5, 7.1). None stands for ``initial_document(local)``.
+
+    A wrong value gives a warning and its default. Raises ConfigErrors if the document cannot be used at all: then nothing of it is
+    in force and the caller keeps what it had. That is so for timing that is no number, for a ``postgresql``, ``parameters``,
+    ``slots`` or ``ignore_slots`` of the wrong shape, and for a wrong ``standby_cluster``, because the default would promote it.
+    """
+    notes = _Notes("dynamic configuration")
+    if document is None:
+        document = initial_document(local, ttl_floor=ttl_floor)
+    if not isinstance(document, Mapping):
+        raise ConfigErrors([ConfigError("", "wants a mapping of keys", _REMEDY, notes.source)])
+    timing = _timing(document, notes, patroni_present, ttl_floor)
+    standby_cluster = _standby_cluster(document.get("standby_cluster"), notes)
+    slots = _slots(document, notes)
+    ignore_slots = _ignore_slots(document.get("ignore_slots"), notes)
+    ha = _ha(document, notes)
+    tree = _postgresql(local, document.get("postgresql"), notes, server_major)
+    _unknown(document, notes)
+    if notes.errors:
+        raise ConfigErrors(notes.errors)
+    parsed = parse_fields(SharedPostgresql, tree, "postgresql", notes.source, unknown="ignore")
+    return Effective(document, timing, ha, standby_cluster, slots, ignore_slots, SharedPostgresql(**parsed.values), tree,
+                     tuple(notes.warnings))
+
+
+def _timing(document: Mapping[str, Json], notes: _Notes, patroni_present: bool, ttl_floor: int) -> Timing:
+    """Absent keys count 30, 10, 10, as with the predecessor: every member must compute the same (config 1.5)."""
+    numbers = {}
+    for key, default in (("ttl", DEFAULT_TTL), ("loop_wait", DEFAULT_LOOP_WAIT), ("retry_timeout", DEFAULT_RETRY_TIMEOUT)):
+        value = document.get(key)
+        try:
+            numbers[key] = default if value is None else int(value)
+        except (TypeError, ValueError, OverflowError):
+            notes.fail(key, f"wants a number of seconds, has {value!r}")
+            numbers[key] = default
+    wanted = Timing(**numbers)
+    fitted = wanted.fitted(patroni_present=patroni_present, ttl_floor=ttl_floor)
+    for key in ("ttl", "loop_wait", "retry_timeout"):
+        if getattr(fitted, key) != getattr(wanted, key):
+            notes.warn(key, f"is {getattr(wanted, key)}, which is too small or breaks loop_wait + 2 * retry_timeout <= ttl; "
+                            f"{getattr(fitted, key)} is used", _REMEDY)
+    return fitted
+
+
+def _ha(document: Mapping[str, Json], notes: _Notes) -> DynamicSection:
+    parsed = parse_fields(DynamicSection, document, "", notes.source, unknown="ignore")
+    notes.downgrade(parsed.errors)
+    notes.warnings += parsed.warnings
+    section = DynamicSection(**parsed.values)
+    if section.synchronous_node_count < 1 and section.synchronous_mode_strict:
+        return replace(section, synchronous_node_count=1)
+    return section
+
+
+def _standby_cluster(value: Any, notes: _Notes) -> StandbyClusterSection | None:
+    """The section if it makes this a standby cluster: host, port or restore_command is set (config 11)."""
+    if value is None or value == {}:
+        return None
+    parsed = parse_fields(StandbyClusterSection, value, "standby_cluster", notes.source)
+    notes.errors += parsed.errors
+    notes.warnings += parsed.warnings
+    section = StandbyClusterSection(**parsed.values)
+    if section.host or section.port or section.restore_command:
+        return section
+    if not parsed.errors:
+        notes.warn("standby_cluster", "has no effect", "set host, port or restore_command, or remove it")
+    return None
+
+
+def _slots(document: Mapping[str, Json], notes: _Notes) -> dict[str, Mapping[str, Json]]:
+    key = next((key for key in _SLOT_KEYS if document.get(key)), None)
+    if key is None:
+        return {}
+    value = document[key]
+    if not isinstance(value, Mapping):
+        notes.fail(key, "wants a mapping from slot name to its properties")
+        return {}
+    slots = {}
+    for name, wanted in value.items():
+        slot = _slot(f"{key}.{name}", str(name), wanted, notes)
+        if slot is not None:
+            slots[str(name)] = slot
+    return slots
+
+
+def _slot(path: str, name: str, wanted: Any, notes: _Notes) -> Mapping[str, Json] | None:
+    """One permanent slot by config 12.2, or None after a warning."""
+    if not _SLOT_NAME.fullmatch(name):
+        notes.warn(path, f"is no slot name: {name!r}; the slot is left out", "use a-z, 0-9 and _, at most 63 of them")
+        return None
+    if not wanted:
+        return {"type": "physical"}
+    if not isinstance(wanted, Mapping):
+        notes.warn(path, f"wants a mapping, has {wanted!r}; the slot is left out", "write  type: physical  or  type: logical")
+        return None
+    logical = bool(wanted.get("database") and wanted.get("plugin"))
+    kind = str(wanted.get("type") or ("logical" if logical else "physical")).lower()
+    if kind not in ("physical", "logical") or (kind == "logical" and not logical):
+        notes.warn(path, f"wants type physical, or logical with database and plugin, has {dict(wanted)!r}; the slot is left out", _REMEDY)
+        return None
+    return {**wanted, "type": kind}
+
+
+def _ignore_slots(value: Any, notes: _Notes) -> tuple[Mapping[str, Json], ...]:
+    if not value:
+        return () if value != {} else ()
+    if not isinstance(value, list):
+        notes.fail("ignore_slots", "wants a list of mappings")
+        return ()
+    good = tuple(item for item in value if isinstance(item, Mapping))
+    if len(good) < len(value):
+        notes.fail("ignore_slots", "wants mappings with name, type, database or plugin as its items")
+    return good
+
+
+def _postgresql(local: LocalConfig, value: Any, notes: _Notes, server_major: int | None) -> dict[str, Json]:
+    """The merged raw ``postgresql`` section without the local-only keys (config 1.3)."""
+    dynamic = {} if value is None else value
+    if not isinstance(dynamic, Mapping):
+        notes.fail("postgresql", "wants a mapping of keys")
+        return {}
+    if not isinstance(dynamic.get("parameters") or {}, Mapping):
+        notes.fail("postgresql.parameters", "wants a mapping of server parameters")
+        return {}
+    parsed = parse_fields(SharedPostgresql, dynamic, "postgresql", notes.source, unknown="ignore")
+    notes.downgrade(parsed.errors)
+    notes.warnings += parsed.warnings
+    names = key_names(SharedPostgresql)
+    bad = {error.path.split(".")[1] for error in parsed.errors if "." in error.path}
+    merged: dict[str, Json] = {}
+    for key, setting in dynamic.items():
+        if key in LOCAL_ONLY:
+            notes.warn(f"postgresql.{key}", "has no effect in the dynamic configuration", "set it in the file of each node")
+        elif key not in bad and setting is not None:
+            merged[names.get(key, key)] = setting
+            near = None if key in names else nearest(key, names)
+            if near:
+                notes.warn(f"postgresql.{key}", "is not a known key and has no effect", f"did you mean {near}?")
+    mine = {names.get(key, key): setting for key, setting in (local.tree.get("postgresql") or {}).items()
+            if key not in key_names(PostgresqlSection) or key in names}
+    merged |= {key: setting for key, setting in mine.items() if setting is not None and key not in ("parameters", "use_slots")}
+    merged["parameters"] = merge_parameters(dynamic.get("parameters") or {}, local.postgresql.parameters, notes.warn)
+    return merged
+
+
+def _unknown(document: Mapping[str, Json], notes: _Notes) -> None:
+    known = DYNAMIC_ONLY | {"postgresql"}
+    for key in document:
+        if key not in known:
+            near = nearest(str(key), known)
+            notes.warn(str(key), "is not a known key and has no effect", f"did you mean {near}?" if near else _REMEDY)
+
+
+def initial_document(local: LocalConfig, *, ttl_floor: int = MIN_TTL) -> dict[str, Json]:
+    """The first dynamic configuration of a cluster this node makes: ``bootstrap.dcs`` (config 1.6, 4), or {} without ``bootstrap``.
+
+    Says nothing about timing: then pgcore's own, shorter timing is recorded, raised to the ``ttl_floor`` of the store.
+    """
+    if local.bootstrap is None:
+        return {}
+    document = patch({}, local.bootstrap.dcs)
+    if local.citus is not None:
+        document.setdefault("synchronous_mode", "quorum")
+    if not any(key in document for key in ("ttl", "loop_wait", "retry_timeout")):
+        timing = NEW_CLUSTER_TIMING.fitted(ttl_floor=ttl_floor)
+        document |= {"ttl": timing.ttl, "loop_wait": timing.loop_wait, "retry_timeout": timing.retry_timeout}
+    return document
+
+
+# -- cache file --------------------------------------------------------------------------------------------------------------
+
+def read_cache(path: str) -> dict[str, Json] | None:
+    """The cached document, or None if there is no usable one (config 1.6)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) and document else None
+
+
+def write_cache(path: str, document: Mapping[str, Json]) -> None:
+    """Replace the cached document atomically; mode 0600, or 0640 in a group-readable directory (config 8.6). Raises OSError.
+
+    An agent that runs as root gives the file to the owner of the directory: a base backup reads every file there.
+    """
+    folder = os.path.dirname(path)
+    owner = os.stat(folder)
+    descriptor, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=folder)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file, separators=(",", ":"))
+            file.flush()
+            os.fchmod(file.fileno(), 0o640 if owner.st_mode & stat.S_IRGRP else 0o600)
+            if os.geteuid() == 0:
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
