@@ -1,0 +1,152 @@
+"""The second door: management requests as a CherryPy application. The framework's threads, bus and sessions stay unused.
+
+Imported only by a server that is about to start, because the framework behind it weighs 8 MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cherrypy
+
+from pgcore.daemon.board import Board
+from pgcore.daemon.mailbox import Mailbox
+from pgcore.model.basics import Json
+from pgcore.rest.access import Access
+from pgcore.rest.answer import Answer, error_page
+from pgcore.rest.manage import Management, Reply
+from pgcore.rest.settings import RestSettings
+
+_ERROR_PAGE = "X-Pgcore-Error-Page"
+"""Marks an answer of which only the code is contractual; never leaves the process."""
+
+
+class _Resource:
+    """One path; the methods named like verbs answer them."""
+
+    exposed = True
+
+    def __init__(self, management: Management) -> None:
+        self._management = management
+
+
+class _Switchover(_Resource):
+    def POST(self, *path: str, **query: str) -> bytes:
+        return _say(self._management.switchover("switchover", _object()))
+
+    def DELETE(self, *path: str, **query: str) -> bytes:
+        return _say(self._management.cancel_switchover())
+
+
+class _Failover(_Resource):
+    def POST(self, *path: str, **query: str) -> bytes:
+        return _say(self._management.switchover("failover", _object()))
+
+
+class _Reload(_Resource):
+    def POST(self, *path: str, **query: str) -> bytes:
+        return _say(self._management.reload())
+
+
+class _Root:
+    """The resources by the first segment of their path."""
+
+    def __init__(self, management: Management) -> None:
+        self.switchover = _Switchover(management)
+        self.failover = _Failover(management)
+        self.reload = _Reload(management)
+
+
+class SecondDoor:
+    """Routes, access and bodies of the unsafe verbs; at most ``limit`` of them at a time."""
+
+    def __init__(self, board: Board, mailbox: Mailbox, stopping: threading.Event,
+                 settings: Callable[[], RestSettings]) -> None:
+        self._board = board
+        self._settings = settings
+        self._access = Access()
+        self._root = _Root(Management(board, mailbox, stopping))
+        self._running = threading.BoundedSemaphore(1)
+        cherrypy.config.update({"environment": "embedded", "log.screen": False, "checker.on": False})
+        self._application = cherrypy.Application(self._root, "", {"/": {
+            "request.dispatch": cherrypy.dispatch.MethodDispatcher(),
+            "request.process_request_body": False,
+            "request.show_tracebacks": False,
+            "error_page.default": _error_text,
+            "hooks.on_start_resource": self._admit,
+        }})
+        self._application.log.access_log.disabled = True
+
+    def limit(self, count: int) -> None:
+        """How many requests may be worked on at a time; the other workers stay free for health checks."""
+        self._running = threading.BoundedSemaphore(count)
+
+    def knows(self, method: str, target: str) -> bool:
+        """There is a handler for this verb on this path (rest-api 2)."""
+        resource = getattr(self._root, target.partition("?")[0].split("/")[1], None) if target.startswith("/") else None
+        return isinstance(resource, _Resource) and method.isupper() and hasattr(resource, method)
+
+    def answer(self, environment: Mapping[str, Any]) -> Answer:
+        """Run the application on a WSGI environment."""
+        running = self._running
+        if not running.acquire(blocking=False):
+            return error_page(503, "Too many management requests are running.", {"Retry-After": "1"})
+        try:
+            return self._run(dict(environment))
+        finally:
+            running.release()
+
+    def _run(self, environment: dict[str, Any]) -> Answer:
+        head: list[Any] = []
+        response = self._application(environment, lambda status, headers, exc_info=None: head.append((status, headers)))
+        try:
+            body = b"".join(response).decode("utf-8").rstrip()  # the framework pads error pages with blanks
+        finally:
+            response.close()
+        status, headers = head[-1]
+        kept = {name: value for name, value in headers if name == "Www-Authenticate"}
+        page = any(name.lower() == _ERROR_PAGE.lower() for name, _ in headers)
+        return Answer(int(status[:3]), body, headers={"WWW-Authenticate": value for value in kept.values()}, page=page)
+
+    def _admit(self) -> None:
+        request = cherrypy.serving.request
+        status = self._board.status
+        denial = self._access.denial(
+            self._settings(), status.cluster if status else None, request.remote.ip,
+            verified=request.wsgi_environ["pgcore.verified"], authorization=request.headers.get("Authorization"))
+        if denial is not None:
+            cherrypy.serving.response.headers.update(denial.headers)
+            raise cherrypy.HTTPError(denial.code, denial.text)
+
+
+def _object() -> dict[str, Json]:
+    """The mandatory JSON object of a request (rest-api 8.0). Raises HTTPError 411 or 400."""
+    request = cherrypy.serving.request
+    if "Content-Length" not in request.headers:
+        raise _refusal(411, "a Content-Length is needed")
+    try:
+        document = json.loads(request.rfile.read(int(request.headers["Content-Length"])) or b"null")
+    except ValueError as error:
+        raise _refusal(400, "the body is not JSON") from error
+    if not isinstance(document, dict) or not document:
+        raise _refusal(400, "the body must be a JSON object with at least one key")
+    return document
+
+
+def _say(reply: Reply) -> bytes:
+    if reply.page:
+        raise _refusal(reply.code, reply.text)
+    cherrypy.serving.response.status = reply.code
+    return reply.text.encode()
+
+
+def _refusal(code: int, text: str) -> cherrypy.HTTPError:
+    cherrypy.serving.response.headers[_ERROR_PAGE] = "1"
+    return cherrypy.HTTPError(code, text)
+
+
+def _error_text(status: str, message: str, traceback: str, version: str) -> str:
+    return message

@@ -1,0 +1,216 @@
+"""Receives connections and hands a worker nothing but whole requests.
+
+One thread accepts, shakes hands and reads, never blocking on any single client. So a silent, slow or hostile client costs a file
+descriptor for at most ``PATIENCE_S`` seconds, and never one of the few workers: two hundred open connections do not delay a health check.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import selectors
+import socket
+import ssl
+from collections.abc import Callable
+
+from pgcore.clock import now
+from pgcore.model.basics import Instant
+from pgcore.rest.answer import Answer, bare, error_page
+
+PATIENCE_S = 10.0
+"""Seconds from accept to the last byte of the request."""
+LINGER_S = 2.0
+"""Seconds during which the rest of a refused request is swallowed, so that the client can read why."""
+MAX_HEAD = 16 * 1024
+MAX_BODY = 256 * 1024
+MAX_BUFFERED = 8 * 1024 * 1024
+"""Bytes of unfinished requests held at one time."""
+MAX_WAITING = 400
+"""Unfinished connections held at one time; beyond that the oldest one goes."""
+CHUNK = 64 * 1024
+
+logger = logging.getLogger(__name__)
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_CONTENT_LENGTH = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*(\d{1,12})[ \t]*\r?$")
+
+
+class Guest:
+    """A connection whose request is not complete yet."""
+
+    __slots__ = ("address", "body_at", "data", "handshaking", "lingering", "needed", "socket", "until")
+
+    def __init__(self, sock: socket.socket, address: tuple[str, int], until: Instant, *, handshaking: bool) -> None:
+        self.socket, self.address, self.until, self.handshaking = sock, address, until, handshaking
+        self.data = bytearray()
+        self.body_at = 0
+        """Where the body begins; 0 while the head is not complete."""
+        self.needed = 0
+        self.lingering = False
+
+
+class Doorman:
+    """``deliver(socket, address, request)`` gets every complete request; it must not block. ``reject`` renders a refusal."""
+
+    def __init__(self, listener: socket.socket, deliver: Callable[[socket.socket, tuple[str, int], bytes], None],
+                 render: Callable[[Answer], bytes]) -> None:
+        self.context: ssl.SSLContext | None = None
+        """TLS for connections accepted from now on; may be replaced at any time."""
+        self._listener = listener
+        self._deliver = deliver
+        self._render = render
+        self._guests: dict[int, Guest] = {}
+        self._buffered = 0
+        self._stopping = False
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+
+    def run(self) -> None:
+        """Serve until ``stop``."""
+        try:
+            while not self._stopping:
+                for key, _ in self._selector.select(self._pause()):
+                    if key.fileobj is self._listener:
+                        self._accept()
+                    elif isinstance(key.data, Guest):
+                        self._attend(key.data)
+                self._show_out()
+        finally:
+            for guest in list(self._guests.values()):
+                self._drop(guest)
+            self._selector.close()
+            for sock in (self._listener, self._wake, self._woken):
+                sock.close()
+
+    def stop(self) -> None:
+        """End ``run``; the listener and all unfinished connections are closed. May be called from any thread."""
+        self._stopping = True
+        try:
+            self._wake.send(b"x")
+        except OSError:
+            pass  # run() has already ended and closed it
+
+    def _pause(self) -> float | None:
+        """Seconds until the oldest guest's patience ends; None when there is nobody to wait for."""
+        return max(0.0, min(guest.until for guest in self._guests.values()) - now()) if self._guests else None
+
+    def _accept(self) -> None:
+        for _ in range(64):
+            try:
+                sock, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionError):
+                return
+            except OSError as error:
+                # Out of file descriptors or memory: make room, or the level-triggered listener would spin.
+                logger.warning("REST API cannot accept a connection: %s; the oldest unfinished one is closed", error)
+                self._drop_oldest()
+                return
+            self._welcome(sock, address)
+
+    def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
+        if len(self._guests) >= MAX_WAITING:
+            self._drop_oldest()
+        context = self.context
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if context is not None:
+                sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except (OSError, ValueError) as error:
+            logger.debug("REST API lost %s while accepting: %s", address[0], error)
+            sock.close()
+            return
+        guest = Guest(sock, (address[0], address[1]), Instant(now() + PATIENCE_S), handshaking=context is not None)
+        self._guests[sock.fileno()] = guest
+        self._selector.register(sock, selectors.EVENT_READ, guest)
+        self._attend(guest)  # data usually arrives with the connection: saves one round of the selector
+
+    def _attend(self, guest: Guest) -> None:
+        """Take what the client sent; deliver the request when it is complete."""
+        try:
+            if guest.handshaking:
+                guest.socket.do_handshake()  # type: ignore[attr-defined]
+                guest.handshaking = False
+                self._selector.modify(guest.socket, selectors.EVENT_READ, guest)
+            self._read(guest)
+        except ssl.SSLWantWriteError:
+            self._selector.modify(guest.socket, selectors.EVENT_WRITE, guest)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            pass
+        except (OSError, ValueError) as error:
+            logger.debug("REST API lost %s: %s", guest.address[0], error)
+            self._drop(guest)
+
+    def _read(self, guest: Guest) -> None:
+        """Read until the request is complete or the client has nothing more to say for now."""
+        while True:
+            chunk = guest.socket.recv(CHUNK)
+            if not chunk:
+                return self._drop(guest)
+            if guest.lingering:
+                continue
+            guest.data += chunk
+            self._buffered += len(chunk)
+            refusal = self._measure(guest)
+            if refusal is not None:
+                return self._refuse(guest, refusal)
+            if guest.body_at and len(guest.data) >= guest.needed:
+                return self._hand_over(guest)
+
+    def _measure(self, guest: Guest) -> Answer | None:
+        """Find the end of the head and of the body; a refusal when a bound is passed."""
+        if not guest.body_at:
+            match = _HEAD_END.search(guest.data, 0, MAX_HEAD + 4)
+            if match is None:
+                return error_page(400, "The request head is too large.") if len(guest.data) > MAX_HEAD else None
+            length = _CONTENT_LENGTH.search(guest.data, 0, match.end())
+            guest.body_at = match.end()
+            guest.needed = guest.body_at + (int(length.group(1)) if length else 0)
+        if guest.needed - guest.body_at > MAX_BODY:
+            return error_page(413, f"The request body may have {MAX_BODY} bytes at most.")
+        if self._buffered > MAX_BUFFERED:
+            return error_page(503, "Too many unfinished requests.", {"Retry-After": "1"})
+        return None
+
+    def _hand_over(self, guest: Guest) -> None:
+        self._forget(guest)
+        head = bytes(guest.data[:guest.body_at])
+        # Some probes end lines with a bare newline; the parser insists on the full form.
+        head = b"\r\n".join(line.rstrip(b"\r") for line in head.split(b"\n"))
+        self._deliver(guest.socket, guest.address, head + bytes(guest.data[guest.body_at:guest.needed]))
+
+    def _refuse(self, guest: Guest, answer: Answer) -> None:
+        """Say why, then swallow what is still coming: closing at once would destroy the answer on its way."""
+        self._buffered -= len(guest.data)
+        guest.data = bytearray()
+        guest.lingering = True
+        guest.until = Instant(now() + LINGER_S)
+        guest.socket.send(self._render(answer))
+        if not isinstance(guest.socket, ssl.SSLSocket):
+            guest.socket.shutdown(socket.SHUT_WR)
+
+    def _show_out(self) -> None:
+        at = now()
+        for guest in [guest for guest in self._guests.values() if guest.until <= at]:
+            if guest.data and not guest.lingering:
+                try:
+                    guest.socket.send(self._render(bare(408)))
+                except (OSError, ValueError):
+                    pass  # it did not listen either
+            self._drop(guest)
+
+    def _drop_oldest(self) -> None:
+        oldest = min(self._guests.values(), key=lambda guest: guest.until, default=None)
+        if oldest is not None:
+            self._drop(oldest)
+
+    def _drop(self, guest: Guest) -> None:
+        self._forget(guest)
+        guest.socket.close()
+
+    def _forget(self, guest: Guest) -> None:
+        self._selector.unregister(guest.socket)
+        del self._guests[guest.socket.fileno()]
+        self._buffered -= len(guest.data)

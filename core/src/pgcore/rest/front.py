@@ -1,0 +1,99 @@
+"""The first door: checks, probes, status, cluster, history, metrics. Answers from the board in microseconds, whatever else is broken.
+
+It must never read PostgreSQL or the store. The one exception is ``GET /patroni?fresh=1``, which pgcore members send each other in a race.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from urllib.parse import parse_qsl
+
+from pgcore.clock import now
+from pgcore.daemon.board import Board
+from pgcore.model.basics import Instant, Json
+from pgcore.rest import checks, metrics, status
+from pgcore.rest.answer import Answer, bare, error_page, json_answer
+
+FRESH_SECONDS = 0.3
+"""What a peer in a race may wait for our positions."""
+AGE_HEADER = "X-Pgcore-Observed-Age"
+
+Fresh = Callable[[float], status.Positions | None]
+"""Read positions from PostgreSQL within that many seconds; None when it does not answer."""
+ConfigOf = Callable[[], Mapping[str, Json] | None]
+"""The last known ``/config`` document, for the time the store is away."""
+
+
+class FrontDoor:
+    """Answers every safe request. Any number of threads may ask at once."""
+
+    def __init__(self, board: Board, fresh: Fresh, config_of: ConfigOf) -> None:
+        self._board = board
+        self._fresh = fresh
+        self._config_of = config_of
+        self._started_at: Instant = now()
+
+    def answer(self, method: str, target: str) -> Answer:
+        """The answer to ``GET``, ``HEAD`` or ``OPTIONS`` of a request target (rest-api 2)."""
+        path, _, query = target.partition("?")
+        parameters: dict[str, str] = {}
+        for name, value in parse_qsl(query, errors="replace"):
+            parameters.setdefault(name, value)
+        if method != "GET":
+            return bare(checks.health(self._board.status, path, parameters, now()))
+        handler = {
+            "liveness": self._liveness, "readiness": self._readiness, "patroni": self._patroni, "cluster": self._cluster,
+            "history": self._history, "metrics": self._metrics, "config": self._config, "failsafe": self._failsafe,
+        }.get(path.split("/")[1] if path.startswith("/") else "")
+        return handler(parameters) if handler else self._health(path, parameters)
+
+    def _health(self, path: str, parameters: Mapping[str, str]) -> Answer:
+        at, seen = now(), self._board.status
+        code = checks.health(seen, path, parameters, at)
+        return json_answer(code, status.node_document(seen, at), self._age(at))
+
+    def _liveness(self, parameters: Mapping[str, str]) -> Answer:
+        return bare(checks.liveness(self._board.status, self._started_at, now()))
+
+    def _readiness(self, parameters: Mapping[str, str]) -> Answer:
+        return bare(checks.readiness(self._board.status, parameters, now()))
+
+    def _patroni(self, parameters: Mapping[str, str]) -> Answer:
+        asked = parameters.get("fresh") == "1"
+        positions = self._fresh(FRESH_SECONDS) if asked else None
+        at = now()
+        headers = {AGE_HEADER: "0.000"} if positions else self._age(at)
+        return json_answer(200, status.node_document(self._board.status, at, positions, asked=asked), headers)
+
+    def _cluster(self, parameters: Mapping[str, str]) -> Answer:
+        seen = self._board.status
+        if seen is None or seen.cluster is None:
+            return error_page(503, "The store has not been read yet or did not answer in the last heartbeat.")
+        return json_answer(200, status.cluster_document(seen.cluster, seen.scope, status.mode_of(seen)), self._age(now()))
+
+    def _history(self, parameters: Mapping[str, str]) -> Answer:
+        seen = self._board.status
+        if seen is None or seen.cluster is None:
+            return error_page(503, "The store has not been read yet or did not answer in the last heartbeat.")
+        return json_answer(200, status.history_document(seen.cluster))
+
+    def _metrics(self, parameters: Mapping[str, str]) -> Answer:
+        seen = self._board.status
+        if seen is None:
+            return error_page(503, "The first heartbeat has not ended yet.")
+        return Answer(200, metrics.exposition(seen), "text/plain")
+
+    def _config(self, parameters: Mapping[str, str]) -> Answer:
+        seen = self._board.status
+        view = seen.cluster if seen else None
+        document = (view.config.document if view.config else None) if view else self._config_of()
+        return error_page(502, "There is no valid /config key.") if document is None else json_answer(200, document)
+
+    def _failsafe(self, parameters: Mapping[str, str]) -> Answer:
+        seen = self._board.status
+        members = seen.cluster.failsafe if seen and seen.cluster else None
+        return error_page(502, "There is no /failsafe key.") if members is None else json_answer(200, dict(members))
+
+    def _age(self, at: Instant) -> dict[str, str]:
+        seen = self._board.status
+        return {AGE_HEADER: f"{checks.observed_age(seen, at):.3f}"} if seen else {}

@@ -1,0 +1,300 @@
+"""The REST server: listener, TLS, workers. The only file that knows the insides of CherryPy's HTTP server (cheroot).
+
+cheroot parses requests and runs the workers; the connections come through our own ``Doorman``, because cheroot's gives a worker to every
+open connection and shakes hands in the thread that accepts, so that a few silent clients would stop every health check.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import logging
+import queue
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+
+from cheroot import server as cheroot
+from cheroot.workers import threadpool
+
+from pgcore.clock import Deadline, now
+from pgcore.daemon.board import Board
+from pgcore.daemon.mailbox import Mailbox
+from pgcore.errors import ConfigError, FatalError
+from pgcore.rest.answer import Answer, encode, error_page
+from pgcore.rest.doorman import Doorman
+from pgcore.rest.front import ConfigOf, Fresh, FrontDoor
+from pgcore.rest.gateway import Doors, gateway_for
+from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings, split_address
+
+WRITE_S = 10.0
+"""Seconds a client may take to receive its answer."""
+SHUTDOWN_S = 2.0
+"""Seconds running requests get at ``stop``; then their threads are left behind, as daemons."""
+QUEUE_SIZE = 200
+"""Complete requests that may wait for a worker; more are answered 503."""
+RESERVED_WORKERS = 2
+"""Workers that only ever serve the first door, however many switchovers are being waited for."""
+
+logger = logging.getLogger(__name__)
+
+
+class RestServer:
+    """The REST API of one agent: ``start``, ``reconfigure`` any number of times, ``stop`` once."""
+
+    def __init__(self, settings: RestSettings, board: Board, mailbox: Mailbox, fresh: Fresh,
+                 config_of: ConfigOf = lambda: None) -> None:
+        from pgcore.rest.app import SecondDoor  # the framework costs 8 MiB: only a running server imports it
+
+        self._settings = settings
+        self._stopping = threading.Event()
+        self._second = SecondDoor(board, mailbox, self._stopping, lambda: self._settings)
+        self._doors = Doors(FrontDoor(board, fresh, config_of), self._second, lambda: self._settings)
+        self._http: _HttpServer | None = None
+
+    @property
+    def bound(self) -> tuple[tuple[str, int], ...]:
+        """The addresses listened on, with the real port; empty when not started."""
+        return (self._http.bind_addr,) if self._http else ()
+
+    @property
+    def settings(self) -> RestSettings:
+        """The settings in force."""
+        return self._settings
+
+    def start(self) -> None:
+        """Bind and serve. Raises FatalError when the address is not to be had, ConfigError for bad TLS files."""
+        self._http = self._open(self._settings, max(MINIMUM_WORKERS, self._settings.thread_pool_size))
+
+    def reconfigure(self, settings: RestSettings) -> None:
+        """Put new settings in force (rest-api 12).
+
+        Certificates are read again every time, so a renewed file counts. Raises like ``start``; the old settings then stay in force.
+        """
+        http = self._http
+        if http is None:
+            self._settings = settings
+        elif split_address(settings.listen) != split_address(self._settings.listen):
+            self._http = self._open(settings, http.requests.min)
+            self._settings = settings
+            http.shut(SHUTDOWN_S)
+        else:
+            http.doorman.context = tls_context(settings)
+            self._settings = settings
+
+    def stop(self) -> None:
+        """Close the listener; running requests get a moment to finish."""
+        self._stopping.set()
+        if self._http:
+            self._http.shut(SHUTDOWN_S)
+            self._http = None
+
+    def _open(self, settings: RestSettings, workers: int) -> _HttpServer:
+        context = tls_context(settings)
+        self._second.limit(max(1, workers - RESERVED_WORKERS))
+        http = _HttpServer(bind(settings), workers, self._doors, context)
+        http.serve_in_background()
+        return http
+
+
+def bind(settings: RestSettings) -> socket.socket:
+    """The listening socket of ``restapi.listen``. Raises FatalError naming the address and the remedy (rest-api 12)."""
+    host, port = split_address(settings.listen)
+    try:
+        if not host and socket.has_dualstack_ipv6():
+            try:
+                return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True,
+                                            backlog=settings.request_queue_size)
+            except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+        candidates = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(candidates, key=lambda candidate: candidate[0] != socket.AF_INET)
+        return socket.create_server(address[:2], family=family, backlog=settings.request_queue_size)  # type: ignore[arg-type]
+    except OSError as error:
+        raise FatalError(f"restapi.listen: cannot listen on {settings.listen}: {_bind_problem(error)}",
+                         _bind_remedy(error, host, port)) from error
+
+
+def tls_context(settings: RestSettings) -> ssl.SSLContext | None:
+    """The TLS side of the listener, None for plain http. Raises ConfigError for files or ciphers that do not work."""
+    if not settings.certfile:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    password = settings.keyfile_password or ""
+    try:
+        # Always with a password: without one OpenSSL would ask for it on the terminal.
+        context.load_cert_chain(settings.certfile, settings.keyfile, password=lambda: password)
+    except (OSError, ValueError) as error:
+        files = " and ".join(name for name in (settings.certfile, settings.keyfile) if name)
+        raise ConfigError("restapi.certfile", f"cannot use {files}: {error}",
+                          "certificate and key must be readable PEM files that belong together, the password in restapi.keyfile_password"
+                          ) from error
+    try:
+        if settings.cafile:
+            context.load_verify_locations(settings.cafile)
+    except (OSError, ValueError) as error:
+        raise ConfigError("restapi.cafile", f"cannot use {settings.cafile}: {error}", "it must be a readable PEM file") from error
+    try:
+        if settings.ciphers:
+            context.set_ciphers(settings.ciphers)
+    except ssl.SSLError as error:
+        raise ConfigError("restapi.ciphers", f"{settings.ciphers!r} selects no cipher", "see openssl ciphers") from error
+    modes = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+    context.verify_mode = modes.get(settings.verify_client.lower(), ssl.CERT_NONE)
+    return context
+
+
+def _bind_problem(error: OSError) -> str:
+    return "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+
+
+def _bind_remedy(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"stop the process that listens there (ss -ltnp 'sport = :{port}' shows it) or change restapi.listen"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is not an address of this machine; change restapi.listen"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 need a privilege; choose another one in restapi.listen"
+    return "change restapi.listen"
+
+
+class _HttpServer(cheroot.HTTPServer):  # type: ignore[misc]
+    """cheroot's server with our listener, our doorman and daemon workers."""
+
+    protocol = "HTTP/1.0"
+    can_add_keepalive_connection = False
+
+    def __init__(self, listener: socket.socket, workers: int, doors: Doors, context: ssl.SSLContext | None) -> None:
+        super().__init__(listener.getsockname()[:2], gateway_for(doors), minthreads=workers, maxthreads=workers)
+        self.software = self.server_name = "pgcore"
+        self.requests = _Workers(self, workers)
+        self.ConnectionClass = _Call
+        self._doors = doors
+        self.doorman = Doorman(listener, self._deliver, self._render)
+        self.doorman.context = context
+        self._thread = threading.Thread(target=self.doorman.run, name="rest", daemon=True)
+
+    def serve_in_background(self) -> None:
+        """Start the workers and the doorman's thread."""
+        self.requests.start()
+        self.ready = True
+        self._thread.start()
+
+    def shut(self, timeout: float) -> None:
+        """Stop accepting, give running requests ``timeout`` seconds."""
+        self.ready = False
+        self.doorman.stop()
+        deadline = Deadline.after(timeout)
+        self._thread.join(deadline.left())
+        self.requests.stop(deadline.left())
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        """cheroot's log goes into ours."""
+        logger.log(level if level >= logging.WARNING else logging.DEBUG, "REST API: %s", msg, exc_info=traceback)
+
+    def _deliver(self, sock: socket.socket, address: tuple[str, int], request: bytes) -> None:
+        call = _Call(self, sock, request)
+        call.remote_addr, call.remote_port = address
+        try:
+            self.requests.put(call)
+        except queue.Full:
+            call.wfile.write(self._render(error_page(503, "All workers are busy.", {"Retry-After": "1"})))
+            call.close()
+
+    def _render(self, answer: Answer) -> bytes:
+        settings = self._doors.settings()
+        return encode(answer, settings.server_header, settings.headers)
+
+
+class _Workers(threadpool.ThreadPool):  # type: ignore[misc]
+    """A fixed number of daemon threads: a request that waits for a switchover must not keep the process alive."""
+
+    def __init__(self, server: _HttpServer, workers: int) -> None:
+        super().__init__(server, min=workers, max=workers, accepted_queue_size=QUEUE_SIZE, accepted_queue_timeout=0.001)
+        self._names = itertools.count(1)
+
+    def _spawn_worker(self) -> threading.Thread:
+        worker = threadpool.WorkerThread(self.server)
+        worker.daemon = True
+        worker.name = f"rest-{next(self._names)}"
+        worker.start()
+        return worker
+
+    def stop(self, timeout: float = SHUTDOWN_S) -> None:
+        """End the idle workers now, busy ones when they are done; wait ``timeout`` seconds for them."""
+        deadline = Deadline.after(timeout)
+        workers = list(self._clear_threads())
+        for _ in workers:
+            try:
+                self._queue.put_nowait(threadpool._SHUTDOWNREQUEST)
+            except queue.Full:
+                break
+        for worker in workers:
+            worker.join(deadline.left())
+
+
+class _Request(io.BytesIO):
+    """A whole request in memory, with the two names cheroot expects of its reader."""
+
+    bytes_read = 0
+
+    def has_data(self) -> bool:
+        """Nothing is ever left for a second request."""
+        return False
+
+
+class _Writer:
+    """Sends with one deadline for the whole answer."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.bytes_written = 0
+
+    def write(self, data: bytes) -> int:
+        """Send everything within ``WRITE_S``. Raises OSError."""
+        deadline = Deadline.after(WRITE_S)
+        left = memoryview(data)
+        while left:
+            self._socket.settimeout(max(0.001, deadline.left()))
+            left = left[self._socket.send(left):]
+        self.bytes_written += len(data)
+        return len(data)
+
+
+class _Headers(cheroot.HeaderReader):  # type: ignore[misc]
+    """``Expect: 100-continue`` is dropped: by the time the request is parsed its body is here."""
+
+    def _allow_header(self, key_name: bytes) -> bool:
+        return key_name != b"Expect"
+
+
+class _HttpRequest(cheroot.HTTPRequest):  # type: ignore[misc]
+    header_reader = _Headers()
+
+
+class _Call(cheroot.HTTPConnection):  # type: ignore[misc]
+    """A connection that has delivered its one request."""
+
+    RequestHandlerClass = _HttpRequest
+
+    def __init__(self, server: _HttpServer, sock: socket.socket, request: bytes) -> None:
+        makers: dict[str, Callable[[], object]] = {"rb": lambda: _Request(request), "wb": lambda: _Writer(sock)}
+        super().__init__(server, sock, lambda sock, mode, size: makers[mode]())
+        self.accepted_at = now()
+        self.verified = isinstance(sock, ssl.SSLSocket) and bool(sock.getpeercert())
+
+    def close(self) -> None:
+        """Close the connection; over TLS say so first, or clients take the end of the body for an attack."""
+        try:
+            if isinstance(self.socket, ssl.SSLSocket):
+                self.socket.settimeout(0)
+                self.socket.unwrap()
+        except (OSError, ValueError):
+            pass  # the peer need not answer our goodbye
+        try:
+            super().close()
+        except OSError:
+            self.socket.close()
