@@ -1,0 +1,36 @@
+"""Links lead somewhere, and nothing in the tree knows the machine it was written on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from house.sources import ROOT, files, relative
+
+LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+# Put together here, as this file is checked like every other one.
+FOREIGN = ("/" + "work/", "/" + "root/", "/" + "home/", "pypi" + ".org", "python" + "hosted.org", "deb." + "debian.org",
+           "registry." + "npmjs")
+
+
+@pytest.mark.parametrize("path", [path for path in files() if path.suffix == ".md"], ids=relative)
+def test_relative_links_exist(path: Path) -> None:
+    for target in LINK.findall(path.read_text()):
+        if "://" not in target and not target.startswith(("#", "mailto:")):
+            assert (path.parent / target.partition("#")[0]).exists(), f"{relative(path)} links to {target}"
+
+
+def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
+    found = []
+    for path in files():
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            found += [f"{relative(path)}:{number}: {word}" for word in FOREIGN if word in line]
+    assert not found, "\n".join(found)
+
+
+def test_commands_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"`make ([a-z]+)", (ROOT / "README.md").read_text()):
+        assert target in targets, f"README.md speaks of make {target}"
