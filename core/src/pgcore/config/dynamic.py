@@ -1,4 +1,4 @@
-"""The configuration of the whole cluster and what it means on this node: merge, defaults, timing, cache file (config 1.2-1.6, 5)."""
+"""The configuration of the whole cluster and what it means on this node: merge, defaults, timing, cache file (config 1.2-1.6)."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def effective(local: LocalConfig, document: Mapping[str, Json] | None, *, server
               patroni_present: bool = False, ttl_floor: int = MIN_TTL) -> Effective:
     """What ``document`` and ``local`` mean together (config 1.3-1.5, 5, 7.1). None stands for ``initial_document(local)``.
 
-    A wrong value gives a warning and its default. Raises ConfigErrors if the document cannot be used at all: then nothing of it is
-    in force and the caller keeps what it had. That is so for timing that is no number, for a ``postgresql``, ``parameters``,
+    A wrong value gives a warning and its default. Raises ConfigErrors if the document cannot be used at all: then nothing of it
+    is in force and the caller keeps what it had. That is so for timing that is no number, for a ``postgresql``, ``parameters``,
     ``slots`` or ``ignore_slots`` of the wrong shape, and for a wrong ``standby_cluster``, because the default would promote it.
     """
     notes = _Notes("dynamic configuration")
@@ -102,8 +102,8 @@ def effective(local: LocalConfig, document: Mapping[str, Json] | None, *, server
     standby_cluster = _standby_cluster(document.get("standby_cluster"), notes)
     slots = _slots(document, notes)
     ignore_slots = _ignore_slots(document.get("ignore_slots"), notes)
-    ha = _ha(document, notes)
-    tree = _postgresql(local, document.get("postgresql"), notes, server_major)
+    ha = _ha(document, notes, server_major)
+    tree = _postgresql(local, document.get("postgresql"), notes)
     _unknown(document, notes)
     if notes.errors:
         raise ConfigErrors(notes.errors)
@@ -131,11 +131,13 @@ def _timing(document: Mapping[str, Json], notes: _Notes, patroni_present: bool, 
     return fitted
 
 
-def _ha(document: Mapping[str, Json], notes: _Notes) -> DynamicSection:
+def _ha(document: Mapping[str, Json], notes: _Notes, server_major: int | None) -> DynamicSection:
     parsed = parse_fields(DynamicSection, document, "", notes.source, unknown="ignore")
     notes.downgrade(parsed.errors)
     notes.warnings += parsed.warnings
     section = DynamicSection(**parsed.values)
+    if server_major is not None and server_major < 11:
+        section = replace(section, member_slots_ttl=0)  # such servers cannot advance slots (config 12.4)
     if section.synchronous_node_count < 1 and section.synchronous_mode_strict:
         return replace(section, synchronous_node_count=1)
     return section
@@ -185,14 +187,15 @@ def _slot(path: str, name: str, wanted: Any, notes: _Notes) -> Mapping[str, Json
     logical = bool(wanted.get("database") and wanted.get("plugin"))
     kind = str(wanted.get("type") or ("logical" if logical else "physical")).lower()
     if kind not in ("physical", "logical") or (kind == "logical" and not logical):
-        notes.warn(path, f"wants type physical, or logical with database and plugin, has {dict(wanted)!r}; the slot is left out", _REMEDY)
+        notes.warn(path, f"wants type physical, or logical with database and plugin, has {dict(wanted)!r}; the slot is left out",
+                   _REMEDY)
         return None
     return {**wanted, "type": kind}
 
 
 def _ignore_slots(value: Any, notes: _Notes) -> tuple[Mapping[str, Json], ...]:
     if not value:
-        return () if value != {} else ()
+        return ()
     if not isinstance(value, list):
         notes.fail("ignore_slots", "wants a list of mappings")
         return ()
@@ -202,7 +205,7 @@ def _ignore_slots(value: Any, notes: _Notes) -> tuple[Mapping[str, Json], ...]:
     return good
 
 
-def _postgresql(local: LocalConfig, value: Any, notes: _Notes, server_major: int | None) -> dict[str, Json]:
+def _postgresql(local: LocalConfig, value: Any, notes: _Notes) -> dict[str, Json]:
     """The merged raw ``postgresql`` section without the local-only keys (config 1.3)."""
     dynamic = {} if value is None else value
     if not isinstance(dynamic, Mapping):
@@ -222,10 +225,12 @@ def _postgresql(local: LocalConfig, value: Any, notes: _Notes, server_major: int
             notes.warn(f"postgresql.{key}", "has no effect in the dynamic configuration", "set it in the file of each node")
         elif key not in bad and setting is not None:
             merged[names.get(key, key)] = setting
-            near = None if key in names else nearest(key, names)
+            near = None if key in names else nearest(str(key), names)
             if near:
                 notes.warn(f"postgresql.{key}", "is not a known key and has no effect", f"did you mean {near}?")
-    mine = {names.get(key, key): setting for key, setting in (local.tree.get("postgresql") or {}).items()
+    own = local.tree.get("postgresql") or {}
+    # aliases first, so that the present name wins over them
+    mine = {names.get(key, key): own[key] for key in sorted(own, key=lambda key: names.get(key, key) == key)
             if key not in key_names(PostgresqlSection) or key in names}
     merged |= {key: setting for key, setting in mine.items() if setting is not None and key not in ("parameters", "use_slots")}
     merged["parameters"] = merge_parameters(dynamic.get("parameters") or {}, local.postgresql.parameters, notes.warn)
@@ -241,7 +246,7 @@ def _unknown(document: Mapping[str, Json], notes: _Notes) -> None:
 
 
 def initial_document(local: LocalConfig, *, ttl_floor: int = MIN_TTL) -> dict[str, Json]:
-    """The first dynamic configuration of a cluster this node makes: ``bootstrap.dcs`` (config 1.6, 4), or {} without ``bootstrap``.
+    """The first dynamic configuration of a cluster this node makes: ``bootstrap.dcs`` (config 1.6), or {} without ``bootstrap``.
 
     Says nothing about timing: then pgcore's own, shorter timing is recorded, raised to the ``ttl_floor`` of the store.
     """

@@ -5,7 +5,7 @@ Recognised variables are taken out of the environment, so that no child process 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,11 @@ from pgcore.errors import ConfigError
 
 PREFIXES = ("PATRONI_", "PGCORE_")
 """In order of strength: a later one wins."""
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
 
 _SECTIONS = {
     "LOG": "TYPE LEVEL TRACEBACK_LEVEL FORMAT DATEFORMAT STATIC_FIELDS MAX_QUEUE_SIZE DIR MODE FILE_SIZE FILE_NUM LOGGERS"
@@ -28,21 +33,22 @@ _SECTIONS = {
 }
 _USER_KEYS = ("USERNAME PASSWORD SSLMODE SSLCERT SSLKEY SSLPASSWORD SSLROOTCERT SSLCRL SSLCRLDIR GSSENCMODE CHANNEL_BINDING"
               " SSLNEGOTIATION PASSWORD_FILE SSLPASSWORD_FILE")
-_STORE_KEYS = (
+_STORE_KEYS = _words(
     "HOST HOSTS PORT URL PROXY SRV SRV_SUFFIX USE_PROXIES PROTOCOL CACERT CERT KEY USERNAME PASSWORD PASSWORD_FILE"
-    " TOKEN TOKEN_FILE VERIFY DC CONSISTENCY CHECKS REGISTER_SERVICE SERVICE_TAGS SERVICE_CHECK_INTERVAL SERVICE_CHECK_TLS_SERVER_NAME"
-    " USE_SSL KEY_PASSWORD KEY_PASSWORD_FILE SET_ACLS AUTH_DATA"
+    " TOKEN TOKEN_FILE VERIFY DC CONSISTENCY CHECKS REGISTER_SERVICE SERVICE_TAGS SERVICE_CHECK_INTERVAL"
+    " SERVICE_CHECK_TLS_SERVER_NAME USE_SSL KEY_PASSWORD KEY_PASSWORD_FILE SET_ACLS AUTH_DATA"
     " NAMESPACE CONTEXT LABELS SCOPE_LABEL ROLE_LABEL LEADER_LABEL_VALUE FOLLOWER_LABEL_VALUE STANDBY_LEADER_LABEL_VALUE"
     " TMP_ROLE_LABEL USE_ENDPOINTS POD_IP PORTS BYPASS_API_SERVICE RETRIABLE_HTTP_CODES BOOTSTRAP_LABELS"
     " SELF_ADDR BIND_ADDR PARTNER_ADDRS DATA_DIR MIN_TIMEOUT MAX_TIMEOUT CONNECTION_TIMEOUT APPEND_ENTRIES_PERIOD"
-    " LEADER_FALLBACK_TIMEOUT CONNECTION_RETRY_TIME").split()
+    " LEADER_FALLBACK_TIMEOUT CONNECTION_RETRY_TIME")
 _RESERVED = ("LOG", "RESTAPI", "CTL", "POSTGRESQL", "SUPERUSER", "REPLICATION", "REWIND", "CITUS")
 
-_BOOLEANS = frozenset("ALLOWLIST_INCLUDE_MEMBERS INSECURE DEDUPLICATE_HEARTBEAT_LOGS USE_PROXIES REGISTER_SERVICE USE_ENDPOINTS"
-                      " BYPASS_API_SERVICE VERIFY".split())
-_INTEGERS = frozenset("PORT GROUP REQUEST_QUEUE_SIZE MAX_QUEUE_SIZE FILE_SIZE FILE_NUM MODE".split())
-_LISTS = frozenset("HOSTS PORTS CHECKS SERVICE_TAGS RETRIABLE_HTTP_CODES PARTNER_ADDRS ALLOWLIST".split())
-_MAPS = frozenset("LABELS SET_ACLS AUTH_DATA BOOTSTRAP_LABELS HTTP_EXTRA_HEADERS HTTPS_EXTRA_HEADERS STATIC_FIELDS LOGGERS".split())
+_BOOLEANS = frozenset(_words("ALLOWLIST_INCLUDE_MEMBERS INSECURE DEDUPLICATE_HEARTBEAT_LOGS USE_PROXIES REGISTER_SERVICE"
+                             " USE_ENDPOINTS BYPASS_API_SERVICE VERIFY"))
+_INTEGERS = frozenset(_words("PORT GROUP REQUEST_QUEUE_SIZE MAX_QUEUE_SIZE FILE_SIZE FILE_NUM MODE"))
+_LISTS = frozenset(_words("HOSTS PORTS CHECKS SERVICE_TAGS RETRIABLE_HTTP_CODES PARTNER_ADDRS ALLOWLIST"))
+_MAPS = frozenset(_words("LABELS SET_ACLS AUTH_DATA BOOTSTRAP_LABELS HTTP_EXTRA_HEADERS HTTPS_EXTRA_HEADERS STATIC_FIELDS"
+                         " LOGGERS"))
 
 
 def _fixed() -> dict[str, tuple[str, ...]]:
@@ -98,7 +104,7 @@ def take_environment(environ: MutableMapping[str, str], section_types: Mapping[s
         if name == "CONFIGURATION":
             document, document_name = environ.pop(variable) or document, variable
             continue
-        path = _path(name, own_keys)
+        path = _path(name, own_keys, any_section=prefix == "PATRONI_")
         if path is None:
             if name.startswith("CITUS_"):
                 del environ[variable]
@@ -109,7 +115,7 @@ def take_environment(environ: MutableMapping[str, str], section_types: Mapping[s
         try:
             value = _convert(name, path, text)
         except ValueError as error:
-            warnings.append(ConfigError(".".join(path), f"is not taken from the environment: {error}", "correct the variable", variable))
+            warnings.append(ConfigError(".".join(path), f"is not taken from the environment: {error}", "correct it", variable))
             continue
         _set(tree, path, value)
         places.note(".".join(path), variable)
@@ -127,14 +133,14 @@ def _field_names(cls: type) -> frozenset[str]:
     return frozenset(name.upper() for name in key_names(cls)) if is_section(cls) else frozenset()
 
 
-def _path(name: str, own_keys: Mapping[str, Iterable[str]]) -> tuple[str, ...] | None:
+def _path(name: str, own_keys: Mapping[str, Collection[str]], *, any_section: bool) -> tuple[str, ...] | None:
     if name in _FIXED:
         return _FIXED[name]
     for section in sorted({*own_keys, *(known.upper() for known in DISTRIBUTION_OF)}, key=len, reverse=True):
         key = name[len(section) + 1:]
         if name.startswith(section + "_") and (key in own_keys.get(section, ()) or key in _STORE_KEYS):
             return section.lower(), key.lower()
-    for key in sorted(_STORE_KEYS, key=len, reverse=True):
+    for key in sorted(_STORE_KEYS, key=len, reverse=True) if any_section else ():
         section = name[:-len(key) - 1]
         if name.endswith("_" + key) and section and section.partition("_")[0] not in _RESERVED:
             return section.lower(), key.lower()

@@ -1,4 +1,4 @@
-"""The local configuration: a file, a directory or the environment, read into sections with every mistake reported (config 1.1, 17)."""
+"""The local configuration: a file, a directory or the environment, read into sections, every mistake reported (config 1.1)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MIN_THREADS, _MIN_STACK = 5, 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a configuration comes from, so that it can be read again: the path, the environment of the start, the section types."""
+    """Where a configuration comes from, so that it can be read again: path, environment of the start, section types."""
 
     path: str | None
     environment: Environment
@@ -134,8 +134,8 @@ def load_client(path: str | None, environ: MutableMapping[str, str], section_typ
     """
     draft = Draft(Origin(path, take_environment(environ, section_types), section_types))
     _read_sources(draft)
-    if draft.errors and (path is None or not draft.source):
-        draft.errors = [error for error in draft.errors if path is not None]
+    if path is not None and not draft.source and not draft.errors:
+        draft.errors.append(_nothing(path))
     _legacy(draft)
     node = parse_fields(NodeSection, {key: draft.tree[key] for key in ("scope", "namespace", "name") if key in draft.tree}, "",
                         draft.places)
@@ -157,6 +157,7 @@ def examine(origin: Origin) -> Draft:
     draft = Draft(origin)
     _read_sources(draft)
     if not draft.source:
+        draft.errors += [] if draft.errors else [_nothing(origin.path)]
         return draft
     _legacy(draft)
     _parse(draft, "", NodeSection)
@@ -181,7 +182,9 @@ def _finish(draft: Draft) -> LocalConfig:
     sections = draft.sections
     node = replace(sections[""], thread_pool_size=max(_MIN_THREADS, sections[""].thread_pool_size),
                    thread_stack_size=max(_MIN_STACK, sections[""].thread_stack_size))
-    restapi = replace(sections["restapi"], thread_pool_size=max(_MIN_THREADS, sections["restapi"].thread_pool_size))
+    restapi = sections["restapi"]
+    restapi = replace(restapi, connect_address=restapi.connect_address or restapi.listen,
+                      thread_pool_size=max(_MIN_THREADS, restapi.thread_pool_size))
     return LocalConfig(draft.tree, node, sections["log"], restapi, _ctl(sections["ctl"], restapi), sections["postgresql"],
                        sections.get("bootstrap"), sections["watchdog"], Tags(draft.tree.get("tags") or {}), sections.get("citus"),
                        draft.stores, draft.plugin_sections, draft.source, tuple(draft.warnings), draft.origin)
@@ -213,9 +216,11 @@ def _read_sources(draft: Draft) -> None:
         _merge(draft, environment.tree, environment.places)
     if draft.source and path is not None:
         draft.warnings.append(ConfigError("", "does not exist; the environment is used instead", "correct the path", path))
-    elif not draft.source and not draft.errors:
-        draft.errors.append(ConfigError("", "does not exist" if path else "the configuration is empty",
-                                        "name a file or a directory, or set PGCORE_CONFIGURATION or PGCORE_* variables", path or ""))
+
+
+def _nothing(path: str | None) -> ConfigError:
+    return ConfigError("", "does not exist" if path else "the configuration is empty",
+                       "name a file or a directory, or set PGCORE_CONFIGURATION or PGCORE_* variables", path or "")
 
 
 def _read_files(draft: Draft, path: str) -> bool:
@@ -227,7 +232,7 @@ def _read_files(draft: Draft, path: str) -> bool:
             return False
         files = [full for full in (os.path.join(path, name) for name in names) if os.path.isfile(full)]
         if not files:
-            draft.errors.append(ConfigError("", "is a directory without a .yml or .yaml file", "put the configuration there", path))
+            draft.errors.append(ConfigError("", "holds no .yml or .yaml file", "put the configuration there", path))
         return bool(files) and all([_read_file(draft, file) for file in files])
     if not os.path.isfile(path):
         draft.errors.append(ConfigError("", "is neither a file nor a directory", "name a YAML file", path))
@@ -342,7 +347,7 @@ def _check_addresses(draft: Draft) -> None:
         try:
             host, _ = split_address(text, default)
         except ValueError as error:
-            draft.fail(f"{name}.{key}", str(error), "write it as 10.0.0.1:8008" if name == "restapi" else "write it as 10.0.0.1:5432")
+            draft.fail(f"{name}.{key}", str(error), f"write it as 10.0.0.1:{default or 8008}")
             continue
         if not host and key != "listen":
             draft.fail(f"{name}.{key}", f"wants host:port, has {text!r}", "name an address that the other nodes can reach")
@@ -363,7 +368,8 @@ def _check_postgresql(draft: Draft) -> None:
         draft.fail("postgresql.authentication.replication.username", "is required but missing", "name the role that streams WAL")
     for event in section.callbacks:
         if event not in CALLBACKS:
-            draft.warn(f"postgresql.callbacks.{event}", "is not a known callback and has no effect", "known are " + ", ".join(CALLBACKS))
+            draft.warn(f"postgresql.callbacks.{event}", "is not a known callback and has no effect",
+                       "known are " + ", ".join(CALLBACKS))
     if "use_slots" in raw:
         draft.warn("postgresql.use_slots", "has no effect in a local file", _dynamic_remedy("postgresql.use_slots"))
     if os.path.isdir(os.path.expanduser(section.pgpass or "")):

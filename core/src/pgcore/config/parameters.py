@@ -1,4 +1,4 @@
-"""Which server parameters the whole cluster must share, how they are checked, and what else never comes from a node (config 7.1, 7.2)."""
+"""Which server parameters the whole cluster must share, how they are checked, and what a node cannot set (config 7.1, 7.2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Warn = Callable[[str, str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Controlled:
-    """A parameter that only the dynamic configuration sets. ``minimum`` is in ``unit``; ``kind``: integer, boolean, size, wal_level, true."""
+    """A parameter that only the dynamic configuration sets.
+
+    ``kind`` is integer, boolean, size (``minimum`` in MB), wal_level, or true for one that cannot be off.
+    """
 
     default: Json
     kind: str
@@ -65,8 +68,8 @@ CONTROLLED: Mapping[str, Controlled] = {
 NEVER = ("listen_addresses", "port", "cluster_name")
 """Parameters that follow from ``postgresql.listen`` and ``scope``."""
 
-RECOVERY = frozenset({"restore_command", "archive_cleanup_command", "recovery_end_command", "recovery_min_apply_delay", "standby_mode",
-                      "trigger_file", "promote_trigger_file", "pause_at_recovery_target"})
+RECOVERY = frozenset({"restore_command", "archive_cleanup_command", "recovery_end_command", "recovery_min_apply_delay",
+                      "standby_mode", "trigger_file", "promote_trigger_file", "pause_at_recovery_target"})
 """Recovery settings; placed among the parameters they are moved to ``recovery_conf`` (config 8.4)."""
 
 
@@ -92,7 +95,7 @@ def merge_parameters(dynamic: Mapping[str, Json], local: Mapping[str, Json], war
                 warn(path, f"wants {rule.wish}, has {value!r}; {rule.default} is used", "correct it with pgcore edit-config")
             merged[name] = rule.default if accepted is None else accepted
         elif _is_value(value, path, warn):
-            merged[name] = value
+            merged[name] = _plain(value)
     return merged | local_parameters(local, "postgresql.parameters", warn)
 
 
@@ -107,7 +110,7 @@ def local_parameters(given: Mapping[str, Json], path: str, warn: Warn) -> dict[s
             warn(f"{path}.{name}", "has no effect here: every node must have the same value",
                  f"set postgresql.parameters.{lower} with pgcore edit-config")
         elif _is_value(value, f"{path}.{name}", warn):
-            kept[lower] = value
+            kept[lower] = _plain(value)
     return kept
 
 
@@ -115,13 +118,19 @@ def _is_value(value: Any, path: str, warn: Warn) -> bool:
     if value is None:
         return False
     if isinstance(value, Mapping | list):
-        warn(path, f"wants a single value, has a {'mapping' if isinstance(value, Mapping) else 'list'}; it is left out", "write one text")
+        seen = "mapping" if isinstance(value, Mapping) else "list"
+        warn(path, f"wants a single value, has a {seen}; it is left out", "write one text")
         return False
     return True
 
 
+def _plain(value: Json) -> Json:
+    """YAML reads bare on and off as booleans; PostgreSQL wants the words, also where they are members of an enum."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
 def for_version(parameters: Mapping[str, Json], server_major: int | None) -> dict[str, Json]:
-    """``wal_level`` in today's spelling, and the one of ``wal_keep_segments`` and ``wal_keep_size`` that the server knows (config 7.1).
+    """``wal_level`` in today's spelling; of ``wal_keep_segments`` and ``wal_keep_size`` the one the server knows (config 7.1).
 
     Without a version a current server is assumed.
     """

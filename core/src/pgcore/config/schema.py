@@ -1,8 +1,8 @@
 """How a configuration section is described and read: a frozen dataclass whose fields are made by ``option``.
 
-``parse_section`` turns a YAML mapping into such a dataclass and reports every mistake at once: path, value seen, value wanted, remedy.
-Types are checked by msgspec, one field at a time (it stops at the first error of a conversion); aliases, units, accepted spellings
-(config 18) and secrets in files are ours.
+``parse_section`` turns a YAML mapping into such a dataclass and reports every mistake at once: path, value seen, value
+wanted, remedy. Types are checked by msgspec, one field at a time (it stops at the first error of a conversion); aliases,
+units, accepted spellings (config 18) and secrets in files are ours.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ Source = str | Callable[[str], str]
 """Where a value came from: a file name, or a function from a path to ``file:line``."""
 
 _NUMBERS = (int, float)
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text", tuple: "a list", list: "a list",
+          Sequence: "a list", dict: "a mapping", Mapping: "a mapping"}
 
 
 def option(default: Any = dataclasses.MISSING, *, doc: str, factory: Any = dataclasses.MISSING, unit: str = "",
@@ -29,9 +31,9 @@ def option(default: Any = dataclasses.MISSING, *, doc: str, factory: Any = datac
            secret: bool = False, choices: tuple[str, ...] = ()) -> Any:
     """One key of a section. ``unit`` is ``s``, ``ms``, ``bytes`` or empty and allows values such as ``30min`` or ``16MB``.
 
-    Without ``default`` and ``factory`` the key is required. ``secret`` values never appear in output, and ``<name>_file`` may name a
-    file to read the value from. ``choices`` are compared without case. For a list of texts the unit ``lines`` means that a single
-    text is split at its line ends; otherwise it is split at commas.
+    Without ``default`` and ``factory`` the key is required. ``secret`` values never appear in output, and ``<name>_file`` may
+    name a file to read the value from. ``choices`` are compared without case. For a list of texts the unit ``lines`` means that a
+    single text is split at its line ends; otherwise it is split at commas.
     """
     metadata = {"doc": doc, "unit": unit, "alias": alias, "minimum": minimum, "maximum": maximum,
                 "secret": secret, "choices": choices}
@@ -154,7 +156,8 @@ class _Reader:
                 return file.read().rstrip("\r\n")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            self.fail(path, f"names {str(name)!r}, which cannot be read: {reason}", "make it readable for the user the agent runs as")
+            self.fail(path, f"names {str(name)!r}, which cannot be read: {reason}",
+                      "make it readable for the user the agent runs as")
             return None
 
     def convert(self, field: Any, value: Any, path: str) -> None:
@@ -171,7 +174,7 @@ class _Reader:
             return
         secret = metadata.get("secret", False)
         softened = _soften(wanted, value, metadata)
-        if isinstance(softened, str) and isinstance(value, _NUMBERS) and not isinstance(value, bool):
+        if isinstance(value, _NUMBERS) and not isinstance(value, bool) and softened == str(value):
             shown = "" if secret else f" {value!r}"
             self.warn(path, f"wants a text, has the number{shown}; its decimal form is used", "put it in quotes")
         try:
@@ -196,12 +199,12 @@ def alternatives(wanted: Any) -> list[Any]:
 
 
 def _soften(wanted: Any, value: Any, metadata: Mapping[str, Any]) -> Any:
-    """The value in the wanted type if it is spelled in an accepted way (config 18); otherwise unchanged, for msgspec to refuse."""
+    """The value in the wanted type if it is spelled in an accepted way (config 18), else unchanged, for msgspec to refuse."""
     kinds = alternatives(wanted)
     if Any in kinds:
         return value
     unit, choices = metadata.get("unit", ""), metadata.get("choices", ())
-    if str in kinds and choices and isinstance(value, str | bool):
+    if str in kinds and choices and isinstance(value, str | int):
         return _choice(value, choices)
     if type(value) in kinds:
         return value
@@ -226,7 +229,7 @@ def _soften(wanted: Any, value: Any, metadata: Mapping[str, Any]) -> Any:
     return value
 
 
-def _choice(value: str | bool, choices: Sequence[str]) -> str | bool:
+def _choice(value: str | int, choices: Sequence[str]) -> str | int:
     """The choice as it is listed, compared without case; YAML's bare on and off are the words (config 18)."""
     words = {choice.lower(): choice for choice in choices}
     word = str(value).strip().lower()
@@ -250,12 +253,8 @@ def describe(wanted: Any, metadata: Mapping[str, Any]) -> str:
     """What a key wants, in words: type, range, unit, choices."""
     if metadata.get("choices"):
         return "one of " + ", ".join(metadata["choices"])
-    words = []
-    for kind in alternatives(wanted):
-        origin = typing.get_origin(kind) or kind
-        words.append({bool: "true or false", int: "an integer", float: "a number", str: "a text", tuple: "a list", list: "a list",
-                      Sequence: "a list", dict: "a mapping", Mapping: "a mapping"}.get(origin, getattr(origin, "__name__", str(origin))))
-    text = " or ".join(words)
+    kinds = [typing.get_origin(kind) or kind for kind in alternatives(wanted)]
+    text = " or ".join(_WORDS.get(kind) or getattr(kind, "__name__", str(kind)) for kind in kinds)
     minimum, maximum = metadata.get("minimum"), metadata.get("maximum")
     if minimum is not None and maximum is not None:
         text += f" from {minimum:g} to {maximum:g}"

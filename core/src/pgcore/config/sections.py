@@ -1,4 +1,4 @@
-"""The local sections of the configuration as dataclasses (config 2, 4, 6, 14, 16). Sections of plugins are described by the plugins.
+"""The core's sections of the configuration as dataclasses (config 2, 4, 5, 6, 14, 16); plugins describe their own.
 
 Defaults are those of config.md; keys that only pgcore knows say so in their ``doc``.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pgcore.config.schema import option
+from pgcore.config.schema import key_names, option
 from pgcore.model.basics import Json
 
 DISTRIBUTION_OF: Mapping[str, str] = {
@@ -90,7 +90,7 @@ class RestapiSection:
     https_extra_headers: Mapping[str, str] = option(factory=dict, doc="headers added with TLS")
     request_queue_size: int = option(5, minimum=0, maximum=4096, doc="listen backlog")
     thread_pool_size: int = option(5, doc="threads of the REST API; smaller values count as 5")
-    server_tokens: str = option("Original", choices=("Original", "Minimal", "ProductOnly"), doc="how much the Server header tells")
+    server_tokens: str = option("Original", choices=("Original", "Minimal", "ProductOnly"), doc="what the Server header tells")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +243,7 @@ class DynamicSection:
     """The settings of the whole cluster besides timing, ``postgresql``, ``standby_cluster`` and the slots (config 5)."""
 
     maximum_lag_on_failover: int = option(1 << 20, minimum=0, doc="bytes behind the leader up to which a node may take over")
-    maximum_lag_on_syncnode: int = option(-1, minimum=-1, doc="bytes behind the best replica up to which a node stays synchronous")
+    maximum_lag_on_syncnode: int = option(-1, minimum=-1, doc="bytes behind the best replica at which a node is replaced")
     max_timelines_history: int = option(0, minimum=0, doc="entries kept in the history; 0: all")
     primary_start_timeout: int = option(300, minimum=0, alias=("master_start_timeout",),
                                         doc="seconds a crashed primary may take to recover")
@@ -260,8 +260,6 @@ class DynamicSection:
 
 
 DYNAMIC_ONLY = frozenset({
-    "ttl", "loop_wait", "retry_timeout", "standby_cluster", "slots", "permanent_slots", "permanent_replication_slots", "ignore_slots",
-    "maximum_lag_on_failover", "maximum_lag_on_syncnode", "max_timelines_history", "primary_start_timeout", "master_start_timeout",
-    "primary_stop_timeout", "master_stop_timeout", "primary_race_backoff", "synchronous_mode", "synchronous_mode_strict",
-    "synchronous_node_count", "failsafe_mode", "check_timeline", "pause", "member_slots_ttl"})
+    "ttl", "loop_wait", "retry_timeout", "standby_cluster", "slots", "permanent_slots", "permanent_replication_slots",
+    "ignore_slots", *key_names(DynamicSection)})
 """Keys that have no effect in a local file (config 1.3)."""

@@ -1,4 +1,4 @@
-"""From the effective configuration to what the PostgreSQL port needs: ``ServerSettings``, replica methods, bootstrap, callbacks."""
+"""From the effective configuration to what the PostgreSQL port and the long actions need (config 6, 7, 10)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _ROLE_WORDS = {Role.PRIMARY: "primary", Role.PROMOTED: "primary", Role.REPLICA: 
                Role.STANDBY_LEADER: "standby_leader"}
 
 
-def server_settings(effective: Effective, local: LocalConfig, *, server_major: int | None, role: Role | None = None) -> ServerSettings:
+def server_settings(effective: Effective, local: LocalConfig, *, server_major: int | None,
+                    role: Role | None = None) -> ServerSettings:
     """The local server as configured (config 6, 7). ``role`` adds the overrides of config 6.6; None gives the base values.
 
     ``server_major`` None means not known yet: nothing is filtered by version, and a current server is assumed.
@@ -115,7 +116,7 @@ def _absolute(path: str) -> str:
 
 
 def home_of(os_user: str | None, data_dir: str) -> str:
-    """Home directory of the account that runs PostgreSQL: ``os_user``, under root the owner of the data directory, else our own."""
+    """Home of the account that runs PostgreSQL: ``os_user``, under root the owner of the data directory, else our own."""
     try:
         if os_user:
             return pwd.getpwnam(os_user).pw_dir

@@ -36,4 +36,5 @@ def check_tags(tags: Any, fail: Report, warn: Report) -> None:
         if tags.get(flag) is None or number is None:
             continue
         if bool(tags[flag]) == (number > 0):
-            warn(f"tags.{flag}", f"is {tags[flag]!r}, which contradicts {priority} {number}; {flag} wins", f"remove tags.{priority}")
+            warn(f"tags.{flag}", f"is {tags[flag]!r}, which contradicts {priority} {number}; {flag} wins",
+                 f"remove tags.{priority}")

@@ -1,6 +1,7 @@
 """How single values are spelled: booleans, numbers with units, addresses, option words (config 18).
 
-Every function returns None (or raises ValueError where a value has parts) for a spelling it does not know; nothing here reads files.
+Every function returns None (or raises ValueError where a value has parts) for a spelling it does not know. Nothing here
+reads files.
 """
 
 from __future__ import annotations
@@ -81,11 +82,11 @@ def split_address(text: str, default_port: int | None = None) -> tuple[str, int]
 
     Raises ValueError with a sentence for an operator when there is no port and no default, or the port is not one.
     """
-    host, colon, port = text.strip().rpartition(":")
-    if not colon or port.endswith("]") or (":" in host and not host.startswith("[") and default_port is not None and not port.isdigit()):
-        host, port = text.strip(), ""
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
+    text = text.strip()
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, ""
+    host = ",".join(part.strip().removeprefix("[").removesuffix("]") for part in host.split(","))
     if not port:
         if default_port is None:
             raise ValueError(f"wants host:port, has {text!r}")
