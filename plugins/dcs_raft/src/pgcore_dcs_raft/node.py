@@ -1,0 +1,387 @@
+"""One node of the Raft cluster: pysyncobj, driven by a thread of ours, with the state machine on top. Imported by ``open`` only.
+
+pysyncobj's own thread batches for a heartbeat period, which makes a write take 100 ms. Here ``appendEntriesUseBatch`` is off: a command wakes
+the thread through a pipe, an entry is sent at once, and the commit index follows it at once, so that a write is decided after three messages.
+Between events the thread sleeps in ``poll`` for at most a heartbeat period.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, SyncObjConsumer, SyncObjException, replicated
+from pysyncobj.monotonic import monotonic
+from pysyncobj.tcp_connection import CONNECTION_STATE
+from pysyncobj.transport import TCPTransport
+from pysyncobj.utility import TcpUtility, UtilityException
+
+from pgcore.plugin import ConfigError, Deadline, Instant, Json, StoreRejectedError, StoreUnavailableError, Timing, now
+from pgcore_dcs_raft.machine import Lease, Machine
+from pgcore_dcs_raft.plugin import RaftSection, members, plain
+from pgcore_dcs_raft.wire import restrict_unpickling
+
+log = logging.getLogger(__name__)
+
+ATTEMPT_S = 1.0
+"""An attempt without an answer is repeated after this time; the machine applies a repeated command once."""
+PAUSE_S = 0.02
+"""Between an attempt that failed at once and the next."""
+PINGS_PER_TIMEOUT = 3
+JOIN_INTERVAL_S = 2.0
+REQUEST_S = 1.0
+MAX_COMMAND_BYTES = 2**20
+BATCH_BYTES = 2**22
+"""Above MAX_COMMAND_BYTES, because pysyncobj loses data when it cuts an entry just above a multiple of this size."""
+
+
+class _Replicated(SyncObjConsumer):
+    """The bridge between the log and the machine."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__()
+        self._machine = machine
+
+    @replicated
+    def apply(self, text: str) -> dict[str, Json]:
+        """One command, as JSON. The entry being applied is the one after the last applied one."""
+        return self._machine.apply(text, self._syncObj.raftLastApplied + 1)
+
+    def _serialize(self) -> dict[str, Json]:
+        return self._machine.dump()
+
+    def _deserialize(self, data: dict[str, Json]) -> None:
+        self._machine.restore(data)
+
+
+class _Transport(TCPTransport):
+    """Tells the node about every message, which is how it knows that it is still in touch."""
+
+    def __init__(self, node: RaftNode, raft: SyncObj, self_node: Any, other_nodes: Any) -> None:
+        super().__init__(raft, self_node, other_nodes)
+        self._node = node
+        self.setOnUtilityMessageCallback("members", node.describe)
+
+    def _onMessageReceived(self, node: Any, message: Any) -> None:
+        super()._onMessageReceived(node, message)
+        if isinstance(message, dict):
+            self._node.heard(node, message)
+
+    def _connectIfNecessarySingle(self, node: Any) -> bool:
+        """Also give up an attempt that got no answer at all: the kernel's own retries back off to half a minute and more."""
+        connection = self._connections.get(node)
+        began = self._lastConnectAttempt.get(node)
+        if connection is not None and connection.state == CONNECTION_STATE.CONNECTING and began is not None \
+                and monotonic() - began > self._syncObj.conf.connectionTimeout:
+            connection.disconnect()
+        return bool(super()._connectIfNecessarySingle(node))
+
+    def ping(self, nodes: Iterable[Any]) -> None:
+        """Say a word to each of these nodes, which ignore it.
+
+        Followers have nothing to tell each other until they elect, and then the library drops a connection that was silent for
+        ``connection_timeout``, and the first request for a vote with it.
+        """
+        for node in nodes:
+            self.send(node, {"type": "ping"})
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One submission of a command, filled in by the Raft thread."""
+
+    ended: threading.Event
+    result: dict[str, Json] | None = None
+
+    def end(self, result: dict[str, Json] | None, error: int) -> None:
+        """The library's callback."""
+        if error == FAIL_REASON.SUCCESS:
+            self.result = result
+        self.ended.set()
+
+
+class RaftNode:
+    """A member of the consensus, or with ``observer`` a client that follows it without a vote.
+
+    ``submit`` decides a command; ``in_touch`` waits until the local state is known to be recent. Any thread may call them.
+    """
+
+    def __init__(self, section: RaftSection, timing: Timing, *, observer: bool = False) -> None:
+        """Start the node. Raises ConfigError if it cannot listen on its address or write to its directory."""
+        restrict_unpickling()
+        self._section, self._observer = section, observer
+        self.machine = Machine()
+        self._replicated = _Replicated(self.machine)
+        self._state = threading.Condition()
+        self._next_ping = Instant(0.0)
+        self._open_attempts: dict[int, _Attempt] = {}
+        self._closing = threading.Event()
+        self._leader: str | None = None
+        self._leader_since: Instant | None = None
+        self._commit_at_election = 0
+        self._contact = Instant(float("-inf"))
+        self._heartbeat: tuple[Instant, int] | None = None
+        self._responses: dict[str, Instant] = {}
+        self._proposed: dict[Lease, Instant] = {}
+        self.address = None if observer else plain(section.self_addr or "")
+        others = [address for address in members(section) if address != self.address]
+        self._conf = self._configured(timing)
+        self._raft = self._opened(others)
+        self._thread = threading.Thread(target=self._run, name="raft", daemon=True)
+        self._thread.start()
+        self._joiner: threading.Thread | None = None
+        if not observer and others:
+            self._joiner = threading.Thread(target=self._join, args=(others,), name="raft-join", daemon=True)
+            self._joiner.start()
+
+    # -- start ---------------------------------------------------------------------------------------------------------
+
+    def _configured(self, timing: Timing) -> SyncObjConf:
+        section = self._section
+        files: dict[str, str] = {}
+        if self.address:
+            base = os.path.join(section.data_dir, self.address)
+            files = {"journalFile": base + ".journal", "fullDumpFile": base + ".dump"}
+        return SyncObjConf(
+            password=section.password, autoTick=False, appendEntriesUseBatch=False, commandsWaitLeader=False,
+            dynamicMembershipChange=True, bindAddress=plain(section.bind_addr or section.self_addr or "") or None, maxBindRetries=1,
+            raftMinTimeout=section.min_timeout, raftMaxTimeout=section.max_timeout, connectionTimeout=section.connection_timeout,
+            appendEntriesPeriod=section.append_entries_period, connectionRetryTime=section.connection_retry_time,
+            leaderFallbackTimeout=self._fallback_s(timing), appendEntriesBatchSizeBytes=BATCH_BYTES,
+            useFork=False,  # the state is small, and a fork of a process with threads is a risk
+            **files)
+
+    def _fallback_s(self, timing: Timing) -> float:
+        section = self._section
+        if section.leader_fallback_timeout is not None:
+            return section.leader_fallback_timeout
+        return max(section.max_timeout, timing.ttl / 6)
+
+    def _opened(self, others: list[str]) -> SyncObj:
+        def transport(raft: SyncObj, self_node: Any, other_nodes: Any) -> _Transport:
+            self._transport = _Transport(self, raft, self_node, other_nodes)
+            return self._transport
+
+        if self.address:
+            self._check_port(self._conf.bindAddress)
+            self._make_directory()
+        try:
+            return SyncObj(self.address, others, self._conf, consumers=[self._replicated], transportClass=transport)
+        except SyncObjException as error:
+            raise _cannot_listen(self._section, str(error)) from error
+        except OSError as error:
+            raise ConfigError("raft.data_dir", f"the journal in {self._section.data_dir or '.'} cannot be opened: {error}",
+                              "make the directory writable for the user pgcore runs as") from error
+
+    def _check_port(self, address: str) -> None:
+        """Bind once ourselves: the library hides the reason of a failure, and opens the journal before it tries."""
+        host, _, port = address.rpartition(":")
+        try:
+            family, _, _, _, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(target)
+                probe.listen(1)
+        except OSError as error:
+            raise _cannot_listen(self._section, str(error)) from error
+
+    def _make_directory(self) -> None:
+        directory = self._section.data_dir or "."
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError("raft.data_dir", f"{directory} cannot be created: {error}",
+                              "name a directory that the user pgcore runs as can write to") from error
+
+    # -- the Raft thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        trouble = ""
+        while not self._closing.is_set():
+            try:
+                self._raft.doTick(self._patience_s())
+                self._after_tick()
+            except Exception as error:  # a bug or a hostile message must not end the thread silently: the lock hangs on it
+                if trouble != repr(error):
+                    trouble = repr(error)
+                    log.exception("The Raft node %s failed in a tick and goes on; the same error is not repeated here",
+                                  self.address or "(observer)")
+                self._closing.wait(self._conf.appendEntriesPeriod)
+        self._raft.destroy()
+        _close_pipe(self._raft)
+
+    def _patience_s(self) -> float:
+        """How long the next ``poll`` may sleep. A cluster of one commits in the tick after the append; nothing would wake it."""
+        if self._open_attempts and not self._raft.otherNodes:
+            return 0.0
+        return float(self._conf.appendEntriesPeriod)
+
+    def _after_tick(self) -> None:
+        raft, moment = self._raft, now()
+        if not raft._isLeader():
+            self._leader_since = None
+        elif self._leader_since is None:
+            self._leader_since, self._commit_at_election = moment, raft.raftCommitIndex
+            self._responses.clear()
+        if self._leader_since is not None:
+            self._expire(moment, self._leader_since)
+        if moment >= self._next_ping:
+            self._next_ping = Instant(moment + self._conf.connectionTimeout / PINGS_PER_TIMEOUT)
+            self._transport.ping(raft.otherNodes)
+        leader = raft._getLeader()
+        self._note(None if leader is None else leader.id, self._contact_after_tick(moment))
+
+    def _contact_after_tick(self, moment: Instant) -> Instant:
+        """When this node last knew, and had applied, what a majority had decided."""
+        if self._leader_since is None:
+            if self._heartbeat is None or self._raft.raftLastApplied < self._heartbeat[1]:
+                return self._contact
+            heard_at, self._heartbeat = self._heartbeat[0], None
+            return heard_at
+        # A new leader knows what is decided only when the first entry of its own term is.
+        if not self._commit_at_election < self._raft.raftCommitIndex <= self._raft.raftLastApplied:
+            return self._contact
+        others = self._raft.otherNodes
+        answers = sorted((self._responses.get(node.id, Instant(float("-inf"))) for node in others), reverse=True)
+        needed = (len(others) + 1) // 2  # of the others, to be a majority with this node
+        return answers[needed - 1] if needed else moment
+
+    def _note(self, leader: str | None, contact: Instant) -> None:
+        with self._state:
+            if leader != self._leader or contact > self._contact:
+                self._leader, self._contact = leader, max(contact, self._contact)
+                self._state.notify_all()
+
+    def heard(self, node: Any, message: Mapping[str, Any]) -> None:
+        """A message has been handled (Raft thread). Kept is the oldest heartbeat whose commit index is not applied yet."""
+        kind = message.get("type")
+        if kind == "append_entries" and self._heartbeat is None and node == self._raft._getLeader():
+            self._heartbeat = now(), message["commit_index"]
+        elif kind == "next_node_idx":
+            self._responses[node.id] = now()
+
+    def describe(self, arguments: list[Any], answer: Callable[[Any, Any], None]) -> None:
+        """Answer the utility command ``members`` (Raft thread)."""
+        nodes = [node.id for node in self._raft.otherNodes] + ([self.address] if self.address else [])
+        answer({"members": sorted(nodes), "leader": self._leader}, None)
+
+    def _expire(self, moment: Instant, leader_since: Instant) -> None:
+        """Propose the end of every lease that has run out, again after a second if nothing came of it."""
+        self._proposed = {lease: at for lease, at in self._proposed.items() if moment < at + ATTEMPT_S}
+        for lease in self.machine.due(leader_since):
+            if lease not in self._proposed:
+                self._proposed[lease] = moment
+                self._replicated.apply(json.dumps({"op": "expire", "session": lease.session, "extended": lease.extended}),
+                                       callback=_ignore)
+
+    # -- joining -------------------------------------------------------------------------------------------------------
+
+    def _join(self, others: list[str]) -> None:
+        """Until a leader has spoken to us, ask the others whether we are a member and if not, to be added (dcs-layout 10).
+
+        A leader speaks to members only, so hearing one ends this thread.
+        """
+        while not self._closing.is_set() and self._contact == float("-inf"):
+            for address in others:
+                answer = ask(self._section, address, ["members"])
+                if isinstance(answer, dict) and answer.get("leader"):
+                    if self.address not in answer["members"]:
+                        log.info("Asking Raft member %s to add this node, %s", address, self.address)
+                        ask(self._section, address, ["add", self.address])
+                    break
+                if self._closing.is_set():
+                    return
+            with self._state:
+                self._state.wait_for(lambda: self._closing.is_set() or self._contact > float("-inf"), JOIN_INTERVAL_S)
+
+    # -- callers -------------------------------------------------------------------------------------------------------
+
+    def submit(self, command: Mapping[str, Json], deadline: Deadline) -> dict[str, Json]:
+        """Have the command decided and applied on this node, and return the machine's result.
+
+        Sends it again while attempts fail. Raises StoreUnavailableError at the deadline, StoreRejectedError for a command that is too large.
+        """
+        text = json.dumps(command)
+        if len(text) > MAX_COMMAND_BYTES:
+            raise StoreRejectedError(f"the value of {command.get('path')} is too large for the Raft store: "
+                                     f"{len(text)} bytes, at most {MAX_COMMAND_BYTES}")
+        while True:
+            self._await(lambda: self._leader is not None, deadline, "no Raft leader is known")
+            result = self._attempted(text, min(deadline.left(), ATTEMPT_S))
+            if result is not None:
+                return result
+            if self._closing.wait(min(deadline.left(), PAUSE_S)) or deadline.expired:
+                raise StoreUnavailableError(f"Raft node {self.address or '(observer)'}: not decided by a majority in time")
+
+    def _attempted(self, text: str, patience_s: float) -> dict[str, Json] | None:
+        attempt = _Attempt(threading.Event())
+        self._open_attempts[id(attempt)] = attempt
+        try:
+            self._replicated.apply(text, callback=attempt.end)
+            attempt.ended.wait(patience_s)
+            return attempt.result
+        finally:
+            del self._open_attempts[id(attempt)]
+
+    def in_touch(self, within_s: float, deadline: Deadline) -> Instant:
+        """Wait until this node's state is known to be at most that old, and return when that was known.
+
+        Raises StoreUnavailableError at the deadline.
+        """
+        self._await(lambda: self._contact >= now() - within_s, deadline, "no contact to a Raft leader")
+        return self._contact
+
+    def _await(self, condition: Callable[[], bool], deadline: Deadline, problem: str) -> None:
+        with self._state:
+            met = self._state.wait_for(lambda: self._closing.is_set() or condition(), deadline.left())
+        if self._closing.is_set():
+            raise StoreUnavailableError(f"Raft node {self.address or '(observer)'} is closed")
+        if not met or deadline.expired:
+            raise StoreUnavailableError(f"Raft node {self.address or '(observer)'}: {problem}")
+
+    def retime(self, timing: Timing) -> None:
+        """The time after which a leader without a majority steps down follows the ttl."""
+        self._conf.leaderFallbackTimeout = self._fallback_s(timing)
+
+    def close(self) -> None:
+        """End threads and sockets. Waits for the Raft thread, which takes at most about a heartbeat period."""
+        self._closing.set()
+        with self._state:
+            self._state.notify_all()
+        for attempt in list(self._open_attempts.values()):
+            attempt.ended.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(5.0)
+
+
+def _ignore(result: Any, error: int) -> None:
+    """The callback of a proposal nobody waits for."""
+
+
+def ask(section: RaftSection, address: str, command: list[str]) -> Any:
+    """The answer of a member to a utility command, or None."""
+    try:
+        return TcpUtility(password=section.password, timeout=REQUEST_S).executeCommand(address, command)
+    except UtilityException:
+        return None
+
+
+def _cannot_listen(section: RaftSection, reason: str) -> ConfigError:
+    key = "raft.bind_addr" if section.bind_addr else "raft.self_addr"
+    return ConfigError(key, f"cannot listen on {section.bind_addr or section.self_addr}: {reason}",
+                       "stop the program that uses the port, or choose another address")
+
+
+def _close_pipe(raft: SyncObj) -> None:
+    """``destroy`` leaves the two ends of the wake-up pipe open."""
+    notifier = getattr(raft, "_SyncObj__pipeNotifier", None)
+    for name in ("_PipeNotifier__pipeR", "_PipeNotifier__pipeW"):
+        descriptor = getattr(notifier, name, None)
+        if descriptor is not None:
+            os.close(descriptor)

@@ -1,0 +1,69 @@
+"""The store kit against three real Raft nodes in this process, which talk over loopback sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pgcore.plugin import StoreRequest, Timing
+from pgcore.testing.store_contract import StoreContract
+from pgcore_dcs_raft.node import RaftNode
+from pgcore_dcs_raft.plugin import RaftSection
+from pgcore_dcs_raft.store import RaftStore
+
+pytestmark = pytest.mark.server
+
+CONTACT_S = 0.5
+SCOPES = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def nodes(free_addresses: Callable[[int], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RaftNode]]:
+    """One cluster for all tests of the kit; a test has a scope of its own."""
+    addresses, directory = free_addresses(3), str(tmp_path_factory.mktemp("raft"))
+    opened = [RaftNode(RaftSection(self_addr=address, partner_addrs=tuple(addresses), data_dir=directory, password="secret",
+                                   connection_retry_time=0.3), Timing()) for address in addresses]
+    yield opened
+    for node in opened:
+        node.close()
+
+
+@contextlib.contextmanager
+def frozen(nodes: list[RaftNode]) -> Iterator[None]:
+    """The Raft threads of these nodes stand still, their sockets stay open: what SIGSTOP does to a process."""
+    thaw = threading.Event()
+    for node in nodes:
+        node._raft.doTick = lambda patience: thaw.wait()
+    time.sleep(2 * CONTACT_S)
+    try:
+        yield
+    finally:
+        for node in nodes:
+            del node._raft.doTick
+        thaw.set()
+
+
+class TestRaftStore(StoreContract):
+    """Members a and d share the first node, b and c have the others; opening a member again is a new session on the same node."""
+
+    timing = Timing(ttl=2, loop_wait=1, retry_timeout=1)
+    expiry_slack_s = 1.0
+
+    @pytest.fixture
+    def cluster(self, nodes):
+        path = f"/service/scope{next(SCOPES)}"
+
+        def open_store(member: str, timing: Timing, observer: bool = False) -> RaftStore:
+            request = StoreRequest(None, path, member, timing, observer)
+            return RaftStore(nodes["abc".find(member) if member in "abc" else 0], request, contact_s=CONTACT_S, owns_node=False)
+
+        return open_store
+
+    @pytest.fixture
+    def outage(self, nodes):
+        return frozen(nodes[1:])
