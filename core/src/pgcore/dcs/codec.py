@@ -82,15 +82,6 @@ def decode_member(name: str, text: str) -> Member:
     )
 
 
-def member_address(member: Member) -> tuple[str, int] | None:
-    """Host and port of ``conn_url``; None when the member cannot be followed."""
-    try:
-        parts = urlsplit(member.conn_url or "")
-        return (parts.hostname, parts.port or 5432) if parts.hostname else None
-    except ValueError:
-        return None
-
-
 def encode_status(status: ClusterStatus) -> str:
     """The ``/status`` value; empty maps and lists are left out."""
     document: dict[str, Json] = {"optime": int(status.optime or 0)}

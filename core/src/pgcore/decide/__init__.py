@@ -1,0 +1,58 @@
+"""The functional core: a World in, a Decision out. Which table answers when. (HA rules 4)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pgcore.decide.bootstrap import BOOTSTRAP
+from pgcore.decide.busy import BUSY
+from pgcore.decide.demotion import DEMOTION
+from pgcore.decide.down import DOWN
+from pgcore.decide.identity import IDENTITY, in_question
+from pgcore.decide.leader import LEADER
+from pgcore.decide.no_data import NO_DATA
+from pgcore.decide.prepare import PREPARE
+from pgcore.decide.publish import PUBLISH
+from pgcore.decide.race import RACE
+from pgcore.decide.replica import REPLICA
+from pgcore.decide.shutdown import SHUTDOWN
+from pgcore.decide.starting import STARTING
+from pgcore.decide.store_lost import STORE_LOST
+from pgcore.decide.table import Table
+from pgcore.decide.upkeep import UPKEEP
+from pgcore.model.decision import Decision
+from pgcore.model.world import World
+
+SITUATIONS: tuple[tuple[str, Callable[[World], bool], Table], ...] = (
+    ("a demotion is under way", lambda w: w.demotion is not None, DEMOTION),
+    ("a cluster is being created", lambda w: w.bootstrapping is not None, BOOTSTRAP),
+    ("the agent was asked to end", lambda w: w.memory.stopping, SHUTDOWN),
+    ("the store does not answer", lambda w: w.store_lost, STORE_LOST),
+    ("a long action is running", lambda w: w.busy, BUSY),
+    ("the data directory is empty or unreadable", lambda w: not w.has_data, NO_DATA),
+    ("the identity of the data is in question", in_question, IDENTITY),
+    ("PostgreSQL is not running", lambda w: not w.node.running, DOWN),
+    ("PostgreSQL is starting", lambda w: w.node.starting, STARTING),
+    ("the lock is free", lambda w: w.cluster.unlocked, RACE),
+    ("I hold the lock", lambda w: w.is_holder, LEADER),
+    ("another node holds the lock", lambda w: True, REPLICA),
+)
+"""The first condition that holds selects the table of the main stage."""
+
+MAIN = "main"
+STAGES = ("prepare", MAIN, "upkeep", "publish")
+
+
+def decide(stage: str, world: World) -> Decision | None:
+    """The decision of one stage; None when a stage of repairs has nothing to do."""
+    if stage == MAIN:
+        table = next(table for _, holds, table in SITUATIONS if holds(world))
+        return table.decide(world)
+    if stage == "prepare":
+        return None if world.store_lost else PREPARE.decide(world)
+    if stage == "upkeep":
+        return None if world.store_lost else UPKEEP.decide(world)
+    return PUBLISH.decide(world)
+
+
+TABLES = (PREPARE, *(table for _, _, table in SITUATIONS), UPKEEP, PUBLISH)

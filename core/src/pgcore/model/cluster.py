@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from pgcore.model.basics import Json, Lsn, Role, State, Tags, slot_name
 
@@ -43,6 +44,15 @@ class Member:
     def is_patroni(self) -> bool:
         """The card was written by Patroni, not pgcore (pgcore adds ``pgcore_version``)."""
         return bool(self.data) and "pgcore_version" not in self.data
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port of ``conn_url``; None when the member cannot be followed."""
+        try:
+            parts = urlsplit(self.conn_url or "")
+            return (parts.hostname, parts.port or 5432) if parts.hostname else None
+        except ValueError:
+            return None
 
     @property
     def slot(self) -> str:

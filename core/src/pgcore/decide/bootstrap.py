@@ -1,0 +1,101 @@
+"""The creation of a new cluster, from the won ``/initialize`` to the lock. (HA rules 6.2, 6.4)
+
+The lock does not exist meanwhile; the empty ``/initialize`` is the only protection, so every failure deletes it.
+"""
+
+from __future__ import annotations
+
+from pgcore.decide.table import Table
+from pgcore.model.actions import (
+    AcquireLease,
+    BootstrapPhase,
+    CancelTask,
+    DropInitialize,
+    EndProcedure,
+    EnterBootstrap,
+    Exit,
+    PostBootstrap,
+    SetAsideDataDir,
+    SetRole,
+    StopMode,
+    StopServer,
+    WriteConfig,
+    WriteInitialize,
+)
+from pgcore.model.basics import Role
+from pgcore.model.decision import Decision, act, end, rest
+from pgcore.model.node import TaskKind, TaskResult
+from pgcore.model.world import World
+
+
+def _phase(w: World) -> BootstrapPhase:
+    assert w.bootstrapping is not None
+    return w.bootstrapping.phase
+
+
+def _result(w: World) -> TaskResult | None:
+    result = w.memory.last_result
+    return None if w.busy or result is None or result.kind not in (TaskKind.BOOTSTRAP, TaskKind.POST_BOOTSTRAP) else result
+
+
+def stopping(w: World) -> Decision | None:
+    """The agent is asked to end: cancel, and let another node create the cluster. (EC 173)"""
+    if not w.memory.stopping or _phase(w) is BootstrapPhase.FAILED:
+        return None
+    return act(CancelTask(), EnterBootstrap(BootstrapPhase.FAILED), because="the agent was asked to end during the bootstrap")
+
+
+def working(w: World) -> Decision | None:
+    """The present step goes on."""
+    return rest(because=f"{w.node.task.kind}: {_phase(w)}") if w.node.task else None
+
+
+def failed(w: World) -> Decision | None:
+    """A step failed or the server is not running: undo what others would trip over. (HA rules 6.4.1)"""
+    result = _result(w)
+    broken = (result is not None and not result.ok) or (result is not None and not w.node.running)
+    if broken and _phase(w) is not BootstrapPhase.FAILED:
+        error = (result.error if result else "") or "PostgreSQL is not running"
+        return act(EnterBootstrap(BootstrapPhase.FAILED), because=f"the bootstrap failed: {error}")
+    return None
+
+
+def stop_failed_server(w: World) -> Decision | None:
+    """The half-made server is stopped."""
+    if _phase(w) is BootstrapPhase.FAILED and w.node.running and w.ended(TaskKind.STOP) is None:
+        return end(StopServer(StopMode.IMMEDIATE, w.settings.timing.retry_timeout), because="stopping the half-made server")
+    return None
+
+
+def give_up(w: World) -> Decision | None:
+    """Free ``/initialize`` for another node, set the data directory aside, end the agent. (EC 173)"""
+    if _phase(w) is BootstrapPhase.FAILED:
+        return end(DropInitialize(), SetAsideDataDir(), EndProcedure(),
+                   Exit(0 if w.memory.stopping else 1, "the bootstrap failed; see the lines above for the reason. /initialize was "
+                           "freed and the data directory renamed to <data_dir>.failed"),
+                   because="the bootstrap did not succeed")
+    return None
+
+
+def recovering(w: World) -> Decision | None:
+    """A restored backup is not yet a primary: wait for the end of its recovery. (HA rules 6.4.2)"""
+    if not w.node.is_primary:
+        return rest(because="waiting for the new server to end recovery", wake_after=1.0)
+    return None
+
+
+def create_users(w: World) -> Decision | None:
+    """The server is a primary: create the users and run the script. (HA rules 6.4.3)"""
+    if _phase(w) is BootstrapPhase.CREATE:
+        return end(SetRole(Role.PRIMARY), EnterBootstrap(BootstrapPhase.POST), PostBootstrap(), because="creating users and running the script")
+    return None
+
+
+def finish(w: World) -> Decision | None:
+    """Publish the new cluster and take the lock unconditionally. (HA rules 6.4.4)"""
+    assert w.node.system_id is not None
+    return act(AcquireLease(force=True), WriteConfig(w.settings.dynamic), WriteInitialize(w.node.system_id, w.cluster.initialize_version),
+               EndProcedure(), because=f"the cluster {w.node.system_id} is created")
+
+
+BOOTSTRAP = Table("bootstrap", stopping, working, failed, stop_failed_server, give_up, recovering, create_users, finish)

@@ -1,0 +1,42 @@
+"""A long action is running beside the heartbeat. (HA rules 14.2)"""
+
+from __future__ import annotations
+
+from pgcore.decide.lease import renew
+from pgcore.decide.table import Table
+from pgcore.model.actions import BeginDemotion, CancelTask, DemoteMode, Phase
+from pgcore.model.decision import Decision, act, rest
+from pgcore.model.node import TaskKind
+from pgcore.model.world import World
+
+
+def lost_lock(w: World) -> Decision | None:
+    """The lock is gone while this node becomes or restarts as primary: cancel that and stop. (HA rules 14.2.2, 30.4, EC 57, 93)"""
+    becoming = w.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY, TaskKind.RESTART)
+    if becoming and not w.paused and (w.refused or not w.is_holder):
+        holder = w.cluster.leader if w.cluster.leader != w.me else None
+        return act(CancelTask(), BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
+                   because=f"lost the lock to {holder or 'nobody'} during {w.node.task.kind}")  # type: ignore[union-attr]
+    return None
+
+
+def recovery_too_long(w: World) -> Decision | None:
+    """A crashed primary recovers longer than allowed while another node could lead. (HA rules 14.2.1, EC 84)"""
+    task = w.node.task
+    limit = w.settings.primary_start_timeout
+    if not (w.holds and task is not None and task.kind is TaskKind.START_PRIMARY and w.now - task.since > limit):
+        return None
+    if not any(m.running and m.api_url and not m.tags.nofailover for m in w.others):
+        return None
+    return act(CancelTask(), BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
+               because=f"recovery takes longer than primary_start_timeout ({limit} s) and another member is running")
+
+
+def wait(w: World) -> Decision | None:
+    """The action goes on; its end wakes the next beat."""
+    task = w.node.task
+    assert task is not None
+    return rest(because=f"{task.kind} since {w.now - task.since:.1f} s")
+
+
+BUSY = Table("busy", renew, lost_lock, recovery_too_long, wait)

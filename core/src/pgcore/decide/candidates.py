@@ -1,0 +1,57 @@
+"""Predicates over members and their answers, shared by the race and the switchover. (HA rules 15.3, 16.5)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pgcore.model.basics import Lsn
+from pgcore.model.cluster import FailoverRequest, Member
+from pgcore.model.world import PeerView, World
+
+
+def could_lead(w: World, request: FailoverRequest | None = None) -> tuple[Member, ...]:
+    """Members that may take over from me: with a REST URL, not ``nofailover``; only the named candidate if there is one."""
+    named = request.candidate if request else None
+    return tuple(m for m in w.others
+                 if m.api_url and not m.tags.nofailover and (named is None or m.name == named) and _sync_allows(w, m, request))
+
+
+def _sync_allows(w: World, member: Member, request: FailoverRequest | None) -> bool:
+    manual = request is not None and not request.is_switchover
+    return not w.cluster.sync.active or manual or w.cluster.sync.covers(member.name)
+
+
+def fit(peer: PeerView | None) -> bool:
+    """The member answers and may lead: not ``nofailover``, its watchdog works, it is a standby."""
+    return peer is not None and peer.reachable and not peer.nofailover and not peer.watchdog_failed and not peer.is_primary
+
+
+def best_with(w: World, names: Iterable[str], end: Lsn) -> str | None:
+    """Of these members the fit one that has received everything up to ``end``: highest priority, then name. (HA rules 30.2)"""
+    peers = [p for name in names if (p := (w.peers or {}).get(name)) is not None and fit(p) and p.position >= end]
+    peers.sort(key=lambda p: (-p.failover_priority, -p.position, p.name))
+    return peers[0].name if peers else None
+
+
+def describe(w: World, names: Iterable[str]) -> str:
+    """What each of these members answered, for an operator."""
+
+    def one(name: str) -> str:
+        peer = (w.peers or {}).get(name)
+        if peer is None or not peer.reachable:
+            return f"{name} does not answer"
+        if peer.is_primary:
+            return f"{name} runs as a primary"
+        if peer.nofailover:
+            return f"{name} is tagged nofailover"
+        if peer.watchdog_failed:
+            return f"{name} has no working watchdog"
+        return f"{name} is at {peer.position}"
+
+    return ", ".join(one(name) for name in names) or "there is no other member"
+
+
+def lag_behind_status(w: World) -> int:
+    """Bytes I lack of the last position the leader stored; 0 when either is unknown."""
+    optime, position = w.cluster.status.optime, w.node.position
+    return max(0, optime - position) if optime is not None and position is not None else 0

@@ -1,0 +1,110 @@
+"""PostgreSQL is not running, nothing is under way, the data directory is ours. (HA rules 13)"""
+
+from __future__ import annotations
+
+from pgcore.decide import divergence
+from pgcore.decide.lease import renew
+from pgcore.decide.table import Table
+from pgcore.decide.upstream import upstream
+from pgcore.model.actions import (
+    BeginDemotion,
+    DemoteMode,
+    Phase,
+    ReleaseLease,
+    RewindState,
+    SetRewind,
+    SetRole,
+    StartServer,
+)
+from pgcore.model.basics import Role
+from pgcore.model.decision import Decision, act, end, rest
+from pgcore.model.node import ControlState, TaskKind
+from pgcore.model.world import World
+
+RESTARTABLE = (ControlState.IN_PRODUCTION, ControlState.IN_CRASH_RECOVERY, ControlState.SHUTTING_DOWN, ControlState.SHUT_DOWN)
+
+
+def paused(w: World) -> Decision | None:
+    """In maintenance mode a stopped server stays stopped, and its holder gives the lock back. (HA rules 23, EC 188)"""
+    if not w.paused:
+        return None
+    if w.is_holder:
+        return end(ReleaseLease(), because="paused and PostgreSQL is not running: giving the lock back")
+    return rest(because="paused: PostgreSQL stays stopped")
+
+
+def start_failed(w: World) -> Decision | None:
+    """The attempt to start a crashed primary failed: tell, and give the lock away. (HA rules 13.4, EC 83)"""
+    result = w.ended(TaskKind.START_PRIMARY)
+    if not (w.memory.recovering and result is not None):
+        return None
+    because = f"the server could not be started as a primary: {result.error or 'it is not running'}"
+    if w.is_holder:
+        return act(SetRole(Role.DEMOTED), SetRewind(RewindState.CHECK), ReleaseLease(), because=because + "; giving the lock away")
+    return act(SetRole(Role.DEMOTED), SetRewind(RewindState.CHECK), because=because)
+
+
+def restartable(w: World) -> bool:
+    """The agent saw this primary running, and its data directory can simply be started again. (HA rules 13.2)"""
+    control = w.node.control
+    return w.crashed and w.node.role is Role.PRIMARY and not w.node.recovery_files \
+        and control is not None and control.state in RESTARTABLE
+
+
+def fail_over_at_once(w: World) -> Decision | None:
+    """``primary_start_timeout`` 0: a crashed primary is not restarted while another could lead. (HA rules 13.1, EC 82)"""
+    able = any(m.running and m.api_url and not m.tags.nofailover for m in w.others)
+    if w.holds and restartable(w) and w.settings.primary_start_timeout == 0 and able:
+        return act(BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because="it crashed and primary_start_timeout is 0")
+    return None
+
+
+def restart_as_primary(w: World) -> Decision | None:
+    """A crashed primary whose lock is proven is started again on the same timeline, once. (HA rules 13.2, EC 80, 81)"""
+    if w.holds and restartable(w) and not w.memory.recovering:
+        limit = w.settings.primary_start_timeout or 300
+        return end(StartServer(Role.PRIMARY, timeout_s=limit, after_crash=True),
+                   because="PostgreSQL crashed; the lock is proven, so it is started again as the primary")
+    return None
+
+
+def failed_recently(w: World) -> Decision | None:
+    """One attempt per ``loop_wait``, no tight loop. (EC 86)"""
+    if w.cooling_down:
+        error = w.memory.last_result.error if w.memory.last_result else ""
+        return rest(because=f"the last attempt failed ({error}); the next begins soon", wake_after=w.cooling_down)
+    return None
+
+
+def start_to_promote(w: World) -> Decision | None:
+    """I hold the lock with a stopped server: start it in recovery; it is promoted once it is up. (HA rules 13.3)"""
+    if w.holds:
+        return end(SetRewind(RewindState.INITIAL), StartServer(Role.REPLICA),
+                   because="the lock is mine and PostgreSQL is down: starting it in recovery, to be promoted")
+    return None
+
+
+def check_first(w: World) -> Decision | None:
+    """Before dead PostgreSQL follows somebody, its history is compared. (HA rules 12.1)"""
+    if w.memory.rewind is RewindState.INITIAL and w.leader_upstream is not None:
+        return act(SetRewind(RewindState.CHECK), because="it must be known whether this server has diverged")
+    return None
+
+
+def wait_for_comparison(w: World) -> Decision | None:
+    """A leader exists but cannot be compared with yet: wait a bounded time. (HA rules 17.6, EC 229)"""
+    if divergence.still_undecided(w):
+        return rest(because=f"waiting until {w.cluster.leader} can be compared with", wake_after=0.2)
+    return None
+
+
+def start_as_standby(w: World) -> Decision | None:
+    """Start as a standby of the leader, or of nobody while there is none. (HA rules 13.3, 11.1)"""
+    source = upstream(w)
+    whom = f"of {source.name}" if source else "of nobody yet"
+    return end(StartServer(Role.REPLICA, source), because=f"starting as a standby {whom}")
+
+
+DOWN = Table("down", renew, paused, start_failed, fail_over_at_once, restart_as_primary, failed_recently, start_to_promote,
+             check_first, divergence.compare, divergence.judge, divergence.undecided, divergence.rewind, divergence.copy_anew,
+             wait_for_comparison, start_as_standby)

@@ -1,0 +1,69 @@
+"""I hold the lock and PostgreSQL runs. (HA rules 8)"""
+
+from __future__ import annotations
+
+from pgcore.decide import switchover
+from pgcore.decide.lease import renew
+from pgcore.decide.table import Table
+from pgcore.model.actions import BeginDemotion, DemoteMode, Phase, Promote, ReleaseLease, RewindState, SetRewind, SetRole
+from pgcore.model.basics import Role
+from pgcore.model.decision import Decision, act, end, rest
+from pgcore.model.node import TaskKind
+from pgcore.model.world import World
+
+
+def paused_without_primary(w: World) -> Decision | None:
+    """Paused, and not a primary: give the lock back, unless a request names me. (HA rules 8.1, EC 75)"""
+    if not w.paused or w.node.is_primary:
+        return None
+    request = w.cluster.failover
+    if request is not None and request.candidate == w.me:
+        return rest(because="paused: waiting for the manual promotion")
+    return end(ReleaseLease(), because="paused and this server is not a primary: giving the lock back")
+
+
+def refused(w: World) -> Decision | None:
+    """The lock is lost: stop accepting writes at once and leave the lock alone. (HA rules 8.2, EC 1)"""
+    if w.refused and w.node.is_primary and not w.paused:
+        return act(BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP), because=f"the store refused the renewal: the lock is {w.lease}")
+    return None
+
+
+def refused_standby(w: World) -> Decision | None:
+    """The lock is lost before the promotion, or in maintenance mode: do nothing with it. (HA rules 8.2)"""
+    if w.refused:
+        return end(because=f"the store refused the renewal: the lock is {w.lease}", wake_after=0.1)
+    return None
+
+
+def promotion_failed(w: World) -> Decision | None:
+    """The promotion did not succeed: give the lock away and stand back for ttl. (HA rules 8.5, EC 55)"""
+    result = w.ended(TaskKind.PROMOTE)
+    if result is not None and not result.ok and not w.node.is_primary:
+        return end(SetRole(Role.REPLICA), ReleaseLease(), because=f"the promotion failed: {result.error}")
+    return None
+
+
+def promote(w: World) -> Decision | None:
+    """The lock is proven and this server is a standby: promote it. (HA rules 8.5)"""
+    if w.holds and not w.node.is_primary and w.node.running:
+        limit = float(w.settings.primary_start_timeout or 300)
+        return end(SetRewind(RewindState.INITIAL), SetRole(Role.PROMOTED), Promote(limit),
+                   because=f"the lock is mine and this server is a standby at {w.node.position}: promoting")
+    return None
+
+
+def become_primary(w: World) -> Decision | None:
+    """It is a primary, so its role says so; covers a promotion by hand. (HA rules 8.5)"""
+    if w.node.is_primary and w.node.role is not Role.PRIMARY:
+        return act(SetRole(Role.PRIMARY), because="the server is a primary and the lock is mine")
+    return None
+
+
+def keep(w: World) -> Decision | None:
+    """Everything is as it should be."""
+    return rest(because="I am the leader with the lock")
+
+
+LEADER = Table("leader", renew, paused_without_primary, refused, refused_standby, promotion_failed, promote, become_primary,
+               *switchover.HOLDER_RULES, keep)

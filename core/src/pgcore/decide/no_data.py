@@ -1,0 +1,94 @@
+"""The data directory is empty or cannot be read: bootstrap, clone, or wait. (HA rules 4.10, 6.1)"""
+
+from __future__ import annotations
+
+from pgcore.decide.table import Table
+from pgcore.decide.upstream import clone_source
+from pgcore.model.actions import (
+    Bootstrap,
+    BootstrapPhase,
+    ClaimInitialize,
+    Clone,
+    EnterBootstrap,
+    ReleaseLease,
+    SetRole,
+    StopMode,
+    StopServer,
+)
+from pgcore.model.basics import Role
+from pgcore.model.decision import Decision, act, end, rest
+from pgcore.model.node import DataDir
+from pgcore.model.world import World
+
+
+def orphan(w: World) -> Decision | None:
+    """A postmaster still runs although its data directory is gone: stop it. (EC 11)"""
+    if w.node.running and not w.busy:
+        return end(SetRole(Role.UNINITIALIZED), StopServer(StopMode.IMMEDIATE, w.settings.timing.retry_timeout),
+                   because="the data directory is gone or unreadable but its postmaster still runs")
+    return None
+
+
+def give_lock_back(w: World) -> Decision | None:
+    """I hold the lock without data: give it back first, clone in a later beat. (HA rules 4.10, EC 14)"""
+    if w.is_holder:
+        return end(SetRole(Role.UNINITIALIZED), ReleaseLease(), because="the lock names me but the data directory is empty")
+    return None
+
+
+def unreadable(w: World) -> Decision | None:
+    """The directory cannot be read: touch nothing. (EC 12, 179)"""
+    if w.node.data_dir is DataDir.UNREADABLE:
+        return rest(because="the data directory cannot be read: check its owner, its mode and its mount", wake_after=5.0)
+    return None
+
+
+def paused(w: World) -> Decision | None:
+    """Nothing is created in maintenance mode. (HA rules 23)"""
+    return rest(because="the data directory is empty; paused, so nothing is created") if w.paused else None
+
+
+def failed_recently(w: World) -> Decision | None:
+    """The last attempt failed a moment ago: pause before the next."""
+    if w.cooling_down:
+        return rest(because="the last attempt failed; the next begins soon", wake_after=w.cooling_down)
+    return None
+
+
+def claim(w: World) -> Decision | None:
+    """No cluster exists: win the right to create it. (HA rules 6.1, EC 172)"""
+    allowed = w.settings.has_bootstrap and not w.settings.tags.nofailover
+    if w.cluster.unlocked and w.cluster.initialize is None and allowed:
+        return act(ClaimInitialize(), EnterBootstrap(BootstrapPhase.CREATE), Bootstrap(),
+                   because="no cluster of this scope exists and this node may create it")
+    return None
+
+
+def clone(w: World) -> Decision | None:
+    """The cluster has a leader: copy from it or from a willing replica. (HA rules 6.1, 6.3)"""
+    source = clone_source(w)
+    if not w.cluster.unlocked and source is not None:
+        return end(SetRole(Role.UNINITIALIZED), Clone(w.upstream_of(source)),
+                   because=f"the data directory is empty; copying from {source.name} (leader {w.cluster.leader})")
+    return None
+
+
+def clone_without_leader(w: World) -> Decision | None:
+    """No leader, but a method needs none; forbidden while somebody bootstraps. (HA rules 6.1)"""
+    if w.cluster.unlocked and w.settings.leaderless_methods and w.cluster.initialize != "":
+        return end(Clone(None), because="the data directory is empty, there is no leader, and a method works without one")
+    return None
+
+
+def wait(w: World) -> Decision | None:
+    """Somebody else must come first."""
+    if w.cluster.initialize == "":
+        return rest(because="another node is creating the cluster", wake_after=2.0)
+    if not w.cluster.unlocked:
+        return rest(because=f"waiting for the member card of the leader {w.cluster.leader}", wake_after=1.0)
+    if w.cluster.initialize is None and not w.settings.has_bootstrap:
+        return rest(because="no cluster exists, and without a bootstrap section this node does not create one", wake_after=2.0)
+    return rest(because="the data directory is empty; waiting for a leader to copy from", wake_after=2.0)
+
+
+NO_DATA = Table("no_data", orphan, give_lock_back, unreadable, paused, failed_recently, claim, clone, clone_without_leader, wait)

@@ -1,0 +1,141 @@
+"""Nobody holds the lock and PostgreSQL runs: may I take it? Every gate is one rule that may stop me. (HA rules 15)"""
+
+from __future__ import annotations
+
+from pgcore.decide import switchover
+from pgcore.decide.candidates import lag_behind_status
+from pgcore.decide.table import Table
+from pgcore.model.actions import (
+    AcquireLease,
+    BeginDemotion,
+    DemoteMode,
+    Phase,
+    PollPeers,
+    ReadCluster,
+    RewindState,
+    SetRewind,
+)
+from pgcore.model.decision import Decision, act, rest
+from pgcore.model.world import PeerView, World
+
+AGAIN_S = 1.0
+
+
+def failed_before(w: World) -> Decision | None:
+    """I gave the lock up less than ttl ago because my promotion failed: others first. (HA rules 15.1.1)"""
+    at = w.memory.promotion_failed_at
+    if at is not None and w.now - at < w.settings.timing.ttl:
+        return rest(because="my promotion failed a moment ago: standing back for ttl", wake_after=AGAIN_S)
+    return None
+
+
+def outdated_primary(w: World) -> Decision | None:
+    """A primary on an older timeline than the cluster's: somebody was promoted since. (HA rules 15.2, EC 3)"""
+    own = w.node.timeline or w.memory.last_timeline
+    if w.node.is_primary and not w.paused and own is not None and own < w.cluster.timeline:
+        return act(BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
+                   because=f"this primary is on timeline {own}, the cluster is on {w.cluster.timeline}")
+    return None
+
+
+def primary_takes_it(w: World) -> Decision | None:
+    """A running primary on the newest timeline takes the free lock back. (HA rules 15.2, EC 4, 17, 29)"""
+    if w.node.is_primary:
+        return act(AcquireLease(), ReadCluster(), because="the lock is free and this server is the primary")
+    return None
+
+
+def paused(w: World) -> Decision | None:
+    """In maintenance mode no standby races. (HA rules 23, EC 190)"""
+    return rest(because="paused: the lock is free but no standby takes it") if w.paused else None
+
+
+def nofailover(w: World) -> Decision | None:
+    """Tagged ``nofailover``: never races; the new leader may be behind, so the history is compared. (HA rules 15.5, EC 54)"""
+    if not w.settings.tags.nofailover:
+        return None
+    if w.memory.rewind in (RewindState.INITIAL, RewindState.NOT_NEED):
+        return act(SetRewind(RewindState.CHECK), because="the lock is free; tagged nofailover")
+    return rest(because="the lock is free; tagged nofailover, so others race", wake_after=AGAIN_S)
+
+
+def unanswering(w: World) -> Decision | None:
+    """The server does not tell its position. (HA rules 15.1)"""
+    if w.node.position is None:
+        return rest(because="the lock is free but the own WAL position is unknown", wake_after=AGAIN_S)
+    return None
+
+
+def not_synchronous(w: World) -> Decision | None:
+    """Synchronous replication is in force and this node is not part of it. (HA rules 15.1.10)"""
+    if w.cluster.sync.active and w.cluster.sync.quorum == 0 and not w.cluster.sync.covers(w.me):
+        return rest(because="synchronous replication is active and this node is not in /sync", wake_after=AGAIN_S)
+    return None
+
+
+def lagging(w: World) -> Decision | None:
+    """Further behind the last known position than allowed. (HA rules 15.3.1, EC 41)"""
+    lag, allowed = lag_behind_status(w), w.settings.maximum_lag_on_failover
+    if lag > allowed:
+        return rest(because=f"{lag} bytes behind the last known position of the leader, maximum_lag_on_failover is {allowed}",
+                    wake_after=AGAIN_S)
+    return None
+
+
+def old_timeline(w: World) -> Decision | None:
+    """Own timeline is known and older than the cluster's. (HA rules 15.3.2, 30.9; unknown counts only with check_timeline)"""
+    own = w.node.timeline or w.memory.last_timeline
+    if (own is not None and own < w.cluster.timeline) or (own is None and w.settings.check_timeline):
+        return rest(because=f"own timeline {own or 'unknown'}, cluster timeline {w.cluster.timeline}", wake_after=AGAIN_S)
+    return None
+
+
+def ask_peers(w: World) -> Decision | None:
+    """Everybody known is asked for role and position. (HA rules 15.3)"""
+    peers = w.known_peers()
+    if w.peers is None and peers:
+        return act(PollPeers(peers), because="the lock is free; asking " + ", ".join(m.name for m in peers))
+    return None
+
+
+def _answers(w: World) -> list[PeerView]:
+    return [p for _, p in sorted((w.peers or {}).items()) if p.reachable]
+
+
+def primary_alive(w: World) -> Decision | None:
+    """Somebody runs as a primary: never promote beside it, whatever its tags. (HA rules 15.3.3, 30.3, EC 46)"""
+    for peer in _answers(w):
+        if peer.is_primary:
+            return rest(because=f"{peer.name} still runs as a primary", wake_after=AGAIN_S / 2)
+    return None
+
+
+def peer_ahead(w: World) -> Decision | None:
+    """An eligible peer has more WAL. (HA rules 15.3.3, EC 43)"""
+    assert w.node.position is not None
+    for peer in _answers(w):
+        if not peer.nofailover and not peer.watchdog_failed and peer.position > w.node.position:
+            return rest(because=f"{peer.name} is ahead: {peer.position} against {w.node.position}", wake_after=AGAIN_S)
+    return None
+
+
+def peer_preferred(w: World) -> Decision | None:
+    """An eligible peer is as far and has a higher priority; not the former leader. (HA rules 15.3.3, EC 44)"""
+    former = w.memory.old_cluster.leader if w.memory.old_cluster else None
+    mine = w.settings.tags.failover_priority
+    for peer in _answers(w):
+        equal = not peer.nofailover and not peer.watchdog_failed and peer.position == w.node.position
+        if equal and peer.failover_priority > mine and peer.name != former:
+            return rest(because=f"{peer.name} is as far and has priority {peer.failover_priority} against {mine}", wake_after=AGAIN_S / 2)
+    return None
+
+
+def acquire(w: World) -> Decision | None:
+    """Nothing speaks against me: the atomic create of the lock decides. (HA rules 15.3, 15.4, EC 42)"""
+    heard = ", ".join(f"{p.name} at {p.position}" for p in _answers(w)) or "nobody else answers"
+    return act(AcquireLease(), because=f"healthy at {w.node.position} ({heard}): taking the lock")
+
+
+RACE = Table("race", failed_before, outdated_primary, primary_takes_it, paused, nofailover, unanswering,
+             *switchover.RACE_RULES, not_synchronous, lagging, old_timeline, ask_peers, primary_alive, peer_ahead,
+             peer_preferred, acquire)

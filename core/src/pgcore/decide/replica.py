@@ -1,0 +1,94 @@
+"""Somebody else holds the lock and PostgreSQL runs. (HA rules 11)"""
+
+from __future__ import annotations
+
+from pgcore.decide import divergence
+from pgcore.decide.table import Table
+from pgcore.decide.upstream import upstream
+from pgcore.model.actions import (
+    BeginDemotion,
+    CompareRecovery,
+    DemoteMode,
+    FollowByReload,
+    FollowByRestart,
+    Phase,
+    RewindState,
+    SetRewind,
+    SetRole,
+)
+from pgcore.model.basics import Role
+from pgcore.model.decision import Decision, act, end, rest
+from pgcore.model.world import World
+
+
+def paused_primary(w: World) -> Decision | None:
+    """In maintenance mode a second primary is left alone. (HA rules 11.2.1)"""
+    return rest(because="paused: this primary runs without the lock") if w.paused and w.node.is_primary else None
+
+
+def second_primary(w: World) -> Decision | None:
+    """Another node holds the lock: a primary here stops at once. (HA rules 11.2.2, EC 5)"""
+    if w.node.is_primary:
+        return act(BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP), because=f"{w.cluster.leader} holds the lock")
+    return None
+
+
+def become_replica(w: World) -> Decision | None:
+    """A standby under another leader is a replica."""
+    if w.node.role is not Role.REPLICA:
+        return act(SetRole(Role.REPLICA), because=f"a standby of {w.cluster.leader}")
+    return None
+
+
+def timeline_grew(w: World) -> Decision | None:
+    """The leader is on a newer timeline and this standby does not stream it: compare histories. (HA rules 11.2.7, EC 107)"""
+    leader = w.cluster.leader_member
+    own = w.node.timeline or w.memory.last_timeline
+    behind = leader is not None and leader.timeline is not None and own is not None and own < leader.timeline
+    if behind and w.node.replication_state != "streaming" and w.memory.rewind in (RewindState.INITIAL, RewindState.NOT_NEED):
+        return act(SetRewind(RewindState.CHECK), because=f"{w.cluster.leader} is on timeline {leader.timeline}, this server on {own}")  # type: ignore[union-attr]
+    return None
+
+
+def compare_recovery(w: World) -> Decision | None:
+    """Look whether the recovery settings fit the upstream. (HA rules 11.3)"""
+    if w.recovery_change is None and w.node.answering:
+        return act(CompareRecovery(upstream(w), Role.REPLICA), because="comparing the recovery settings")
+    return None
+
+
+def follow_by_restart(w: World) -> Decision | None:
+    """The upstream changed in a way only a restart can apply. (HA rules 11.2.7)"""
+    source = upstream(w)
+    if w.recovery_change == "restart" and not w.cooling_down:
+        return end(SetRewind(RewindState.CHECK), FollowByRestart(source, Role.REPLICA), because=_whom(w))
+    return None
+
+
+def follow_by_reload(w: World) -> Decision | None:
+    """The upstream changed: point the WAL receiver at it. (HA rules 11.2.7)"""
+    if w.recovery_change == "reload":
+        return act(FollowByReload(upstream(w), Role.REPLICA), SetRewind(RewindState.CHECK), because=_whom(w))
+    return None
+
+
+def _whom(w: World) -> str:
+    source = upstream(w)
+    return f"following {source.name} at {source.host}:{source.port}" if source else "following nobody"
+
+
+def not_streaming(w: World) -> Decision | None:
+    """The comparison is open, or the stream is not up yet: look again soon."""
+    if divergence.still_undecided(w) or (w.node.replication_state != "streaming" and not w.settings.tags.nostream):
+        return rest(because=f"a replica of {w.cluster.leader}, not streaming yet", wake_after=1.0)
+    return None
+
+
+def keep(w: World) -> Decision | None:
+    """A secondary that follows its leader."""
+    return rest(because=f"a replica following the leader {w.cluster.leader}")
+
+
+REPLICA = Table("replica", paused_primary, second_primary, become_replica, timeline_grew, divergence.compare, divergence.judge,
+                divergence.undecided, divergence.rewind, divergence.copy_anew, compare_recovery, follow_by_restart,
+                follow_by_reload, not_streaming, keep)

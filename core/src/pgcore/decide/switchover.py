@@ -1,0 +1,216 @@
+"""Requests in ``/failover``: what the holder does with them, and what they mean in the race. (HA rules 16)"""
+
+from __future__ import annotations
+
+from pgcore.decide.candidates import could_lead, describe, fit
+from pgcore.model.actions import (
+    AcquireLease,
+    BeginDemotion,
+    DemoteMode,
+    NoteRequest,
+    Phase,
+    PollPeers,
+    Refuse,
+    WriteFailover,
+)
+from pgcore.model.cluster import FailoverRequest
+from pgcore.model.decision import Decision, act, rest
+from pgcore.model.world import World
+
+STREAM_WAIT_S = 10.0
+"""How long a request waits for its candidate to begin streaming before it is refused."""
+
+
+def _refuse(request: FailoverRequest, reason: str) -> Decision:
+    return act(Refuse(reason), WriteFailover(version=request.version), because="request dropped: " + reason)
+
+
+# -- on the holder (HA rules 16.2) ---------------------------------------------------------------------------------------
+
+def _due(w: World) -> FailoverRequest | None:
+    """The request that must be dealt with now: present, on a primary, scheduled for no later than now."""
+    request = w.cluster.failover
+    if request is None or not w.node.is_primary or w.refused:
+        return None
+    if request.scheduled_at and (request.due_at is None or request.due_at > w.wall):
+        return None
+    return request
+
+
+def unreadable_schedule(w: World) -> Decision | None:
+    """A schedule without a time zone, or garbage: drop it. (EC 71)"""
+    request = w.cluster.failover
+    if request is not None and request.scheduled_at and request.due_at is None:
+        return _refuse(request, f"the schedule {request.scheduled_at!r} cannot be read")
+    return None
+
+
+def stale_schedule(w: World) -> Decision | None:
+    """Found more than one and a half loops too late: drop it. (HA rules 24.3, EC 70)"""
+    request = w.cluster.failover
+    if request is not None and request.due_at is not None and request.due_at + 1.5 * w.settings.timing.loop_wait < w.wall:
+        return _refuse(request, f"it was scheduled for {request.scheduled_at}, which is too long ago")
+    return None
+
+
+def scheduled(w: World) -> Decision | None:
+    """Due within this loop: wake exactly then. (EC 70)"""
+    request = w.cluster.failover
+    if request is not None and request.due_at is not None and 0 < request.due_at - w.wall <= w.settings.timing.loop_wait:
+        return rest(because=f"a switchover is scheduled for {request.scheduled_at}", wake_after=request.due_at - w.wall)
+    return None
+
+
+def wrong_leader(w: World) -> Decision | None:
+    """It names another leader. (HA rules 16.2, EC 69)"""
+    request = _due(w)
+    if request is not None and request.leader not in (None, w.me):
+        return _refuse(request, f"it names the leader {request.leader}, but the leader is {w.me}")
+    return None
+
+
+def candidate_is_leader(w: World) -> Decision | None:
+    """It names me as the candidate. (HA rules 16.2, EC 69)"""
+    request = _due(w)
+    if request is not None and request.candidate == w.me:
+        return _refuse(request, f"the candidate {w.me} is already the leader")
+    return None
+
+
+def paused_without_candidate(w: World) -> Decision | None:
+    """In maintenance mode a candidate must be named. (HA rules 16.2, EC 73)"""
+    request = _due(w)
+    if request is not None and w.paused and not request.candidate:
+        return _refuse(request, "in maintenance mode a candidate must be named")
+    return None
+
+
+def no_candidate(w: World) -> Decision | None:
+    """Nobody could take over. (HA rules 16.5, EC 68)"""
+    request = _due(w)
+    if request is not None and not could_lead(w, request):
+        named = f"the candidate {request.candidate} is not a member that may lead" if request.candidate else "no other member may lead"
+        return _refuse(request, named)
+    return None
+
+
+def ask_candidates(w: World) -> Decision | None:
+    """Ask those who could take over. (HA rules 16.5)"""
+    request = _due(w)
+    if request is not None and w.peers is None:
+        return act(PollPeers(could_lead(w, request)), because="a switchover is asked for; asking the candidates")
+    return None
+
+
+def _good(w: World, request: FailoverRequest) -> tuple[str, ...]:
+    position = w.node.position or 0
+    return tuple(m.name for m in could_lead(w, request)
+                 if fit(peer := (w.peers or {}).get(m.name)) and peer is not None
+                 and position - peer.position <= w.settings.maximum_lag_on_failover)
+
+
+def unfit_candidates(w: World) -> Decision | None:
+    """None of them answers, may lead, and is close enough. (HA rules 16.5, EC 68)"""
+    request = _due(w)
+    if request is not None and not _good(w, request):
+        return _refuse(request, "no good candidate: " + describe(w, [m.name for m in could_lead(w, request)]))
+    return None
+
+
+def _streaming(w: World, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that stream from this primary now, or cascade from a member that does."""
+    direct = {s.application_name for s in w.node.senders if s.state == "streaming"}
+
+    def reaches(name: str, hops: int = 0) -> bool:
+        member = w.cluster.member(name)
+        above = member.tags.replicatefrom if member else None
+        return name in direct or (bool(above) and hops < len(w.cluster.members) and reaches(str(above), hops + 1))
+
+    return tuple(name for name in names if reaches(name))
+
+
+def candidate_not_streaming(w: World) -> Decision | None:
+    """A candidate that answers but does not stream would stop the cluster for nothing: wait for it, bounded. (principles, safety 2)"""
+    request = _due(w)
+    if request is None or _streaming(w, _good(w, request)):
+        return None
+    names = ", ".join(_good(w, request))
+    if w.memory.request_seen is None or w.memory.request_seen[0] != request.version:
+        return act(NoteRequest(request.version), because=f"{names} does not stream from here yet")
+    waited = w.now - w.memory.request_seen[1]
+    if waited > STREAM_WAIT_S:
+        return _refuse(request, f"{names} did not stream from {w.me} within {STREAM_WAIT_S:.0f} s")
+    return rest(because=f"switchover: waiting until {names} streams ({waited:.1f} s)", wake_after=0.2)
+
+
+def hand_over(w: World) -> Decision | None:
+    """A good candidate streams: checkpoint, stop, and hand over to whoever has everything. (HA rules 16.2, 17)"""
+    request = _due(w)
+    if request is None:
+        return None
+    names = _streaming(w, _good(w, request))
+    what = "switchover" if request.is_switchover else "manual failover"
+    return act(BeginDemotion(DemoteMode.GRACEFUL, Phase.CHECKPOINT, names), because=f"{what} asked for; candidates: {describe(w, names)}")
+
+
+HOLDER_RULES = (unreadable_schedule, stale_schedule, scheduled, wrong_leader, candidate_is_leader, paused_without_candidate,
+                no_candidate, ask_candidates, unfit_candidates, candidate_not_streaming, hand_over)
+
+
+# -- in the race (HA rules 16.3) -------------------------------------------------------------------------------------------
+
+def _now(w: World) -> FailoverRequest | None:
+    request = w.cluster.failover
+    return None if request is None or request.scheduled_at else request
+
+
+def missing_wal(w: World) -> Decision | None:
+    """An orderly hand-over promotes nobody who lacks a byte of it. (principles, safety 2)"""
+    request, optime, position = _now(w), w.cluster.status.optime, w.node.position
+    orderly = request is not None and request.is_switchover and request.leader != w.me
+    if orderly and optime is not None and position is not None and position < optime:
+        return rest(because=f"switchover from {request.leader}: this node is at {position}, the hand-over at {optime}",  # type: ignore[union-attr]
+                    wake_after=0.5)
+    return None
+
+
+def asked_for_me(w: World) -> Decision | None:
+    """The request names me: take the lock. (HA rules 16.3.1, 30.10)"""
+    request = _now(w)
+    if request is not None and request.candidate == w.me:
+        return act(AcquireLease(), because=f"the request names this node; at {w.node.position}, timeline {w.node.timeline}, "
+                                           f"last known position of the leader {w.cluster.status.optime}")
+    return None
+
+
+def ask_candidate(w: World) -> Decision | None:
+    """The request names another: ask it, together with everybody else. (HA rules 16.3.2)"""
+    request = _now(w)
+    if request is not None and request.candidate and w.peers is None:
+        return act(PollPeers(w.known_peers()), because=f"the request names {request.candidate}; asking")
+    return None
+
+
+def candidate_first(w: World) -> Decision | None:
+    """The named candidate is well: leave the lock to it. (HA rules 16.3.2)"""
+    request = _now(w)
+    if request is not None and request.candidate and fit((w.peers or {}).get(request.candidate)):
+        return rest(because=f"the request names {request.candidate}, which is well: leaving the lock to it", wake_after=0.5)
+    return None
+
+
+def others_before_old_leader(w: World) -> Decision | None:
+    """I am the leader it moved away from: only if nobody else can. (HA rules 16.3.3, EC 64)"""
+    request = _now(w)
+    if request is None or request.leader != w.me:
+        return None
+    if w.peers is None and w.known_peers():
+        return act(PollPeers(w.known_peers()), because="a switchover away from this node was asked for; asking the others")
+    able = [name for name, peer in sorted((w.peers or {}).items())
+            if fit(peer) and name != request.candidate and peer.position >= (w.cluster.status.optime or 0)]
+    if able:
+        return rest(because=f"a switchover away from this node was asked for and {', '.join(able)} can take over", wake_after=1.0)
+    return None
+
+
+RACE_RULES = (missing_wal, asked_for_me, ask_candidate, candidate_first, others_before_old_leader)

@@ -1,0 +1,96 @@
+"""Repairs that must not delay the decision: adoption, status, history, settings, slots, the request that is done. (HA rules 4.14, 8)"""
+
+from __future__ import annotations
+
+from pgcore.decide import slots
+from pgcore.decide.table import Table
+from pgcore.model.actions import Adopt, ApplySettings, ReadHistory, RunCheckpoint, WriteFailover, WriteHistory, WriteStatus
+from pgcore.model.cluster import ClusterStatus, HistoryEntry
+from pgcore.model.decision import Decision, act
+from pgcore.model.world import World
+
+
+def _serving_leader(w: World) -> bool:
+    return w.holds and w.node.is_primary and w.node.answering and w.demotion is None
+
+
+def adopt(w: World) -> Decision | None:
+    """A server of this cluster runs and is now in this agent's charge. (HA rules 4.14, EC 219)"""
+    known = w.node.running and w.node.answering and not w.store_lost
+    if known and not w.memory.managed and w.bootstrapping is None:
+        return act(Adopt(), because="taking charge of the running server")
+    return None
+
+
+def request_done(w: World) -> Decision | None:
+    """The request that brought me the lock is fulfilled. (HA rules 15.4, EC 60)"""
+    request = w.cluster.failover
+    fulfilled = request is not None and not request.scheduled_at and request.leader != w.me \
+        and request.candidate in (None, w.me)
+    if w.holds and fulfilled and w.demotion is None and not w.paused:
+        return act(WriteFailover(), because="the switchover request is fulfilled")
+    return None
+
+
+def checkpoint_after_promotion(w: World) -> Decision | None:
+    """A fresh primary writes a checkpoint, so that others can rewind against it. (HA rules 8.4)"""
+    if _serving_leader(w) and w.memory.checkpoint_needed:
+        return act(RunCheckpoint(), because="first checkpoint after the promotion")
+    return None
+
+
+def status(w: World) -> Decision | None:
+    """Position and slots, right after the renewal, if they changed. (HA rules 8.2, dcs-layout 2.1)"""
+    if not _serving_leader(w) or w.node.position is None:
+        return None
+    value = ClusterStatus(w.node.position, slots.published(w), slots.retained(w))
+    if value == w.memory.written_status and value.optime == w.cluster.status.optime:
+        return None
+    return act(WriteStatus(value), because=f"position {value.optime}")
+
+
+def read_history(w: World) -> Decision | None:
+    """A new timeline: its history must be known to everybody. (HA rules 8.6)"""
+    timeline = w.node.timeline
+    if not _serving_leader(w) or timeline is None or w.memory.written_timeline == timeline or w.history is not None:
+        return None
+    if timeline > 1:
+        return act(ReadHistory(timeline), because=f"timeline {timeline} is new here")
+    if w.cluster.history:
+        return act(WriteHistory(()), because="on timeline 1, but /history is not empty")
+    return None
+
+
+def write_history(w: World) -> Decision | None:
+    """Merge the local history with what is stored: stored times and names stay. (HA rules 8.6)"""
+    local = w.history
+    if not _serving_leader(w) or not local or w.memory.written_timeline == w.node.timeline:
+        return None
+    stored = {(e.timeline, e.lsn): e for e in w.cluster.history or ()}
+    entries = [stored.get((e.timeline, e.lsn), e) for e in local if isinstance(e, HistoryEntry)]
+    limit = w.settings.max_timelines_history
+    merged = tuple(entries[-limit:] if limit else entries)
+    return act(WriteHistory(merged), because=f"{len(merged)} timelines ended before {w.node.timeline}")
+
+
+def apply_settings(w: World) -> Decision | None:
+    """The configuration changed: give it to the running server. (config 1.7)"""
+    if w.settings.server_stale and w.node.running and w.node.answering and not w.busy and w.bootstrapping is None and w.demotion is None:
+        return act(ApplySettings(), because="the configuration changed")
+    return None
+
+
+def member_slots(w: World) -> Decision | None:
+    """Physical slots for the other members. (HA rules 21.3)"""
+    locked = not w.cluster.unlocked
+    ready = w.node.running and w.node.answering and not w.busy and locked and not w.store_lost and w.demotion is None
+    if not ready or w.slots_done or (w.is_holder and not w.holds):
+        return None
+    change = slots.changes(w)
+    if change is None:
+        return None
+    parts = {"create": change.create, "drop": change.drop, "advance": tuple(change.advance)}
+    return act(change, because="; ".join(f"{verb} {', '.join(names)}" for verb, names in parts.items() if names))
+
+
+UPKEEP = Table("upkeep", adopt, request_done, checkpoint_after_promotion, status, read_history, write_history, apply_settings, member_slots)

@@ -1,0 +1,247 @@
+"""The only input of a rule: what is remembered, configured, observed and answered, and what time it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pgcore.model.actions import BootstrapPhase, DemoteMode, Outcome, Phase, RewindState
+from pgcore.model.basics import Instant, Lsn, Role, State
+from pgcore.model.cluster import ClusterStatus, ClusterView, Member
+from pgcore.model.node import DataDir, NodeView, TaskKind, TaskResult
+from pgcore.model.server import Upstream
+from pgcore.model.settings import Settings
+
+
+class LeaseState(StrEnum):
+    """My hold on the lock as far as this beat knows."""
+
+    UNKNOWN = "unknown"
+    """The store was not read, or did not answer."""
+    NONE = "none"
+    """Somebody else, or nobody, is named in the lock."""
+    UNRENEWED = "unrenewed"
+    """The lock names me, but this beat has not proven it yet."""
+    HELD = "held"
+    """The store confirmed during this beat that the lock is mine."""
+    GONE = "gone"
+    """My renewal was refused: the lock does not exist any more."""
+    TAKEN = "taken"
+    """My renewal was refused: another name holds it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """A member's fresh answer over REST. Unreachable, or without WAL fields: ``reachable`` is false (HA rules 1)."""
+
+    name: str
+    reachable: bool
+    is_primary: bool = False
+    position: Lsn = Lsn(0)  # noqa: RUF009
+    timeline: int | None = None
+    nofailover: bool = False
+    failover_priority: int = 1
+    watchdog_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderTimeline:
+    """What the leader said about its history. ``switches`` are (timeline, position where it ended), oldest first."""
+
+    timeline: int
+    in_recovery: bool
+    switches: tuple[tuple[int, Lsn], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Demotion:
+    """A demotion under way (HA rules 17): its mode, where it stands, since when, and who may take over."""
+
+    mode: DemoteMode
+    phase: Phase
+    began: Instant
+    since: Instant
+    candidates: tuple[str, ...] = ()
+    end: Lsn | None = None
+    """End of the shutdown checkpoint: what a candidate must have received."""
+    released: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrapping:
+    """The creation of a new cluster under way."""
+
+    phase: BootstrapPhase
+    since: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one heartbeat leaves for the next (HA rules 3, nothing else)."""
+
+    old_cluster: ClusterView | None = None
+    """The last view that had a leader, or the first view read."""
+    lease_until: Instant | None = None
+    """My lock is proven until here, counted from before the confirmed request was sent."""
+    rewind: RewindState = RewindState.INITIAL
+    undecided_since: Instant | None = None
+    """Since when the comparison with the leader has stayed open."""
+    recovering: bool = False
+    """A start of dead PostgreSQL was attempted; its outcome is due."""
+    procedure: Demotion | Bootstrapping | None = None
+    last_result: TaskResult | None = None
+    """How the last long action ended, until the next one begins."""
+    failed_at: Instant | None = None
+    """When a long action last failed; the next attempt waits for ``loop_wait``."""
+    promotion_failed_at: Instant | None = None
+    """When the lock was given up because a gate said no or the promotion failed (HA rules 15.1)."""
+    managed: bool = False
+    """This agent has taken charge of the server: a callback has been told (HA rules 3.15)."""
+    stopping: bool = False
+    """The agent was asked to end."""
+    was_paused: bool = False
+    checkpoint_needed: bool = False
+    """The checkpoint after my promotion has not been seen to end."""
+    request_seen: tuple[str, Instant] | None = None
+    """Version of the switchover request first seen, and when."""
+    refusal: str = ""
+    """Why the last request was not carried out."""
+    slots_seen: Mapping[str, Instant] = field(default_factory=dict)
+    """When each member slot was last wanted by a live member card."""
+    written_status: ClusterStatus | None = None
+    written_timeline: int | None = None
+    """Timeline whose history is known to be stored."""
+    last_timeline: int | None = None
+    """Own timeline as last observed while the server answered."""
+    last_position: Lsn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Memory + settings + node + cluster + the answers of this beat + now."""
+
+    settings: Settings
+    memory: Memory
+    now: Instant
+    wall: float
+    node: NodeView
+    cluster: ClusterView = field(default_factory=ClusterView)
+    store_lost: bool = False
+    lease: LeaseState = LeaseState.UNKNOWN
+    peers: Mapping[str, PeerView] | None = None
+    leader_timeline: LeaderTimeline | None = None
+    timeline_asked: bool = False
+    """The leader was asked for its timeline in this beat, answered or not."""
+    recovery_change: str | None = None
+    history: tuple[object, ...] | None = None
+    slots_done: bool = False
+    last: Outcome | None = None
+
+    # -- who I am ------------------------------------------------------------------------------------------------------
+
+    @property
+    def me(self) -> str:
+        """My member name."""
+        return self.settings.name
+
+    @property
+    def is_holder(self) -> bool:
+        """The lock names me, or was acquired in this beat."""
+        return self.cluster.leader == self.me
+
+    @property
+    def holds(self) -> bool:
+        """The lock was proven to be mine during this beat."""
+        return self.lease is LeaseState.HELD
+
+    @property
+    def refused(self) -> bool:
+        """The store told me in this beat that the lock is not mine any more."""
+        return self.lease in (LeaseState.GONE, LeaseState.TAKEN)
+
+    @property
+    def paused(self) -> bool:
+        """The cluster is in maintenance mode."""
+        return self.settings.paused
+
+    @property
+    def demotion(self) -> Demotion | None:
+        """The demotion under way, if that is the procedure."""
+        return self.memory.procedure if isinstance(self.memory.procedure, Demotion) else None
+
+    @property
+    def bootstrapping(self) -> Bootstrapping | None:
+        """The bootstrap under way, if that is the procedure."""
+        return self.memory.procedure if isinstance(self.memory.procedure, Bootstrapping) else None
+
+    @property
+    def busy(self) -> bool:
+        """A long action is running beside the heartbeat."""
+        return self.node.task is not None
+
+    def task_is(self, *kinds: TaskKind) -> bool:
+        """The running long action is one of these."""
+        return self.node.task is not None and self.node.task.kind in kinds
+
+    def ended(self, kind: TaskKind) -> TaskResult | None:
+        """How the last long action ended, if it was of this kind and none runs now."""
+        result = self.memory.last_result
+        return result if result is not None and result.kind is kind and not self.busy else None
+
+    @property
+    def cooling_down(self) -> float:
+        """Seconds to wait before a failed long action is tried again; 0 when it may begin."""
+        if self.memory.failed_at is None:
+            return 0.0
+        return max(0.0, self.memory.failed_at + min(self.settings.timing.loop_wait, 5) - self.now)
+
+    @property
+    def lease_left(self) -> float:
+        """Seconds for which my lock is still proven; 0 when it is not."""
+        return max(0.0, self.memory.lease_until - self.now) if self.memory.lease_until is not None else 0.0
+
+    @property
+    def has_data(self) -> bool:
+        """The data directory holds a cluster."""
+        return self.node.data_dir is DataDir.PRESENT
+
+    # -- others --------------------------------------------------------------------------------------------------------
+
+    @property
+    def others(self) -> tuple[Member, ...]:
+        """Every member but me."""
+        return tuple(m for m in self.cluster.members if m.name != self.me)
+
+    def known_peers(self) -> tuple[Member, ...]:
+        """Members of the last view with a leader and of the present one, by name, not me, with a REST URL (HA rules 15.3)."""
+        by_name = {m.name: m for view in (self.memory.old_cluster, self.cluster) if view for m in view.members}
+        return tuple(m for name, m in sorted(by_name.items()) if name != self.me and m.api_url)
+
+    def upstream_of(self, member: Member | None) -> Upstream | None:
+        """How to stream from this member, with my slot there; None when it cannot be followed."""
+        if member is None or member.address is None:
+            return None
+        host, port = member.address
+        slot = Member(self.me).slot if self.settings.use_slots else None
+        return Upstream(host, port, name=member.name, slot=slot)
+
+    @property
+    def leader_upstream(self) -> Upstream | None:
+        """The lock holder as an upstream, None when there is none but me."""
+        return None if self.is_holder else self.upstream_of(self.cluster.leader_member)
+
+    @property
+    def guard_armed(self) -> bool:
+        """The guard must stop this server when the lease ends: it is, or is becoming, a writable primary (architecture 11)."""
+        if self.paused or (self.demotion is not None and self.demotion.released):
+            return False
+        if self.bootstrapping is not None:
+            return False
+        serving = self.node.running and self.node.role in (Role.PRIMARY, Role.PROMOTED)
+        return serving or self.node.is_primary or self.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY)
+
+    @property
+    def crashed(self) -> bool:
+        """The agent itself saw the server running before it died."""
+        return self.node.state is State.CRASHED
