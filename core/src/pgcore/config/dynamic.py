@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from pgcore.config.document import equal, patch
@@ -35,6 +36,7 @@ CACHE_FILE = "patroni.dynamic.json"
 NEW_CLUSTER_TIMING = Timing(10, 3, 3)
 """Recorded for a cluster that pgcore makes, unless its bootstrap says otherwise."""
 
+NOTHING: Mapping[str, Json] = MappingProxyType({})
 _REMEDY = "correct it with pgcore edit-config"
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
 _SLOT_KEYS = ("permanent_replication_slots", "permanent_slots", "slots")
@@ -65,18 +67,21 @@ class Effective:
         return self.ha.synchronous_mode != "off" and self.standby_cluster is None
 
 
-class _Notes:
+class Notes:
     """Warnings and errors about one document."""
 
     def __init__(self, source: str) -> None:
+        """``source`` names the document in messages."""
         self.source = source
         self.warnings: list[ConfigError] = []
         self.errors: list[ConfigError] = []
 
     def warn(self, path: str, problem: str, hint: str) -> None:
+        """Note something that is not in force as it was written."""
         self.warnings.append(ConfigError(path, problem, hint, self.source))
 
     def fail(self, path: str, problem: str, hint: str = _REMEDY) -> None:
+        """Note something that makes the whole document unusable."""
         self.errors.append(ConfigError(path, problem, hint, self.source))
 
     def downgrade(self, errors: list[ConfigError]) -> None:
@@ -93,26 +98,39 @@ def effective(local: LocalConfig, document: Mapping[str, Json] | None, *, server
     is in force and the caller keeps what it had. That is so for timing that is no number, for a ``postgresql``, ``parameters``,
     ``slots`` or ``ignore_slots`` of the wrong shape, and for a wrong ``standby_cluster``, because the default would promote it.
     """
-    notes = _Notes("dynamic configuration")
+    notes = Notes("dynamic configuration")
     if document is None:
         document = initial_document(local, ttl_floor=ttl_floor)
+    own = local.tree.get("postgresql") or {}
+    result = read_document(document, notes, own=own, own_parameters=local.postgresql.parameters, server_major=server_major,
+                           patroni_present=patroni_present, ttl_floor=ttl_floor)
+    if notes.errors:
+        raise ConfigErrors(notes.errors)
+    return replace(result, warnings=tuple(notes.warnings))
+
+
+def read_document(document: Any, notes: Notes, *, own: Mapping[str, Json] = NOTHING,
+                  own_parameters: Mapping[str, Json] = NOTHING, server_major: int | None = None,
+                  patroni_present: bool = False, ttl_floor: int = MIN_TTL) -> Effective:
+    """Read every part of a document under the local ``postgresql`` section ``own``; all mistakes go to ``notes``.
+
+    The result is good only if ``notes`` holds no errors.
+    """
     if not isinstance(document, Mapping):
-        raise ConfigErrors([ConfigError("", "wants a mapping of keys", _REMEDY, notes.source)])
+        notes.fail("", "wants a mapping of keys")
+        document = {}
     timing = _timing(document, notes, patroni_present, ttl_floor)
     standby_cluster = _standby_cluster(document.get("standby_cluster"), notes)
     slots = _slots(document, notes)
     ignore_slots = _ignore_slots(document.get("ignore_slots"), notes)
     ha = _ha(document, notes, server_major)
-    tree = _postgresql(local, document.get("postgresql"), notes)
+    tree = _postgresql(own, own_parameters, document.get("postgresql"), notes)
     _unknown(document, notes)
-    if notes.errors:
-        raise ConfigErrors(notes.errors)
     parsed = parse_fields(SharedPostgresql, tree, "postgresql", notes.source, unknown="ignore")
-    return Effective(document, timing, ha, standby_cluster, slots, ignore_slots, SharedPostgresql(**parsed.values), tree,
-                     tuple(notes.warnings))
+    return Effective(document, timing, ha, standby_cluster, slots, ignore_slots, SharedPostgresql(**parsed.values), tree)
 
 
-def _timing(document: Mapping[str, Json], notes: _Notes, patroni_present: bool, ttl_floor: int) -> Timing:
+def _timing(document: Mapping[str, Json], notes: Notes, patroni_present: bool, ttl_floor: int) -> Timing:
     """Absent keys count 30, 10, 10, as with the predecessor: every member must compute the same (config 1.5)."""
     numbers = {}
     for key, default in (("ttl", DEFAULT_TTL), ("loop_wait", DEFAULT_LOOP_WAIT), ("retry_timeout", DEFAULT_RETRY_TIMEOUT)):
@@ -131,7 +149,7 @@ def _timing(document: Mapping[str, Json], notes: _Notes, patroni_present: bool, 
     return fitted
 
 
-def _ha(document: Mapping[str, Json], notes: _Notes, server_major: int | None) -> DynamicSection:
+def _ha(document: Mapping[str, Json], notes: Notes, server_major: int | None) -> DynamicSection:
     parsed = parse_fields(DynamicSection, document, "", notes.source, unknown="ignore")
     notes.downgrade(parsed.errors)
     notes.warnings += parsed.warnings
@@ -143,7 +161,7 @@ def _ha(document: Mapping[str, Json], notes: _Notes, server_major: int | None) -
     return section
 
 
-def _standby_cluster(value: Any, notes: _Notes) -> StandbyClusterSection | None:
+def _standby_cluster(value: Any, notes: Notes) -> StandbyClusterSection | None:
     """The section if it makes this a standby cluster: host, port or restore_command is set (config 11)."""
     if value is None or value == {}:
         return None
@@ -158,7 +176,7 @@ def _standby_cluster(value: Any, notes: _Notes) -> StandbyClusterSection | None:
     return None
 
 
-def _slots(document: Mapping[str, Json], notes: _Notes) -> dict[str, Mapping[str, Json]]:
+def _slots(document: Mapping[str, Json], notes: Notes) -> dict[str, Mapping[str, Json]]:
     key = next((key for key in _SLOT_KEYS if document.get(key)), None)
     if key is None:
         return {}
@@ -174,7 +192,7 @@ def _slots(document: Mapping[str, Json], notes: _Notes) -> dict[str, Mapping[str
     return slots
 
 
-def _slot(path: str, name: str, wanted: Any, notes: _Notes) -> Mapping[str, Json] | None:
+def _slot(path: str, name: str, wanted: Any, notes: Notes) -> Mapping[str, Json] | None:
     """One permanent slot by config 12.2, or None after a warning."""
     if not _SLOT_NAME.fullmatch(name):
         notes.warn(path, f"is no slot name: {name!r}; the slot is left out", "use a-z, 0-9 and _, at most 63 of them")
@@ -193,7 +211,7 @@ def _slot(path: str, name: str, wanted: Any, notes: _Notes) -> Mapping[str, Json
     return {**wanted, "type": kind}
 
 
-def _ignore_slots(value: Any, notes: _Notes) -> tuple[Mapping[str, Json], ...]:
+def _ignore_slots(value: Any, notes: Notes) -> tuple[Mapping[str, Json], ...]:
     if not value:
         return ()
     if not isinstance(value, list):
@@ -205,7 +223,7 @@ def _ignore_slots(value: Any, notes: _Notes) -> tuple[Mapping[str, Json], ...]:
     return good
 
 
-def _postgresql(local: LocalConfig, value: Any, notes: _Notes) -> dict[str, Json]:
+def _postgresql(own: Mapping[str, Json], own_parameters: Mapping[str, Json], value: Any, notes: Notes) -> dict[str, Json]:
     """The merged raw ``postgresql`` section without the local-only keys (config 1.3)."""
     dynamic = {} if value is None else value
     if not isinstance(dynamic, Mapping):
@@ -217,27 +235,26 @@ def _postgresql(local: LocalConfig, value: Any, notes: _Notes) -> dict[str, Json
     parsed = parse_fields(SharedPostgresql, dynamic, "postgresql", notes.source, unknown="ignore")
     notes.downgrade(parsed.errors)
     notes.warnings += parsed.warnings
-    names = key_names(SharedPostgresql)
+    names: dict[Any, str] = dict(key_names(SharedPostgresql))
     bad = {error.path.split(".")[1] for error in parsed.errors if "." in error.path}
     merged: dict[str, Json] = {}
     for key, setting in dynamic.items():
         if key in LOCAL_ONLY:
             notes.warn(f"postgresql.{key}", "has no effect in the dynamic configuration", "set it in the file of each node")
         elif key not in bad and setting is not None:
-            merged[names.get(key, key)] = setting
+            merged[str(names.get(key, key))] = setting
             near = None if key in names else nearest(str(key), names)
             if near:
                 notes.warn(f"postgresql.{key}", "is not a known key and has no effect", f"did you mean {near}?")
-    own = local.tree.get("postgresql") or {}
     # aliases first, so that the present name wins over them
     mine = {names.get(key, key): own[key] for key in sorted(own, key=lambda key: names.get(key, key) == key)
             if key not in key_names(PostgresqlSection) or key in names}
     merged |= {key: setting for key, setting in mine.items() if setting is not None and key not in ("parameters", "use_slots")}
-    merged["parameters"] = merge_parameters(dynamic.get("parameters") or {}, local.postgresql.parameters, notes.warn)
+    merged["parameters"] = merge_parameters(dynamic.get("parameters") or {}, own_parameters, notes.warn)
     return merged
 
 
-def _unknown(document: Mapping[str, Json], notes: _Notes) -> None:
+def _unknown(document: Mapping[str, Json], notes: Notes) -> None:
     known = DYNAMIC_ONLY | {"postgresql"}
     for key in document:
         if key not in known:

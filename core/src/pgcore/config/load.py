@@ -9,7 +9,7 @@ from typing import Any
 
 from pgcore.config.document import Places, patch, read_yaml
 from pgcore.config.environment import Environment, take_environment
-from pgcore.config.schema import is_section, key_names, parse_fields, parse_section
+from pgcore.config.schema import is_section, key_names, parse_fields, parse_section, partial_section
 from pgcore.config.sections import (
     CALLBACKS,
     DISTRIBUTION_OF,
@@ -93,7 +93,10 @@ class ClientConfig:
 
 @dataclass(slots=True)
 class Draft:
-    """A configuration being read: what could be parsed, and all that is wrong with it."""
+    """A configuration being read: what could be parsed, and all that is wrong with it.
+
+    While there are errors, required keys in ``sections`` may be None.
+    """
 
     origin: Origin
     tree: dict[str, Any] = field(default_factory=dict)
@@ -272,11 +275,10 @@ def _merge(draft: Draft, tree: Mapping[str, Any], places: Places) -> None:
 def _parse(draft: Draft, name: str, cls: type) -> None:
     value = draft.tree.get(name) if name else draft.tree
     open_ended = cls in (NodeSection, PostgresqlSection, BootstrapSection)
-    section, errors, warnings = parse_section(cls, value, name, draft.places, unknown="ignore" if open_ended else "warn")
-    draft.errors += errors
-    draft.warnings += warnings
-    if section is not None:
-        draft.sections[name] = section
+    parsed = parse_fields(cls, value, name, draft.places, unknown="ignore" if open_ended else "warn")
+    draft.errors += parsed.errors
+    draft.warnings += parsed.warnings
+    draft.sections[name] = partial_section(cls, parsed.values)
 
 
 def _optional(draft: Draft, name: str, cls: type) -> None:
@@ -321,13 +323,11 @@ def _legacy(draft: Draft) -> None:
 # -- checks over several keys ------------------------------------------------------------------------------------------------
 
 def _check_node(draft: Draft) -> None:
-    node = draft.sections.get("")
-    if node is None:
-        return
+    node = draft.sections[""]
     if node.name == PLACEHOLDER_NAME:
         draft.fail("name", "is reserved", "choose another name")
     for path, text in (("name", node.name), ("scope", node.scope)):
-        if not text.strip("/ ") or "/" in text:
+        if text is not None and (not text.strip() or "/" in text):
             draft.fail(path, f"wants a name without slashes, has {text!r}", "use letters, digits, - and _")
     for path, value, least in (("thread_pool_size", node.thread_pool_size, _MIN_THREADS),
                                ("thread_stack_size", node.thread_stack_size, _MIN_STACK)):
@@ -341,7 +341,7 @@ def _check_addresses(draft: Draft) -> None:
                                                  ("postgresql", "listen", 5432), ("postgresql", "connect_address", 5432),
                                                  ("postgresql", "proxy_address", 5432)]
     for name, key, default in wishes:
-        text = getattr(draft.sections.get(name), key, None)
+        text = getattr(draft.sections[name], key)
         if text is None:
             continue
         try:
@@ -361,9 +361,7 @@ def _check_postgresql(draft: Draft) -> None:
         return
     methods = raw.get("create_replica_methods") or raw.get("create_replica_method") or ()
     _unknown(draft, "postgresql", raw, key_names(PostgresqlSection), methods if isinstance(methods, Collection) else ())
-    section = draft.sections.get("postgresql")
-    if section is None:
-        return
+    section = draft.sections["postgresql"]
     if not section.authentication.replication.username:
         draft.fail("postgresql.authentication.replication.username", "is required but missing", "name the role that streams WAL")
     for event in section.callbacks:

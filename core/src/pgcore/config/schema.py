@@ -22,8 +22,8 @@ Source = str | Callable[[str], str]
 """Where a value came from: a file name, or a function from a path to ``file:line``."""
 
 _NUMBERS = (int, float)
-_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text", tuple: "a list", list: "a list",
-          Sequence: "a list", dict: "a mapping", Mapping: "a mapping"}
+_WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a text", tuple: "a list",
+                          list: "a list", Sequence: "a list", dict: "a mapping", Mapping: "a mapping"}
 
 
 def option(default: Any = dataclasses.MISSING, *, doc: str, factory: Any = dataclasses.MISSING, unit: str = "",
@@ -72,6 +72,13 @@ def parse_fields(cls: type, value: Any, path: str, source: Source, *, unknown: s
     else:
         reader.read(value, unknown)
     return Parsed(reader.values, reader.errors, reader.warnings)
+
+
+def partial_section(cls: type, values: Mapping[str, Any]) -> Any:
+    """The section with None for required keys that are missing: to go on looking for mistakes where there are some."""
+    missing = {field.name: None for field in dataclasses.fields(cls) if field.name not in values
+               and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING}
+    return cls(**missing, **values)
 
 
 def key_names(cls: type) -> dict[str, str]:
@@ -166,11 +173,10 @@ class _Reader:
         wanted, metadata = field_types(self.cls)[field.name], field.metadata
         section = next((kind for kind in alternatives(wanted) if is_section(kind)), None)
         if section is not None:
-            nested, errors, warnings = parse_section(section, value, path, self.source)
-            self.errors += errors
-            self.warnings += warnings
-            if not errors:
-                self.values[field.name] = nested
+            nested = parse_fields(section, value, path, self.source)
+            self.errors += nested.errors
+            self.warnings += nested.warnings
+            self.values[field.name] = partial_section(section, nested.values)
             return
         secret = metadata.get("secret", False)
         softened = _soften(wanted, value, metadata)
@@ -254,7 +260,7 @@ def describe(wanted: Any, metadata: Mapping[str, Any]) -> str:
     if metadata.get("choices"):
         return "one of " + ", ".join(metadata["choices"])
     kinds = [typing.get_origin(kind) or kind for kind in alternatives(wanted)]
-    text = " or ".join(_WORDS.get(kind) or getattr(kind, "__name__", str(kind)) for kind in kinds)
+    text = " or ".join(_WORDS.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
     minimum, maximum = metadata.get("minimum"), metadata.get("maximum")
     if minimum is not None and maximum is not None:
         text += f" from {minimum:g} to {maximum:g}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pgcore.config.schema import key_names, option
+from pgcore.config.schema import json_schema, key_names, option
 from pgcore.model.basics import Json
 
 DISTRIBUTION_OF: Mapping[str, str] = {
@@ -263,3 +263,19 @@ DYNAMIC_ONLY = frozenset({
     "ttl", "loop_wait", "retry_timeout", "standby_cluster", "slots", "permanent_slots", "permanent_replication_slots",
     "ignore_slots", *key_names(DynamicSection)})
 """Keys that have no effect in a local file (config 1.3)."""
+
+
+def configuration_schema(section_types: Mapping[str, type]) -> dict[str, Json]:
+    """The JSON Schema of a node's file with the sections of plugins; keys it does not know are allowed (custom methods, tags)."""
+    schema = json_schema(NodeSection)
+    sections: dict[str, type] = {"log": LogSection, "restapi": RestapiSection, "ctl": CtlSection, "postgresql": PostgresqlSection,
+                                 "bootstrap": BootstrapSection, "watchdog": WatchdogSection, "citus": CitusSection, **section_types}
+    schema["properties"] |= {name: json_schema(cls) for name, cls in sections.items()}
+    schema["properties"]["tags"] = {"type": "object", "description": "tags of this node; other names are custom tags"}
+    dynamic = json_schema(DynamicSection)
+    dynamic["properties"] |= {"standby_cluster": json_schema(StandbyClusterSection), "postgresql": json_schema(SharedPostgresql)}
+    for key in ("ttl", "loop_wait", "retry_timeout"):
+        dynamic["properties"][key] = {"type": "integer", "description": f"{key} in seconds"}
+    schema["properties"]["bootstrap"]["properties"]["dcs"] = dynamic
+    schema["required"] += ["restapi", "postgresql"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
