@@ -1,0 +1,139 @@
+"""Can a stranger build on us? Wheels in a fresh environment, a plugin of their own, and bad neighbours beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY = ROOT / "tests" / "downstream" / "dcs_file"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment that knows nothing of this checkout."""
+
+    path: Path
+
+    def run(self, *argv: str | Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+        program, *arguments = argv
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        return subprocess.run([self.path / "bin" / program, *arguments], capture_output=True, text=True, timeout=timeout_s,
+                              cwd=self.path, env=environment | {"COLUMNS": "200"}, check=False)
+
+    def must(self, *argv: str | Path) -> str:
+        done = self.run(*argv)
+        assert done.returncode == 0, f"{argv}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def pip_install(self, *what: str | Path) -> None:
+        self.must("python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *what)
+
+    def plugins(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in json.loads(self.must("pgcore", "plugins", "--format", "json"))}
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A wheel of every distribution, by the folder it was built from."""
+    target = tmp_path_factory.mktemp("wheels")
+    found = {}
+    for folder in (ROOT / "core", *(path.parent for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))), TOY):
+        built = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", target / folder.name, folder],
+                               capture_output=True, text=True, check=False)
+        assert built.returncode == 0, built.stdout + built.stderr
+        (found[folder.name],) = (target / folder.name).glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="session")
+def stranger(tmp_path_factory: pytest.TempPathFactory, wheels: dict[str, Path]) -> Environment:
+    """An environment with the core, its kit and the toy plugin."""
+    environment = Environment(tmp_path_factory.mktemp("stranger"))
+    venv.create(environment.path, with_pip=True)
+    environment.pip_install(f"{wheels['core']}[testing]", wheels["dcs_file"])
+    return environment
+
+
+def neighbour(environment: Environment, name: str, source: str) -> None:
+    """Installs a distribution with one module as pip would have left it."""
+    (site,) = environment.path.glob("lib/python3*/site-packages")
+    (site / f"bad_{name}.py").write_text(source)
+    info = site / f"bad_{name}-0.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: bad-{name}\nVersion: 0.9\n")
+    (info / "entry_points.txt").write_text(f"[pgcore]\n{name} = bad_{name}\n")
+
+
+def node_file(tmp_path: Path, section: dict[str, Any]) -> Path:
+    path = tmp_path / "node.yml"
+    document = {
+        "scope": "s", "name": "a", "restapi": {"listen": "127.0.0.1:0", "connect_address": "127.0.0.1:1"}, **section,
+        "postgresql": {"listen": "127.0.0.1:1", "connect_address": "127.0.0.1:1", "data_dir": str(tmp_path / "data"),
+                       "authentication": {"superuser": {"username": "postgres"}, "replication": {"username": "replicator"}}},
+    }
+    path.write_text(json.dumps(document))  # JSON is YAML
+    return path
+
+
+def test_the_toy_store_is_listed_and_the_built_ins_stand_beside_it(stranger: Environment) -> None:
+    rows = stranger.plugins()
+    assert (rows["file"]["distribution"], rows["file"]["version"]) == ("pgcore-dcs-file", "3.2.1")
+    assert (rows["file"]["state"], rows["file"]["hooks"]) == ("available", ["pgcore_stores"])
+    for name in ("basebackup", "initdb", "callback_command"):
+        assert (rows[name]["distribution"], rows[name]["state"]) == ("pgcore", "available"), rows[name]
+
+
+def test_the_list_for_people_has_a_line_per_plugin(stranger: Environment) -> None:
+    lines = stranger.must("pgcore", "plugins").splitlines()
+    (line,) = [line for line in lines if line.strip().startswith("file ")]
+    assert line.split() == ["file", "pgcore-dcs-file", "3.2.1", "available", "stores"]
+
+
+def test_the_kit_proves_the_toy_store(stranger: Environment) -> None:
+    closing = stranger.must("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", TOY / "tests").splitlines()[-1]
+    assert "passed" in closing and "skipped" not in closing
+
+
+@pytest.mark.parametrize(("section", "distribution"), [("etcd3", "pgcore-dcs-etcd"), ("zookeeper", "pgcore-dcs-zookeeper")])
+def test_an_agent_without_its_store_says_what_to_install(
+        stranger: Environment, tmp_path: Path, section: str, distribution: str) -> None:
+    ended = stranger.run("pgcore", "run", node_file(tmp_path, {section: {"hosts": "127.0.0.1:1"}}), timeout_s=30)
+    assert ended.returncode != 0
+    assert f"pip install {distribution}" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_bad_neighbours_are_reported_and_stop_only_who_selects_them(stranger: Environment) -> None:
+    neighbour(stranger, "broken", "import no_such_library\n")
+    neighbour(stranger, "old", "PGCORE_API_LEVEL = 0\n")
+    neighbour(stranger, "lethal", "import os\nos.abort()\n")
+    rows = stranger.plugins()
+    assert rows["broken"]["state"] == "failed" and "No module named 'no_such_library'" in rows["broken"]["reason"]
+    assert (rows["old"]["state"], rows["old"]["distribution"]) == ("refused", "bad-old")
+    assert "API level 0" in rows["old"]["reason"]
+    assert rows["lethal"]["state"] == "failed" and "signal 6" in rows["lethal"]["reason"]
+    assert rows["file"]["state"] == "available"
+    select = "from pgcore.registry import Registry; registry = Registry(); registry.activate([{!r}]); print(*registry.stores())"
+    assert stranger.must("python", "-c", select.format("file")).split() == ["file"]
+    refused = stranger.run("python", "-c", select.format("old"))
+    assert refused.returncode != 0 and "built for API level 0" in refused.stderr
+
+
+def test_our_own_plugins_install_beside_it_without_a_search(stranger: Environment, wheels: dict[str, Path]) -> None:
+    ours = [wheel for name, wheel in wheels.items() if name not in ("core", "dcs_file")]
+    began = time.monotonic()
+    stranger.pip_install(*ours)
+    assert time.monotonic() - began < 120, "pip went looking through old releases: bound the requirement it could not settle"
+    stranger.must("python", "-m", "pip", "check")
+    rows = stranger.plugins()
+    assert [rows[name]["state"] for name in ("etcd", "etcd3", "raft")] == ["available"] * 3, rows
