@@ -46,7 +46,8 @@ def encode(answer: Answer, server: str, extra_headers: Mapping[str, str]) -> byt
     headers = {"Server": server, "Date": formatdate(usegmt=True), **answer.headers}
     body = answer.body
     if answer.page:
-        body = f"<html><head><title>{answer.code} {phrase}</title></head><body><h1>{phrase}</h1><p>{html.escape(body)}</p></body></html>\n"
+        title = f"<html><head><title>{answer.code} {phrase}</title></head>"
+        body = f"{title}<body><h1>{phrase}</h1><p>{html.escape(body)}</p></body></html>\n"
         headers |= {"Connection": "close", "Content-Type": "text/html;charset=utf-8", "Content-Length": str(len(body.encode()))}
     else:
         headers |= {"Content-Type": answer.content_type, **extra_headers}

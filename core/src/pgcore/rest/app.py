@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import cherrypy
+import cherrypy  # type: ignore[import-untyped]
 
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
@@ -107,9 +107,10 @@ class SecondDoor:
         finally:
             response.close()
         status, headers = head[-1]
-        kept = {name: value for name, value in headers if name == "Www-Authenticate"}
-        page = any(name.lower() == _ERROR_PAGE.lower() for name, _ in headers)
-        return Answer(int(status[:3]), body, headers={"WWW-Authenticate": value for value in kept.values()}, page=page)
+        named = {name.lower(): value for name, value in headers}
+        challenge = named.get("www-authenticate")
+        return Answer(int(status[:3]), body, headers={"WWW-Authenticate": challenge} if challenge else {},
+                      page=_ERROR_PAGE.lower() in named)
 
     def _admit(self) -> None:
         request = cherrypy.serving.request

@@ -1,6 +1,7 @@
 """Health decisions over one ``Status``: which code a load balancer, a kubelet or an operator gets (rest-api 3 and 4).
 
-Nothing here reads PostgreSQL or the store. A check never says 200 on the strength of an observation that a lease would not have outlived.
+Nothing here reads PostgreSQL or the store. A check never says 200 on the strength of an observation that a lease would not have
+outlived.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def _standby_leader(status: Status, at: Instant) -> int:
 
 
 def _paused_without_store(status: Status, at: Instant, *roles: Role) -> int:
-    # In a pause nobody takes over by himself, and maintenance of the store is what pauses are for: the role decides (rest-api 3.2).
+    # In a pause nobody takes over by himself, and pauses are made to work on the store: the role decides (rest-api 3.2).
     by_role = status.paused and status.cluster is None and is_fresh(status, at) and api_role(status) in roles
     return OK if by_role else UNAVAILABLE
 

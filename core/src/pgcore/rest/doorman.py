@@ -1,7 +1,7 @@
 """Receives connections and hands a worker nothing but whole requests.
 
 One thread accepts, shakes hands and reads, never blocking on any single client. So a silent, slow or hostile client costs a file
-descriptor for at most ``PATIENCE_S`` seconds, and never one of the few workers: two hundred open connections do not delay a health check.
+descriptor for at most ``PATIENCE_S`` seconds, and never a worker: hundreds of open connections delay no health check.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Guest:
 
 
 class Doorman:
-    """``deliver(socket, address, request)`` gets every complete request; it must not block. ``reject`` renders a refusal."""
+    """``deliver(socket, address, request)`` gets every complete request and must not block; ``render`` encodes refusals."""
 
     def __init__(self, listener: socket.socket, deliver: Callable[[socket.socket, tuple[str, int], bytes], None],
                  render: Callable[[Answer], bytes]) -> None:
@@ -129,6 +129,8 @@ class Doorman:
 
     def _attend(self, guest: Guest) -> None:
         """Take what the client sent; deliver the request when it is complete."""
+        if guest.socket.fileno() < 0:
+            return  # dropped for want of room after the selector had named it
         try:
             if guest.handshaking:
                 guest.socket.do_handshake()  # type: ignore[attr-defined]

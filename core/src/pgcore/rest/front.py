@@ -1,6 +1,7 @@
-"""The first door: checks, probes, status, cluster, history, metrics. Answers from the board in microseconds, whatever else is broken.
+"""The first door: checks, probes, status, cluster, history, metrics. Answered from the board, whatever else is broken.
 
-It must never read PostgreSQL or the store. The one exception is ``GET /patroni?fresh=1``, which pgcore members send each other in a race.
+It must never read PostgreSQL or the store. The one exception is ``GET /patroni?fresh=1``, which pgcore members ask each other in
+a race.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Between cheroot and the two doors: safe methods go to the first, known unsafe ones to the CherryPy application, the rest is 501."""
+"""Between cheroot and the two doors: safe methods to the first, known unsafe ones to the second, the rest is 501."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gateway_for(doors: Doors) -> type:
     return type("RestGateway", (_Gateway,), {"doors": doors})
 
 
-class _Gateway(Gateway_10):  # type: ignore[misc]
+class _Gateway(Gateway_10):
     doors: Doors
 
     def __init__(self, req: Any) -> None:

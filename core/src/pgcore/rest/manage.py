@@ -11,7 +11,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from dateutil import parser as dates
+from dateutil import parser as dates  # type: ignore[import-untyped]
 
 from pgcore.clock import Deadline, now
 from pgcore.daemon.board import Board, Status
@@ -72,21 +72,17 @@ class Management:
             return refusal
         if status is None or status.cluster is None:
             return Reply(503, f"{ask.action} is not possible: the store did not answer in the last heartbeat")
-        moment = None
         if ask.scheduled_at:
             moment = _moment(ask.scheduled_at)
             if isinstance(moment, Reply):
                 return moment
-        else:
-            refusal = _refused_by_cluster(ask, status, status.cluster)
-            if refusal is not None:
-                return refusal
-        failed = self._write(ask, WriteFailover(ask.leader, ask.candidate, moment.isoformat() if moment else None), status)
-        if failed is not None:
-            return failed
-        if moment:
-            return Reply(202, f"{ask.action.title()} scheduled")
-        return self._outcome(ask, status.cluster.leader, now(), Deadline.after(_patience(status)))
+            letter = WriteFailover(ask.leader, ask.candidate, moment.isoformat())
+            return self._write(ask, letter, status) or Reply(202, f"{ask.action.title()} scheduled")
+        refusal = _refused_by_cluster(ask, status, status.cluster)
+        if refusal is not None:
+            return refusal
+        failed = self._write(ask, WriteFailover(ask.leader, ask.candidate), status)
+        return failed or self._outcome(ask, status.cluster.leader, now(), Deadline.after(_patience(status)))
 
     def cancel_switchover(self) -> Reply:
         """``DELETE /switchover``: drop a scheduled one, if it is still the one that was seen."""
@@ -132,7 +128,7 @@ class Management:
                     if ask.candidate in (None, view.leader):
                         return Reply(200, f'Successfully {done} to "{view.leader}"')
                     return Reply(200, f'{done.capitalize()} to "{view.leader}" instead of "{ask.candidate}"')
-                # Only an observation that began after the write can say that the request is gone; without a leader the race goes on.
+                # Only an observation begun after the write can say that the request is gone; without a leader the race goes on.
                 if status.at > written_at and view.failover is None and view.leader:
                     return Reply(503, f"{word} failed")
             seen = status
@@ -165,7 +161,7 @@ def _moment(text: str) -> datetime | Reply:
     try:
         moment = dates.parse(text)
     except (ValueError, OverflowError):
-        return Reply(422, f"Unable to parse scheduled timestamp. It should be in an unambiguous format, e.g. ISO 8601, not {text!r}")
+        return Reply(422, f"Unable to parse scheduled timestamp. {text!r} is not an unambiguous time, e.g. ISO 8601")
     if moment.tzinfo is None:
         return Reply(400, "Timezone information is mandatory for the scheduled switchover")
     return Reply(422, "Cannot schedule switchover in the past") if moment < datetime.now(UTC) else moment

@@ -1,4 +1,4 @@
-"""The members of a cluster as a table: role, state, positions and lag of each card. Shared by ``GET /cluster`` and ``pgcore list``."""
+"""The members of a cluster as a table: role, state, positions and lag of each card. For ``GET /cluster`` and ``pgcore list``."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pgcore import PATRONI_VERSION
 from pgcore.daemon.board import Status
-from pgcore.model.basics import Json, Role, State, Tags
+from pgcore.model.basics import Role, State, Tags
 from pgcore.rest import checks
 from pgcore.rest.members import is_true
 
@@ -36,14 +36,14 @@ def _server_series(status: Status) -> Iterator[Series]:
     yield "postgres_running", "gauge", "1 if PostgreSQL is running and answers.", int(up and node.state == State.RUNNING)
     yield "postmaster_start_time", "gauge", "Epoch seconds of PostgreSQL's start.", _epoch(node.postmaster_start) if up else 0
     yield "primary", "gauge", "1 if this node is not in recovery.", int(role == Role.PRIMARY)
-    yield "xlog_location", "counter", "Flushed WAL in bytes, 0 on a standby.", int(up and not standby and node.position or 0)
+    yield "xlog_location", "counter", "Flushed WAL in bytes, 0 on a standby.", int((up and not standby and node.position) or 0)
     yield "standby_leader", "gauge", "1 if this node is the standby leader.", int(role == Role.STANDBY_LEADER)
     yield "replica", "gauge", "1 if this node is a replica.", int(role == Role.REPLICA)
     yield "sync_standby", "gauge", "1 if this node is a synchronous standby.", int(up and checks.is_sync_standby(status))
     yield "quorum_standby", "gauge", "1 if this node is a quorum standby.", int(up and checks.is_quorum_standby(status))
     yield ("xlog_received_location", "counter", "Received WAL in bytes, 0 on a primary.",
-           int(standby and (node.received or node.replayed) or 0))
-    yield "xlog_replayed_location", "counter", "Replayed WAL in bytes, 0 on a primary.", int(standby and node.replayed or 0)
+           int((standby and (node.received or node.replayed)) or 0))
+    yield "xlog_replayed_location", "counter", "Replayed WAL in bytes, 0 on a primary.", int((standby and node.replayed) or 0)
     yield ("xlog_replayed_timestamp", "gauge", "Epoch seconds of the last replayed commit, 0 if none.",
            _epoch(node.replayed_at) if standby else 0)
     yield "xlog_paused", "gauge", "1 if replay is paused.", int(standby and node.replay_paused)
@@ -52,7 +52,7 @@ def _server_series(status: Status) -> Iterator[Series]:
         yield "postgres_streaming", "gauge", "1 if this node streams.", int(replication == "streaming")
         yield ("postgres_in_archive_recovery", "gauge", "1 if this node replays from the archive.",
                int(replication == "in archive recovery"))
-    yield "postgres_server_version", "gauge", "Version number of PostgreSQL.", int(up and node.server_version or 0)
+    yield "postgres_server_version", "gauge", "Version number of PostgreSQL.", int((up and node.server_version) or 0)
 
 
 def _cluster_series(status: Status) -> Iterator[Series]:
@@ -63,7 +63,7 @@ def _cluster_series(status: Status) -> Iterator[Series]:
     yield "failsafe_mode_is_active", "gauge", "1 if failsafe mode carries the cluster.", int(status.failsafe_active)
     yield "failsafe_mode_enabled", "gauge", "1 if failsafe_mode is configured.", int(is_true(status.dynamic.get("failsafe_mode")))
     yield "failsafe_member", "gauge", "1 if this node is named in the failsafe key.", int(status.name in failsafe)
-    yield "postgres_timeline", "gauge", "Timeline of this node, 0 if unknown.", int(up and node.timeline or 0)
+    yield "postgres_timeline", "gauge", "Timeline of this node, 0 if unknown.", int((up and node.timeline) or 0)
     yield "dcs_last_seen", "gauge", "Epoch seconds of the last good read of the store.", status.dcs_last_seen
     yield "pending_restart", "gauge", "1 if PostgreSQL has to be restarted.", int(bool(node.pending_restart))
     yield "is_paused", "gauge", "1 in maintenance mode.", int(status.paused)

@@ -1,6 +1,6 @@
 """The REST server: listener, TLS, workers. The only file that knows the insides of CherryPy's HTTP server (cheroot).
 
-cheroot parses requests and runs the workers; the connections come through our own ``Doorman``, because cheroot's gives a worker to every
+cheroot parses requests and runs the workers; connections come through our own ``Doorman``, as cheroot gives a worker to every
 open connection and shakes hands in the thread that accepts, so that a few silent clients would stop every health check.
 """
 
@@ -71,7 +71,7 @@ class RestServer:
     def reconfigure(self, settings: RestSettings) -> None:
         """Put new settings in force (rest-api 12).
 
-        Certificates are read again every time, so a renewed file counts. Raises like ``start``; the old settings then stay in force.
+        Certificates are read again every time, so a renewed file counts. Raises like ``start``; then the old settings stay.
         """
         http = self._http
         if http is None:
@@ -112,7 +112,7 @@ def bind(settings: RestSettings) -> socket.socket:
                     raise
         candidates = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(candidates, key=lambda candidate: candidate[0] != socket.AF_INET)
-        return socket.create_server(address[:2], family=family, backlog=settings.request_queue_size)  # type: ignore[arg-type]
+        return socket.create_server(address[:2], family=family, backlog=settings.request_queue_size)
     except OSError as error:
         raise FatalError(f"restapi.listen: cannot listen on {settings.listen}: {_bind_problem(error)}",
                          _bind_remedy(error, host, port)) from error
@@ -130,7 +130,7 @@ def tls_context(settings: RestSettings) -> ssl.SSLContext | None:
     except (OSError, ValueError) as error:
         files = " and ".join(name for name in (settings.certfile, settings.keyfile) if name)
         raise ConfigError("restapi.certfile", f"cannot use {files}: {error}",
-                          "certificate and key must be readable PEM files that belong together, the password in restapi.keyfile_password"
+                          "both must be readable PEM files that belong together, restapi.keyfile_password the key's password"
                           ) from error
     try:
         if settings.cafile:
@@ -161,7 +161,7 @@ def _bind_remedy(error: OSError, host: str, port: int) -> str:
     return "change restapi.listen"
 
 
-class _HttpServer(cheroot.HTTPServer):  # type: ignore[misc]
+class _HttpServer(cheroot.HTTPServer):
     """cheroot's server with our listener, our doorman and daemon workers."""
 
     protocol = "HTTP/1.0"
@@ -209,11 +209,11 @@ class _HttpServer(cheroot.HTTPServer):  # type: ignore[misc]
         return encode(answer, settings.server_header, settings.headers)
 
 
-class _Workers(threadpool.ThreadPool):  # type: ignore[misc]
+class _Workers(threadpool.ThreadPool):
     """A fixed number of daemon threads: a request that waits for a switchover must not keep the process alive."""
 
     def __init__(self, server: _HttpServer, workers: int) -> None:
-        super().__init__(server, min=workers, max=workers, accepted_queue_size=QUEUE_SIZE, accepted_queue_timeout=0.001)
+        super().__init__(server, min=workers, max=workers, accepted_queue_size=QUEUE_SIZE, accepted_queue_timeout=0)
         self._names = itertools.count(1)
 
     def _spawn_worker(self) -> threading.Thread:
@@ -226,10 +226,10 @@ class _Workers(threadpool.ThreadPool):  # type: ignore[misc]
     def stop(self, timeout: float = SHUTDOWN_S) -> None:
         """End the idle workers now, busy ones when they are done; wait ``timeout`` seconds for them."""
         deadline = Deadline.after(timeout)
-        workers = list(self._clear_threads())
+        workers = list(self._clear_threads())  # type: ignore[attr-defined]
         for _ in workers:
             try:
-                self._queue.put_nowait(threadpool._SHUTDOWNREQUEST)
+                self._queue.put_nowait(threadpool._SHUTDOWNREQUEST)  # type: ignore[attr-defined]
             except queue.Full:
                 break
         for worker in workers:
@@ -264,18 +264,18 @@ class _Writer:
         return len(data)
 
 
-class _Headers(cheroot.HeaderReader):  # type: ignore[misc]
+class _Headers(cheroot.HeaderReader):
     """``Expect: 100-continue`` is dropped: by the time the request is parsed its body is here."""
 
     def _allow_header(self, key_name: bytes) -> bool:
         return key_name != b"Expect"
 
 
-class _HttpRequest(cheroot.HTTPRequest):  # type: ignore[misc]
+class _HttpRequest(cheroot.HTTPRequest):
     header_reader = _Headers()
 
 
-class _Call(cheroot.HTTPConnection):  # type: ignore[misc]
+class _Call(cheroot.HTTPConnection):
     """A connection that has delivered its one request."""
 
     RequestHandlerClass = _HttpRequest

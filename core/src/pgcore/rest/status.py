@@ -131,8 +131,9 @@ def _member(row: MemberRow) -> dict[str, Json]:
         if member.data.get(name):
             document[name] = member.data[name]
     if not row.leads:
-        for prefix, lag, lsn in (("receive_", row.receive_lag, member.receive_lsn), ("replay_", row.replay_lag, member.replay_lsn),
-                                 ("", row.lag, member.xlog_location)):
+        pairs = (("receive_", row.receive_lag, member.receive_lsn), ("replay_", row.replay_lag, member.replay_lsn),
+                 ("", row.lag, member.xlog_location))
+        for prefix, lag, lsn in pairs:
             document[f"{prefix}lag"] = "unknown" if lag is None else lag
             document[f"{prefix}lsn"] = "unknown" if lsn is None else str(lsn)
     return document

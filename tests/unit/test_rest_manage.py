@@ -1,0 +1,354 @@
+"""Unsafe requests over HTTP: access, bodies, and switchovers with a thread that plays the heartbeat (rest-api 8 and 11)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pgcore.clock import now
+from pgcore.daemon.board import Board, Status
+from pgcore.daemon.mailbox import Mailbox, ReloadConfig, WriteFailover
+from pgcore.errors import StoreUnavailableError
+from pgcore.model.basics import Instant, Timing
+from pgcore.model.cluster import ClusterView, FailoverRequest, Member
+from pgcore.rest import manage
+from pgcore.rest.access import Access
+from pgcore.rest.server import RestServer
+from pgcore.rest.settings import RestSettings
+from unit.rest_board import Reply, call, leader_status, member, status, view
+
+Published = Status | ClusterView
+LATER = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+
+
+@dataclass
+class Agent:
+    """A server with its board and mailbox; ``play`` is the heartbeat: each step is published after a letter was answered."""
+
+    settings: RestSettings = field(default_factory=lambda: RestSettings("127.0.0.1:0"))
+    first: Status = field(default_factory=leader_status)
+
+    def __post_init__(self) -> None:
+        self.board, self.mailbox, self.letters = Board(), Mailbox(), []
+        self.board.publish(self.first)
+        self.server = RestServer(self.settings, self.board, self.mailbox, lambda seconds: None)
+        self.server.start()
+
+    def play(self, result: object, *steps: ClusterView | None) -> threading.Thread:
+        """Answer the next letter with ``result``, then publish these views, one heartbeat each."""
+        thread = threading.Thread(target=self._play, args=(result, steps), daemon=True)
+        thread.start()
+        return thread
+
+    def _play(self, result: object, steps: tuple[ClusterView | None, ...]) -> None:
+        _, letters = self.mailbox.wait(Instant(now() + 10))
+        for letter in letters:
+            self.letters.append(letter.request)
+            if isinstance(result, Exception):
+                letter.reply.set_exception(result)
+            elif result is not None:
+                letter.reply.set_result(result)
+        for step in steps:
+            time.sleep(0.05)
+            self.board.publish(replace(self.first, cluster=step, at=now()))
+
+    def post(self, path: str, body: object = None, **headers: str) -> Reply:
+        text = body if isinstance(body, str) else None if body is None else json.dumps(body)
+        return call(self.server.bound[0], "POST", path, text, headers=headers)
+
+
+@pytest.fixture
+def agent() -> Iterator[Callable[..., Agent]]:
+    agents: list[Agent] = []
+
+    def start(**arguments: object) -> Agent:
+        agents.append(Agent(**arguments))
+        return agents[-1]
+
+    yield start
+    for started in agents:
+        started.server.stop()
+
+
+Start = Callable[..., Agent]
+PENDING = FailoverRequest("9", "a", "b")
+
+
+def test_a_switchover_answers_when_the_new_leader_is_seen(agent: Start) -> None:
+    node = agent()
+    node.play(True, view(failover=PENDING), view(leader=None, failover=PENDING), view(leader="b"))
+    began = time.monotonic()
+    reply = node.post("/switchover", {"leader": "a", "candidate": "b"})
+    assert (reply.code, reply.body, reply.headers["Content-Type"]) == (200, 'Successfully switched over to "b"', "text/html")
+    assert time.monotonic() - began < 1
+    assert node.letters == [WriteFailover("a", "b")]
+
+
+def test_another_winner_than_the_candidate_is_named(agent: Start) -> None:
+    node = agent()
+    node.play(True, view(leader="c"))
+    assert node.post("/switchover", {"leader": "a", "member": "b"}).body == 'Switched over to "c" instead of "b"'
+
+
+def test_a_failover_without_a_leader_succeeds_with_its_candidate(agent: Start) -> None:
+    node = agent(first=status(cluster=view(leader=None)))
+    node.play(True, view(leader=None, failover=FailoverRequest("9", None, "b")), view(leader="b"))
+    reply = node.post("/failover", {"candidate": "b"})
+    assert (reply.code, reply.body) == (200, 'Successfully failed over to "b"')
+    assert node.letters == [WriteFailover(None, "b")]
+
+
+def test_a_failover_that_names_the_leader_is_a_switchover(agent: Start) -> None:
+    node = agent()
+    node.play(True, view(leader="b"))
+    assert node.post("/failover", {"leader": "a", "candidate": "b"}).body == 'Successfully switched over to "b"'
+
+
+def test_a_request_that_vanishes_with_the_old_leader_in_place_has_failed(agent: Start) -> None:
+    node = agent()
+    node.play(True, view(failover=PENDING), view())
+    reply = node.post("/switchover", {"leader": "a", "candidate": "b"})
+    assert (reply.code, reply.body) == (503, "Switchover failed")
+
+
+def test_an_observation_made_before_the_write_does_not_count_as_failure(agent: Start) -> None:
+    node = agent()
+    stale = replace(leader_status(), at=Instant(now() - 5))
+    thread = threading.Thread(target=lambda: (time.sleep(0.05), node.board.publish(stale)), daemon=True)
+    node.play(True, None, view(leader="b"))
+    thread.start()
+    assert node.post("/switchover", {"leader": "a"}).code == 200
+
+
+def test_without_an_outcome_in_time_the_status_is_unknown(agent: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manage, "_patience", lambda observed: 0.3)
+    node = agent()
+    node.play(True, view(failover=PENDING))
+    reply = node.post("/switchover", {"leader": "a"})
+    assert (reply.code, reply.body) == (503, "Switchover status unknown")
+
+
+def test_patience_is_twice_the_loop_but_twenty_seconds_at_least() -> None:
+    assert manage._patience(status(timing=Timing(30, 3, 3))) == 20
+    assert manage._patience(status(timing=Timing(100, 30, 10))) == 60
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (False, "failed to write failover key into DCS"),
+        (StoreUnavailableError("down"), "failed to write failover key into DCS"),
+        (None, "Switchover status unknown"),
+    ],
+)
+def test_a_write_that_did_not_happen_or_is_undecided(agent: Start, result: object, text: str) -> None:
+    node = agent(first=leader_status(timing=Timing(5, 1, 0)))
+    node.play(result)
+    reply = node.post("/switchover", {"leader": "a"})
+    assert (reply.code, reply.body) == (503, text)
+
+
+def test_a_scheduled_switchover_is_accepted_at_once(agent: Start) -> None:
+    node = agent()
+    node.play(True)
+    reply = node.post("/switchover", {"leader": "a", "scheduled_at": LATER})
+    assert (reply.code, reply.body) == (202, "Switchover scheduled")
+    assert node.letters == [WriteFailover("a", None, LATER)]
+
+
+def _with(*members: Member, **fields: object) -> ClusterView:
+    return replace(view(**fields), members=members)
+
+
+@pytest.mark.parametrize(
+    ("observed", "path", "body", "code", "text"),
+    [
+        ({}, "/failover", {"x": 1}, 400, "Failover could be performed only to a specific candidate"),
+        ({}, "/switchover", {"candidate": "b"}, 400, "Switchover could be performed only from a specific leader"),
+        ({}, "/failover", {"candidate": "b", "scheduled_at": LATER}, 400, "Failover can't be scheduled"),
+        (
+            {"paused": True},
+            "/switchover",
+            {"leader": "a", "candidate": "b", "scheduled_at": LATER},
+            400,
+            "Can't schedule switchover in the paused state",
+        ),
+        (
+            {"paused": True},
+            "/switchover",
+            {"leader": "a"},
+            400,
+            "Switchover is possible only to a specific candidate in a paused state",
+        ),
+        ({}, "/switchover", {"leader": "a", "candidate": "a"}, 400, "Switchover target and source are the same"),
+        (
+            {},
+            "/switchover",
+            {"leader": "a", "scheduled_at": "2999-01-01T00:00"},
+            400,
+            "Timezone information is mandatory for the scheduled switchover",
+        ),
+        ({}, "/switchover", {"leader": "a", "scheduled_at": "2001-01-01T00:00Z"}, 422, "Cannot schedule switchover in the past"),
+        ({}, "/switchover", {"leader": "b"}, 412, "leader name does not match"),
+        ({}, "/switchover", {"leader": "a", "candidate": "z"}, 412, "candidate does not exists"),
+        (
+            {"cluster": view(sync=("b",)), "synchronous": "on"},
+            "/switchover",
+            {"leader": "a", "candidate": "c"},
+            412,
+            "candidate name does not match with sync_standby",
+        ),
+        ({"synchronous": "on"}, "/switchover", {"leader": "a"}, 412, "switchover is not possible: can not find sync_standby"),
+        (
+            {"cluster": _with(member("a", "primary"))},
+            "/switchover",
+            {"leader": "a"},
+            412,
+            "switchover is not possible: cluster does not have members except leader",
+        ),
+        (
+            {"cluster": _with(member("a", "primary"), member("b", tags={"nofailover": True}))},
+            "/switchover",
+            {"leader": "a"},
+            412,
+            "switchover is not possible: no good candidates have been found",
+        ),
+        (
+            {"cluster": _with(member("a", "primary"), member("b", state="stopped"))},
+            "/failover",
+            {"candidate": "b"},
+            412,
+            "failover is not possible: no good candidates have been found",
+        ),
+    ],
+)
+def test_requests_that_cannot_work_are_refused_before_anything_is_written(
+    agent: Start, observed: dict[str, object], path: str, body: dict[str, str], code: int, text: str
+) -> None:
+    node = agent(first=leader_status(**observed))
+    reply = node.post(path, body)
+    assert (reply.code, reply.body) == (code, text)
+
+
+def test_an_unreadable_time_and_a_lost_store(agent: Start) -> None:
+    assert agent().post("/switchover", {"leader": "a", "scheduled_at": "tomorrow-ish"}).code == 422
+    assert agent(first=leader_status(cluster=None)).post("/switchover", {"leader": "a"}).code == 503
+
+
+@pytest.mark.parametrize(("body", "code"), [("", 400), ("[1]", 400), ("{}", 400), ("{", 400), ("\xff", 400)])
+def test_bodies_must_be_json_objects(agent: Start, body: str, code: int) -> None:
+    assert agent().post("/switchover", body).code == code
+
+
+def test_a_body_without_its_length_is_refused(agent: Start) -> None:
+    node = agent()
+    assert call(node.server.bound[0], "POST", "/switchover", headers={"Transfer-Encoding": "chunked"}).code == 411
+
+
+def test_a_scheduled_switchover_can_be_deleted_if_it_is_still_the_same(agent: Start) -> None:
+    scheduled = view(failover=FailoverRequest("42", "a", None, LATER, 1.0))
+    for result, code in ((True, 200), (False, 409)):
+        node = agent(first=leader_status(cluster=scheduled))
+        node.play(result)
+        assert call(node.server.bound[0], "DELETE", "/switchover").code == code
+        assert node.letters == [WriteFailover(version="42")]
+    reply = call(agent().server.bound[0], "DELETE", "/switchover")
+    assert (reply.code, reply.body) == (404, "no switchover is scheduled")
+
+
+def test_reload_goes_to_the_heartbeat(agent: Start) -> None:
+    node = agent()
+    thread = node.play(True)
+    reply = node.post("/reload")
+    thread.join(5)
+    assert (reply.code, reply.body, node.letters) == (202, "reload scheduled", [ReloadConfig()])
+
+
+def test_many_waiting_switchovers_leave_workers_for_health_checks(agent: Start) -> None:
+    node = agent()
+    waiting = [threading.Thread(target=node.post, args=("/switchover", {"leader": "a"}), daemon=True) for _ in range(8)]
+    for thread in waiting:
+        thread.start()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and sum(thread.is_alive() for thread in waiting) > 3:
+        time.sleep(0.01)  # five of them are refused at once
+    assert sum(thread.is_alive() for thread in waiting) == 3
+    assert node.post("/reload").code == 503
+    assert call(node.server.bound[0], "OPTIONS", "/").code == 200
+
+
+def test_stopping_ends_a_waiting_switchover(agent: Start) -> None:
+    node = agent()
+    node.play(True, view(failover=PENDING))
+    replies: list[Reply] = []
+    thread = threading.Thread(target=lambda: replies.append(node.post("/switchover", {"leader": "a"})), daemon=True)
+    thread.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    node.server.stop()
+    thread.join(5)
+    assert time.monotonic() - began < 3
+    assert [reply.body for reply in replies] == ["Switchover status unknown"]
+
+
+# -- access -------------------------------------------------------------------------------------------------------------------
+
+
+def _basic(text: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
+
+
+@pytest.mark.parametrize(
+    ("headers", "code", "text"),
+    [
+        ({}, 401, "no auth header received"),
+        ({"Authorization": "Bearer x"}, 401, "no auth header received"),
+        ({"Authorization": "Basic !!!"}, 401, "not authenticated"),
+        (_basic("api:wrong"), 401, "not authenticated"),
+        (_basic("api:pä:ss"), 202, "reload scheduled"),
+    ],
+)
+def test_passwords_guard_actions_and_nothing_else(agent: Start, headers: dict[str, str], code: int, text: str) -> None:
+    node = agent(settings=RestSettings("127.0.0.1:0", username="api", password="pä:ss"))
+    reply = node.post("/reload", None, **headers)
+    assert (reply.code, reply.body) == (code, text)
+    assert (reply.headers.get("WWW-Authenticate") == 'Basic realm="Patroni"') is (code == 401)
+    assert call(node.server.bound[0], "GET", "/patroni").code == 200
+    assert node.post("/unknown").code == 501
+
+
+def test_an_allowlist_lets_in_networks_names_and_members() -> None:
+    def allowed(client: str, cluster: ClusterView | None = None, **settings: object) -> bool:
+        restapi = RestSettings("10.0.0.1:8008", username="api", password="x", **settings)
+        authorization = _basic("api:x")["Authorization"]
+        return Access().denial(restapi, cluster, client, verified=False, authorization=authorization) is None
+
+    assert allowed("10.9.9.9")
+    assert allowed("10.0.0.7", allowlist=("10.0.0.0/24",)) and not allowed("10.0.1.7", allowlist=("10.0.0.0/24",))
+    assert allowed("127.0.0.1", allowlist=("localhost",)) and allowed("::ffff:10.0.0.7", allowlist=("10.0.0.7",))
+    assert not allowed("10.0.0.7", allowlist=("no such host",))
+    assert allowed("127.0.0.1", view(), allowlist_include_members=True)
+    assert not allowed("127.0.0.2", view(), allowlist_include_members=True)
+    assert not allowed("127.0.0.1", None, allowlist_include_members=True)
+
+
+def test_a_caller_outside_the_allowlist_is_told_nothing(agent: Start) -> None:
+    node = agent(settings=RestSettings("127.0.0.1:0", allowlist=("10.0.0.0/8",)))
+    reply = node.post("/reload")
+    assert (reply.code, reply.body) == (403, "Access is denied")
+
+
+def test_without_authentication_actions_are_for_loopback_only() -> None:
+    def denial(**settings: str) -> object:
+        return Access().denial(RestSettings(**settings), None, "127.0.0.1", verified=False, authorization=None)
+
+    assert denial(listen="127.0.0.2:8008", connect_address="127.0.0.2:8008") is None
+    assert denial(listen="0.0.0.0:8008", connect_address="10.0.0.1:8008").code == 403
+    assert denial(listen="127.0.0.1:8008", connect_address="10.0.0.1:8008").code == 403
