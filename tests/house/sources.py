@@ -68,7 +68,7 @@ def imports(path: Path) -> list[Import]:
                 parts = path.relative_to(CORE).with_suffix("").parts if path.is_relative_to(CORE) else ()
                 module = ".".join((*parts[:len(parts) - node.level], *filter(None, [module])))
             found += [Import(path, node.lineno, _submodule(module, alias.name)) for alias in node.names]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _submodule(module: str, name: str) -> str:

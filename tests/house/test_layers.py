@@ -11,6 +11,8 @@ from house.sources import Import, imports, python_files
 PURE = ("time", "random", "os", "socket", "threading", "logging", "subprocess")
 DOORS = ("pgcore.plugin", "pgcore.net.http")
 """What a plugin may import: the one door, and the small HTTP client for stores that speak HTTP."""
+BESIDES = {"dcs": ("net",), "postgres": ("hookspecs",)}
+"""The words of the hooks are what the server port hands to replica and bootstrap methods."""
 PORTS = ("postgres", "dcs", "net", "config")
 FRAMEWORKS = {
     "click": "cli", "rich": "cli", "cherrypy": "rest", "cheroot": "rest", "psycopg2": "postgres", "msgspec": "config",
@@ -36,7 +38,8 @@ def test_the_model_imports_data_modules_of_the_standard_library_only() -> None:
 
 def test_decisions_import_the_model_only() -> None:
     refuse([each for each in of("decide") if each.top not in sys.stdlib_module_names
-            and not each.within("pgcore.model", "pgcore.decide")], "`decide` imports `model` only.")
+            and each.module != "pgcore" and not each.within("pgcore.model", "pgcore.decide")],
+           "`decide` imports `model` only (and the version numbers of `pgcore` itself).")
 
 
 @pytest.mark.parametrize("package", ["model", "decide"])
@@ -47,7 +50,7 @@ def test_the_core_has_no_clock_no_chance_and_no_world(package: str) -> None:
 
 @pytest.mark.parametrize("package", PORTS)
 def test_a_port_knows_neither_the_other_ports_nor_the_rules(package: str) -> None:
-    allowed = [package, "model", "clock", "errors", *["net"] * (package == "dcs")]
+    allowed = [package, "model", "clock", "errors", *BESIDES.get(package, ())]
     refuse([each for each in own(of(package)) if each.module != "pgcore"
             and not each.within(*(f"pgcore.{name}" for name in allowed))],
            f"`{package}` may import {', '.join(allowed)}; `postgres`, `dcs`, `net` and `config` never import each other "
