@@ -79,7 +79,7 @@ find_python() {
 make_venv() {
     python=$(find_python)
     rm -rf .venv
-    if "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    if "$python" -c 'import ensurepip, venv; ensurepip.version()' 2>/dev/null; then
         step "virtual environment .venv ($("$python" -V 2>&1))" "$python" -m venv .venv
     elif "$python" -m virtualenv --version >/dev/null 2>&1; then
         step "virtual environment .venv (by virtualenv)" "$python" -m virtualenv -q .venv
@@ -118,7 +118,7 @@ with open("pyproject.toml", "rb") as file:
 }
 
 set_up_python() {
-    .venv/bin/python -c 'pass' 2>/dev/null || make_venv
+    .venv/bin/python -c 'import pip' 2>/dev/null || make_venv
     mark=$(fingerprint)
     if [ "$(cat .venv/pgcore-installed 2>/dev/null)" != "$mark" ]; then
         rm -f .venv/pgcore-tested
