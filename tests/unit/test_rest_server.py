@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pgcore.config.sections import LoginSection, RestapiSection
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.errors import ConfigError, FatalError
@@ -386,3 +387,13 @@ def test_a_key_with_an_unknown_password_is_refused_without_asking_the_terminal(b
     server = RestServer(RestSettings("127.0.0.1:0", **tls, keyfile_password="secret"), board, Mailbox(), lambda seconds: None)
     server.start()
     server.stop()
+
+
+def test_the_section_of_the_configuration_becomes_settings() -> None:
+    section = RestapiSection(
+        listen="0.0.0.0:8008", connect_address="10.0.0.1:8008", authentication=LoginSection(username="api", password="secret")
+    )
+    settings = RestSettings.of(section)
+    assert (settings.api_url, settings.username, settings.password) == ("http://10.0.0.1:8008/patroni", "api", "secret")
+    assert settings.request_queue_size == 128
+    assert "secret" not in repr(settings)

@@ -6,15 +6,13 @@ outlived.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
+from pgcore.config.values import parse_int
 from pgcore.daemon.board import Status
 from pgcore.model.basics import Instant, Json, Lsn, Role, State, Tags
 
 OK, UNAVAILABLE = 200, 503
-_SIZE = re.compile(r"^\s*([+-]?(?:0[xX][0-9a-fA-F]+|[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?))\s*(B|kB|MB|GB|TB)?\s*$")
-_UNITS = {"B": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3, "TB": 1024**4}
 
 Parameters = Mapping[str, str]
 
@@ -51,21 +49,6 @@ def is_sync_standby(status: Status) -> bool:
 def is_quorum_standby(status: Status) -> bool:
     """The same for ``synchronous_mode: quorum``."""
     return status.synchronous == "quorum" and _listed(status)
-
-
-def parse_size(text: str | None) -> int | None:
-    """Bytes of ``1048576``, ``16MB``, ``0x10``, ``1.5 GB``; None when absent or unreadable (rest-api 3.3)."""
-    match = _SIZE.match(text or "")
-    if not match:
-        return None
-    number, unit = match.group(1), _UNITS[match.group(2) or "B"]
-    digits = number.lstrip("+-")
-    sign = -1 if number.startswith("-") else 1
-    if digits.lower().startswith("0x"):
-        return sign * int(digits, 16) * unit
-    if len(digits) > 1 and digits.startswith("0") and digits.isdigit():
-        return sign * int(digits, 8) * unit if set(digits) <= set("01234567") else None
-    return round(sign * float(digits) * unit)
 
 
 def leader_lsn(status: Status) -> Lsn:
@@ -113,7 +96,7 @@ def readiness(status: Status | None, parameters: Parameters, at: Instant) -> int
         return UNAVAILABLE
     if status.cluster is None and not (node.receiver and node.receiver.latest_end):
         return OK if status.failsafe_active else UNAVAILABLE
-    limit = parse_size(parameters.get("lag"))
+    limit = parse_int(parameters.get("lag"), "bytes")
     limit = status.maximum_lag_on_failover if limit is None else limit
     location = node.received if parameters.get("mode") == "write" else node.replayed
     return UNAVAILABLE if leader_lsn(status) - (location or 0) > limit else OK
@@ -172,7 +155,7 @@ def _standby_check(status: Status, path: str, parameters: Parameters, at: Instan
 def _replica(status: Status, parameters: Parameters, at: Instant) -> int:
     """REPLICA of rest-api 3.2."""
     node = status.node
-    limit = parse_size(parameters.get("lag"))
+    limit = parse_int(parameters.get("lag"), "bytes")
     wanted = parameters.get("replication_state")
     good = (
         is_fresh(status, at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pgcore.config.values import parse_bool
 from pgcore.model.basics import Json, Lsn
 from pgcore.model.cluster import ClusterView, Member
 
@@ -27,7 +28,7 @@ class ClusterMode:
         return cls(
             synchronous=_synchronous(synchronous),
             standby_cluster=isinstance(standby, dict) and any(standby.get(k) for k in ("host", "port", "restore_command")),
-            paused=is_true(document.get("pause")),
+            paused=parse_bool(document.get("pause")) is True,
             maximum_lag_on_failover=lag if isinstance(lag, int) and not isinstance(lag, bool) else 1048576,
         )
 
@@ -88,9 +89,4 @@ def _lag(optime: Lsn | None, position: Lsn | None) -> int | None:
 def _synchronous(value: Json) -> str:
     if isinstance(value, str) and value.lower() == "quorum":
         return "quorum"
-    return "on" if is_true(value) else "off"
-
-
-def is_true(value: Json) -> bool:
-    """A switch of the dynamic configuration, which people also write as text."""
-    return value.strip().lower() in ("on", "true", "yes", "1") if isinstance(value, str) else bool(value)
+    return "on" if parse_bool(value) else "off"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from pgcore import PATRONI_VERSION
+from pgcore.config.values import parse_bool
 from pgcore.daemon.board import Status
 from pgcore.model.basics import Role, State, Tags
 from pgcore.rest import checks
-from pgcore.rest.members import is_true
 
 Series = tuple[str, str, str, float | int | str]
 """Name without prefix, type, help, value."""
@@ -61,7 +61,8 @@ def _cluster_series(status: Status) -> Iterator[Series]:
     failsafe = (view.failsafe if view else None) or {}
     yield "cluster_unlocked", "gauge", "1 if no leader is known.", int(view is None or view.unlocked)
     yield "failsafe_mode_is_active", "gauge", "1 if failsafe mode carries the cluster.", int(status.failsafe_active)
-    yield "failsafe_mode_enabled", "gauge", "1 if failsafe_mode is configured.", int(is_true(status.dynamic.get("failsafe_mode")))
+    enabled = parse_bool(status.dynamic.get("failsafe_mode")) is True
+    yield "failsafe_mode_enabled", "gauge", "1 if failsafe_mode is configured.", int(enabled)
     yield "failsafe_member", "gauge", "1 if this node is named in the failsafe key.", int(status.name in failsafe)
     yield "postgres_timeline", "gauge", "Timeline of this node, 0 if unknown.", int((up and node.timeline) or 0)
     yield "dcs_last_seen", "gauge", "Epoch seconds of the last good read of the store.", status.dcs_last_seen

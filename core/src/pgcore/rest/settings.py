@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pgcore import PATRONI_VERSION, __version__
+from pgcore.config import values
+from pgcore.config.sections import RestapiSection
 from pgcore.errors import ConfigError
 
 DEFAULT_QUEUE_SIZE = 128
@@ -37,6 +39,20 @@ class RestSettings:
     thread_pool_size: int = MINIMUM_WORKERS
     request_queue_size: int = DEFAULT_QUEUE_SIZE
     server_tokens: str = "original"
+
+    @classmethod
+    def of(cls, section: RestapiSection) -> RestSettings:
+        """From the ``restapi`` section. A backlog below our default is raised to it: smaller ones only lose connections."""
+        same = ("listen", "certfile", "keyfile", "keyfile_password", "cafile", "ciphers", "verify_client", "allowlist",
+                "allowlist_include_members", "http_extra_headers", "https_extra_headers", "thread_pool_size", "server_tokens")
+        login = section.authentication
+        return cls(
+            **{name: getattr(section, name) for name in same},
+            connect_address=section.connect_address or section.listen,
+            username=login.username if login else None,
+            password=login.password if login else None,
+            request_queue_size=max(DEFAULT_QUEUE_SIZE, section.request_queue_size),
+        )
 
     @property
     def tls(self) -> bool:
@@ -76,12 +92,13 @@ class RestSettings:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``host:port``; host is empty for "all addresses". Raises ConfigError."""
-    host, colon, port = address.strip().rpartition(":")
-    host = host.strip("[]")
-    if not colon or not port.isdigit() or int(port) > 65535:
-        raise ConfigError("restapi.listen", f"{address!r} is not host:port", "for example 0.0.0.0:8008")
-    return ("" if host == "*" else host), int(port)
+    """Host and port of ``restapi.listen``; an empty host means all addresses, port 0 any free one. Raises ConfigError."""
+    host, _, port = address.rpartition(":")
+    try:
+        host, number = (host, 0) if port == "0" else values.split_address(address)
+    except ValueError as error:
+        raise ConfigError("restapi.listen", str(error), "for example 0.0.0.0:8008") from error
+    return ("" if host == "*" else host), number
 
 
 def _is_loopback(host: str) -> bool:
