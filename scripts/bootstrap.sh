@@ -165,7 +165,8 @@ set_up_postgres() {
     [ -n "$postgres" ] || fail "PostgreSQL with its server programs is needed: install it or put its bin directory on PATH"
 }
 
-tool() { PATH="$tools:$PATH" command -v "$1" >/dev/null 2>&1; }
+# tool program option: whether it is there and runs; an unpacked one may lack a library
+tool() { PATH="$tools:$PATH" "$1" "$2" >/dev/null 2>&1; }
 
 # Without root: unpack the packages into .cache/tools; works for programs that need no more than the system has
 unpack_packages() {
@@ -175,9 +176,9 @@ unpack_packages() {
 
 set_up_test_servers() {
     missing=
-    tool etcd || missing="$missing etcd-server"
-    tool haproxy || missing="$missing haproxy"
-    if [ "$(uname)" = Linux ]; then tool ip || missing="$missing iproute2"; fi
+    tool etcd --version || missing="$missing etcd-server"
+    tool haproxy -v || missing="$missing haproxy"
+    if [ "$(uname)" = Linux ]; then tool ip -V || missing="$missing iproute2"; fi
     [ -n "$missing" ] || return 0
     if can_be_root; then
         # shellcheck disable=SC2086
@@ -186,7 +187,8 @@ set_up_test_servers() {
         # shellcheck disable=SC2086
         step "unpack$missing into .cache/tools" unpack_packages $missing || :
     fi
-    for program in etcd haproxy; do tool "$program" || say "  $program is missing: the tests that need it will be skipped"; done
+    tool etcd --version || say "  etcd is missing or does not run: the tests that need it cannot pass"
+    tool haproxy -v || say "  haproxy is missing or does not run: the tests that need it cannot pass"
 }
 
 # -- all together ---------------------------------------------------------------------------------------------------
