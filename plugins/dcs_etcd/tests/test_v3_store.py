@@ -17,7 +17,7 @@ scopes = itertools.count()
 
 class TestEtcd3Store(StoreContract):
     timing = Timing(ttl=2, loop_wait=1, retry_timeout=1)
-    expiry_slack_s = 2.0
+    expiry_slack_s = 1.2
     promptly_s = 1.0
 
     @pytest.fixture

@@ -66,6 +66,14 @@ class LeaseContract(StoreKit):
         until(lambda: self.value(b, "leader") is None, within=self.expiry_s)
         assert self.acquire(b) is True
 
+    def test_a_lock_acquired_under_an_older_lease_gets_a_full_ttl(self, join, elapse):
+        a, b = join("a"), join("b")
+        a.announce("card", deadline=self.soon)
+        elapse(self.timing.ttl * 0.6)
+        assert self.acquire(a)
+        elapse(self.timing.ttl * 0.7)
+        assert self.value(b, "leader") == "a"
+
     def test_whoever_slept_through_the_lease_learns_that_the_lock_is_gone(self, join, until):
         a, b = join("a"), join("b")
         assert self.acquire(a)

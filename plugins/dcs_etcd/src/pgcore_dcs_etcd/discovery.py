@@ -73,7 +73,7 @@ def _discover(where: Place, connector: Connector, deadline: Deadline) -> tuple[s
             urls = _clients_by_peers(urls, connector, deadline)
         if urls:
             return tuple(random.sample(urls, len(urls)))
-    raise StoreUnavailableError(f"no SRV record below {where.srv} names an etcd server; check {where.name}.srv and the name server")
+    raise StoreUnavailableError(f"no SRV record below {where.srv} names an etcd server; check {where.name}.srv and the DNS")
 
 
 def _srv(name: str, deadline: Deadline) -> list[str]:

@@ -9,14 +9,14 @@ import threading
 from dataclasses import dataclass
 
 from pgcore.net.http import HttpClient, HttpUnavailableError, Response
-from pgcore.plugin import Deadline, Json, StoreRejectedError, StoreUnavailableError
+from pgcore.plugin import Deadline, Json, StoreRejectedError
+from pgcore_dcs_etcd.attempts import Attempts
 from pgcore_dcs_etcd.discovery import Locator
 
 MIN_VERSION = (3, 0, 4)
 INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, FAILED_PRECONDITION, UNIMPLEMENTED, UNAUTHENTICATED = 3, 5, 7, 9, 12, 16
 HTTP_CODES = {400: INVALID_ARGUMENT, 401: UNAUTHENTICATED, 403: PERMISSION_DENIED, 501: UNIMPLEMENTED}
 STALE_LOGIN = ("invalid auth token", "user name is empty", "revision of auth store is old")
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class LeaseLostError(Exception):
@@ -79,30 +79,21 @@ class Gateway:
 
         Raises StoreUnavailableError at the deadline, StoreRejectedError when repeating cannot help, LeaseLostError.
         """
-        repeated, attempts, pause_s = False, 0, FIRST_PAUSE_S
+        attempts = Attempts(path, deadline, self.locator, self.closing)
         while True:
             try:
                 self.prepare(deadline)
-                return Answer(self._post(path, body, deadline), repeated)
+                return Answer(self._post(path, body, deadline), attempts.repeated)
             except HttpUnavailableError as error:
-                repeated, problem = repeated or error.sent, str(error)
-                self.locator.lost()
+                attempts.failed(error, perhaps_done=error.sent)
             except EtcdError as error:
-                problem = error.message
                 if error.code == NOT_FOUND and "lease not found" in error.message:
                     raise LeaseLostError(error.message) from error
-                if self._login_again(error):
-                    attempts += 1
-                elif error.final:
+                again = self._login_again(error)
+                if error.final and not again:
                     raise StoreRejectedError(f"etcd refused {path}: {error.message}") from error
-                else:
-                    repeated = True  # "request timed out" and "leader changed" leave it open
-            attempts += 1
-            if attempts > len(self.locator.endpoints.urls):  # everybody was asked: do not storm an election
-                self.closing.wait(min(pause_s, deadline.left()))
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            if deadline.expired or self.closing.is_set():
-                raise StoreUnavailableError(f"etcd gave no answer to {path} in time: {problem}")
+                # "request timed out" and "leader changed" leave it open what happened
+                attempts.failed(error, perhaps_done=not again)
 
     def prepare(self, deadline: Deadline) -> None:
         """Know servers, version prefix and token. Raises like the parts of ``call``, but for the deadline."""
@@ -173,7 +164,7 @@ def parse(status: int, raw: bytes) -> Json:
         raise EtcdError(int(error.get("grpc_code", error.get("code", -1))), str(error.get("message", error)))
     if error or status != 200:
         message = str(error or body.get("message") or f"HTTP status {status}")
-        raise EtcdError(int(body.get("code", HTTP_CODES.get(status, -1))), message)
+        raise EtcdError(int(body.get("code", HTTP_CODES.get(status, -1)) or -1), message)
     result = body.get("result")
     return result if isinstance(result, dict) else body
 
