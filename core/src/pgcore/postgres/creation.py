@@ -1,0 +1,211 @@
+"""Making a data directory: the first one of a cluster with its users, or a copy of another node (HA rules 6.2, 6.3)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pgcore.clock import Deadline
+from pgcore.errors import CancelledError, CommandFailedError, ServerError
+from pgcore.hookspecs import BootstrapMethod, BootstrapRequest, ReplicaMethod, ReplicaRequest
+from pgcore.model.basics import Json
+from pgcore.model.server import Credentials, ServerSettings, Upstream
+from pgcore.postgres import data_dir, files, local, recovery
+from pgcore.postgres.connection import Session, quote_identifier, scram_verifier
+from pgcore.postgres.programs import OsUser, program_path
+
+if TYPE_CHECKING:
+    from pgcore.hookspecs import TaskContext
+
+logger = logging.getLogger(__name__)
+
+_ROLE_TIMEOUT_S = 60.0
+_REWIND_FUNCTIONS = ("pg_ls_dir(text, boolean, boolean)", "pg_stat_file(text, boolean)", "pg_read_binary_file(text)",
+                     "pg_read_binary_file(text, bigint, bigint, boolean)")
+_QUIET = ("log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = 'panic'",
+          "log_duration = off", "pgaudit.log = 'none'", "pg_stat_statements.track = 'none'",
+          "synchronous_commit = 'local'", "statement_timeout = 0")
+"""No statement of a role's creation may reach a log, nor wait for a standby that does not exist yet (HA rules 6.4.3)."""
+
+
+@contextmanager
+def secret_file(content: str, user: OsUser | None) -> Iterator[str]:
+    """A file with mode 0600 in a directory of its own that only the programs' account can read; gone afterwards."""
+    directory = tempfile.mkdtemp(prefix="pgcore-")
+    path = os.path.join(directory, "secret")
+    try:
+        if user is not None:
+            os.chown(directory, user.uid, user.gid)
+        files.write(path, content, mode=0o600, user=user)
+        yield path
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def password_env(host: str, port: int, credentials: Credentials, user: OsUser | None) -> Iterator[dict[str, str]]:
+    """``PGPASSFILE`` for one program run; empty without a password (config 8.5)."""
+    if not credentials.password:
+        yield {}
+        return
+    with secret_file(files.pgpass_text(host, port, credentials.username, credentials.password), user) as path:
+        yield {"PGPASSFILE": path}
+
+
+def run_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, method: BootstrapMethod, options: Json) -> None:
+    """Let the method fill the data directory. Raises ServerError or CancelledError."""
+    data_dir.prepare(settings.data_dir, user)
+    password = settings.superuser.password
+
+    def run(password_file: str | None) -> None:
+        method.run(BootstrapRequest(server=settings, options=options, superuser_password_file=password_file,
+                                    binary=lambda name: program_path(settings, name), task=ctx))
+
+    if password:
+        with secret_file(password + "\n", user) as path:
+            run(path)
+    else:
+        run(None)
+    if data_dir.major_version(settings.data_dir) is None:
+        raise ServerError(f"bootstrap method {method.name} ended without an error but left no cluster in {settings.data_dir}")
+
+
+def trust_lines(settings: ServerSettings) -> list[str]:
+    """The hba file during a custom bootstrap: local connections only, without a password (config 8.2)."""
+    superuser = settings.superuser.username or "all"
+    replication = settings.replication.username or "all"
+    lines = []
+    for kind in ("local", "host"):
+        for database, name in (("replication", replication), ("all", superuser)):
+            quoted = name if name == "all" else quote_identifier(name)
+            address = "" if kind == "local" else " 127.0.0.1/32"
+            lines.append(f"{kind} {database} {quoted}{address} trust")
+            if kind == "host":
+                lines.append(f"{kind} {database} {quoted} ::1/128 trust")
+    return lines
+
+
+def create_users(settings: ServerSettings, user: OsUser | None, command: Callable[[], None]) -> None:
+    """Superuser, the operator's script, replication user, rewind user, in this order (config 4). Raises ServerError."""
+    session = _quiet_session(settings, user)
+    try:
+        if settings.superuser.username and settings.superuser.password:
+            _ensure_role(session, settings.superuser, "SUPERUSER LOGIN")
+        command()
+        if settings.replication.username:
+            _ensure_role(session, settings.replication, "REPLICATION LOGIN")
+        rewind = settings.rewind
+        if rewind.username and rewind.username != settings.superuser.username:
+            _ensure_role(session, rewind, "LOGIN")
+            for function in _REWIND_FUNCTIONS:
+                _execute(session, f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {quote_identifier(rewind.username)}")
+    finally:
+        session.close()
+
+
+def _quiet_session(settings: ServerSettings, user: OsUser | None) -> Session:
+    deadline = Deadline.after(_ROLE_TIMEOUT_S)
+    session = Session(local.superuser(settings, user, statement_timeout_s=0), deadline)
+    for setting in _QUIET:
+        session.query(f"SET {setting}", deadline=deadline)
+    return session
+
+
+def _execute(session: Session, sql: str, arguments: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+    return session.query(sql, arguments, deadline=Deadline.after(_ROLE_TIMEOUT_S))
+
+
+def _ensure_role(session: Session, credentials: Credentials, attributes: str) -> None:
+    """Create the role, or give an existing one these attributes and the password.
+
+    The password is sent as the verifier the server stores, so its clear text is in no log and no pg_stat_activity.
+    """
+    name = str(credentials.username)
+    exists = _execute(session, "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = %s", (name,))
+    statement = f"{'ALTER' if exists else 'CREATE'} ROLE {quote_identifier(name)} WITH {attributes}".replace("%", "%%")
+    if credentials.password:
+        verifier = scram_verifier(session, credentials.password, name, deadline=Deadline.after(_ROLE_TIMEOUT_S))
+        _execute(session, f"{statement} PASSWORD %s", (verifier,))
+    else:
+        _execute(session, statement.replace("%%", "%"))
+
+
+def run_post_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, command: str) -> None:
+    """The operator's script, with the superuser's connection string (config 9.3). Raises ServerError if it fails."""
+    where = local.address(settings)
+    host = str(where.get("host", ""))
+    login = recovery.login(settings.superuser)
+    if user is not None:
+        login.setdefault("user", user.name)
+    target = recovery.conninfo({"dbname": settings.database, **where, **login})
+    with password_env(host, where["port"], settings.superuser, user) as env:
+        ctx.run([*shlex.split(command), target], env={**env, "PGOPTIONS": "-c synchronous_commit=local -c statement_timeout=0"})
+
+
+def clone(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, methods: Sequence[tuple[ReplicaMethod, Json]],
+          source: Upstream | None, major: int) -> None:
+    """Fill the data directory by the first method that succeeds (HA rules 6.3).
+
+    Raises ServerError with every method's reason if none did, CancelledError after having removed a half-built copy.
+    """
+    failures: list[str] = []
+    for method, options in methods:
+        if source is None and not method.works_without_source(options):
+            continue
+        keeps = method.keeps_data(options)
+        try:
+            _run_method(ctx, settings, user, (method, options, keeps), source, major)
+            return
+        except CancelledError:
+            if not keeps:
+                data_dir.remove(settings.data_dir)
+            raise
+        except ServerError as error:
+            logger.error("replica method %s failed: %s", method.name, error)
+            failures.append(f"{method.name}: {error}")
+            if not keeps:
+                data_dir.remove(settings.data_dir)
+    reasons = "; ".join(failures) or "none of the configured methods works without a source"
+    raise ServerError(f"no replica could be made in {settings.data_dir}: {reasons}")
+
+
+def _run_method(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, choice: tuple[ReplicaMethod, Json, bool],
+                source: Upstream | None, major: int) -> None:
+    method, options, keeps = choice
+    ctx.check()
+    if not keeps:
+        data_dir.remove(settings.data_dir)
+    data_dir.prepare(settings.data_dir, user)
+    logger.info("making a replica with method %s from %s", method.name, source.name or source.host if source else "no source")
+    ctx.report(phase=method.name)
+    connstring = "" if source is None else recovery.conninfo(
+        {"dbname": source.dbname, "host": source.host, "port": source.port, **recovery.login(settings.replication, major)})
+    with password_env(source.host if source else "", source.port if source else 0, settings.replication, user) as env:
+        method.run(ReplicaRequest(
+            server=settings, source=source, connstring=connstring, env=env if source else {}, options=options,
+            binary=lambda name: program_path(settings, name), task=ctx, server_major=major))
+    if data_dir.major_version(settings.data_dir) is None:
+        raise ServerError(f"it ended without an error but left no cluster in {settings.data_dir}")
+
+
+def rewind_source(settings: ServerSettings, source: Upstream, major: int) -> tuple[str, Credentials]:
+    """The connection string for pg_rewind, without password, and whose login it is (HA rules 12.4.4)."""
+    credentials = settings.rewind if settings.rewind.username else settings.superuser
+    values: Mapping[str, Any] = {"dbname": settings.database, "host": source.host, "port": source.port,
+                                 "target_session_attrs": "read-write", **recovery.login(credentials, major)}
+    return recovery.conninfo(values), credentials
+
+
+def help_works(run: Callable[[list[str]], str], program: str) -> bool:
+    """Whether a program can be run at all."""
+    try:
+        run([program, "--help"])
+        return True
+    except CommandFailedError:
+        return False

@@ -1,0 +1,97 @@
+"""Timelines: what a server says it is on, and the history of how it got there (HA rules 11.5, 12.2)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pgcore.clock import Deadline
+from pgcore.errors import ServerError, ServerUnavailableError
+from pgcore.model.basics import Lsn
+from pgcore.model.server import Upstream
+from pgcore.postgres.connection import Session
+
+Switch = tuple[int, Lsn, str]
+"""A timeline, the position where the next one branched off, the reason PostgreSQL gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderTimeline:
+    """What a leader says about itself. ``history`` holds its earlier timelines, oldest first."""
+
+    timeline: int
+    in_recovery: bool
+    history: tuple[Switch, ...] = ()
+
+
+def parse_history(text: str) -> tuple[Switch, ...]:
+    """The lines of a ``.history`` file; comments and garbage are skipped."""
+    found = []
+    for line in text.splitlines():
+        fields = line.strip().split(None, 2)
+        if len(fields) < 2 or not fields[0].isdigit():
+            continue
+        try:
+            found.append((int(fields[0]), Lsn.parse(fields[1]), fields[2] if len(fields) > 2 else ""))
+        except ValueError:
+            continue
+    return tuple(found)
+
+
+def local_history(data_dir: str, timeline: int) -> tuple[Switch, ...]:
+    """The history of a timeline as this node knows it; empty for the first one or an absent file."""
+    try:
+        with open(os.path.join(data_dir, "pg_wal", f"{timeline:08X}.history"), encoding="utf-8", errors="replace") as file:
+            return parse_history(file.read())
+    except OSError:
+        return ()
+
+
+def identify(parameters: Mapping[str, Any], deadline: Deadline) -> tuple[str, int]:
+    """System identifier and timeline by IDENTIFY_SYSTEM. ``parameters`` are those of a replication connection.
+
+    Raises ServerUnavailableError when undecided.
+    """
+    session = Session(parameters, deadline)
+    try:
+        row = session.query("IDENTIFY_SYSTEM", deadline=deadline)[0]
+        return str(row[0]), int(row[1])
+    finally:
+        session.close()
+
+
+def compare_timelines(source: Upstream, replication: Mapping[str, Any], ordinary: Mapping[str, Any],
+                      deadline: Deadline) -> LeaderTimeline:
+    """Timeline, history and role of a leader. The two mappings are the logins for its replication and ordinary connections.
+
+    Raises ServerUnavailableError when anything is undecided.
+    """
+    target = {"host": source.host, "port": source.port, "application_name": "pgcore"}
+    if source.read_write:
+        ordinary = {**ordinary, "target_session_attrs": "read-write"}
+    try:
+        in_recovery = _in_recovery({**ordinary, **target, "dbname": source.dbname}, deadline)
+        session = Session({**replication, **target, "replication": "true", "options": "-c datestyle=ISO"}, deadline)
+        try:
+            timeline = int(session.query("IDENTIFY_SYSTEM", deadline=deadline)[0][1])
+            history: tuple[Switch, ...] = ()
+            if timeline > 1:
+                content = session.query(f"TIMELINE_HISTORY {timeline}", deadline=deadline)[0][1]
+                history = parse_history(bytes(content).decode(errors="replace") if not isinstance(content, str) else content)
+        finally:
+            session.close()
+    except ServerUnavailableError:
+        raise
+    except ServerError as error:
+        raise ServerUnavailableError(f"the timeline of {source.name or source.host} is undecided: {error}") from error
+    return LeaderTimeline(timeline, in_recovery, history)
+
+
+def _in_recovery(parameters: Mapping[str, Any], deadline: Deadline) -> bool:
+    session = Session({**parameters, "options": "-c statement_timeout=2000"}, deadline)
+    try:
+        return bool(session.query("SELECT pg_catalog.pg_is_in_recovery()", deadline=deadline)[0][0])
+    finally:
+        session.close()
