@@ -66,12 +66,16 @@ class _Visit:
     def __init__(self, name: str, places: Places, warnings: list[ConfigError]) -> None:
         self.name, self.places, self.warnings = name, places, warnings
         self.visited: set[int] = set()
+        self.open: set[int] = set()
 
     def node(self, node: Any, path: str) -> None:
-        """Note the places of everything below ``node``."""
+        """Note the places of everything below ``node``. Raises ConfigError for a value that contains itself."""
+        if id(node) in self.open:
+            raise ConfigError(path, "contains itself", "remove the alias", f"{self.name}:{node.start_mark.line + 1}")
         if id(node) in self.visited or not isinstance(getattr(node, "value", None), list):
             return
         self.visited.add(id(node))
+        self.open.add(id(node))
         seen: dict[str, int] = {}
         for index, item in enumerate(node.value):
             if not isinstance(item, tuple):
@@ -87,6 +91,7 @@ class _Visit:
             seen[word] = line
             self.places.note(below, place)
             self.node(value, below)
+        self.open.discard(id(node))
 
 
 def _broken(error: Any, name: str) -> ConfigError:

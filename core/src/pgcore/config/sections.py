@@ -266,7 +266,7 @@ DYNAMIC_ONLY = frozenset({
 
 
 def configuration_schema(section_types: Mapping[str, type]) -> dict[str, Json]:
-    """The JSON Schema of a node's file with the sections of plugins; keys it does not know are allowed (custom methods, tags)."""
+    """The JSON Schema of a node file with the sections of plugins; other keys are allowed (custom methods)."""
     schema = json_schema(NodeSection)
     sections: dict[str, type] = {"log": LogSection, "restapi": RestapiSection, "ctl": CtlSection, "postgresql": PostgresqlSection,
                                  "bootstrap": BootstrapSection, "watchdog": WatchdogSection, "citus": CitusSection, **section_types}

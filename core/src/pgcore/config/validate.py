@@ -217,7 +217,7 @@ def _check_server(draft: Draft, probe: bool) -> None:
         try:
             pwd.getpwnam(section.os_user)
         except KeyError:
-            draft.fail("postgresql.os_user", f"names the account {section.os_user!r}, which does not exist", "create or correct it")
+            draft.fail("postgresql.os_user", f"names the account {section.os_user!r}, which does not exist", "create it")
     elif os.geteuid() == 0 and not os.path.exists(section.data_dir or "/"):
         draft.warn("postgresql.os_user", "is not set; PostgreSQL does not run as root", "name the account, for example postgres")
     postgres = _check_programs(draft, section)
@@ -270,7 +270,7 @@ def _check_data_dir(draft: Draft, folder: str, major: str | None) -> None:
         draft.fail(path, f"PG_VERSION in {folder!r} cannot be read: {error.strerror}", "run as the account that owns it")
         return
     if major is not None and version != major:
-        draft.fail(path, f"holds a cluster of PostgreSQL {version}, but the programs are of {major}", "correct postgresql.bin_dir")
+        draft.fail(path, f"holds a cluster of PostgreSQL {version}, but the programs are of {major}", "correct bin_dir")
 
 
 # -- values --------------------------------------------------------------------------------------------------------------------
