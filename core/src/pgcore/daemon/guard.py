@@ -7,11 +7,12 @@ the first thing in the program, so nothing heavy is imported here.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple, cast
+from collections import namedtuple
 
 from pgcore.daemon.guard_loop import FAILED, LOCKED, READY, become_guard
 from pgcore.daemon.guard_page import (
@@ -29,6 +30,7 @@ from pgcore.daemon.guard_page import (
 )
 from pgcore.daemon.guard_server import Process, status_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pgcore.model.basics import Instant
 
@@ -40,13 +42,10 @@ _LEAVE_S = 2.0
 _SILENT_NS = nanoseconds(5.0)
 
 
-class GuardAction(NamedTuple):
-    """The last thing the guard did. ``at`` is when, ``pid`` the postmaster (0: none), ``text`` is fit for the log."""
+class GuardAction(namedtuple("GuardAction", ("stage", "at", "pid", "text"))):
+    """The last thing the guard did: its Stage, the Instant, the postmaster's pid (0: none), and a sentence fit for the log."""
 
-    stage: Stage
-    at: Instant
-    pid: int
-    text: str
+    __slots__ = ()
 
 
 class Prepared:
@@ -83,6 +82,8 @@ class Prepared:
 
 def prefork() -> Prepared:
     """Fork the guard while the program is still small and has one thread. Raises GuardError if the system refuses."""
+    # The collector would write to every object, and a page that either process writes to is no longer shared.
+    gc.freeze()
     try:
         command_read, command_write = os.pipe()
         reply_read, reply_write = os.pipe()
@@ -285,4 +286,4 @@ def _describe(report: Report) -> str:
 
 
 def _instant(nanoseconds_: int) -> Instant:
-    return cast("Instant", nanoseconds_ / 1e9)
+    return nanoseconds_ / 1e9  # type: ignore[return-value]

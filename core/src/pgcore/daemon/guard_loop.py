@@ -6,7 +6,6 @@ that happens in here ends it while it is armed; imports stay light.
 
 from __future__ import annotations
 
-import gc
 import os
 import select
 import signal
@@ -26,7 +25,6 @@ READY, LOCKED, FAILED = b"R", b"L", b"E"
 
 def become_guard(command_fd: int, reply_fd: int) -> None:
     """Life of the forked process: wait to be told what to guard, guard it, return when there is nothing left to do."""
-    gc.freeze()
     _settle(command_fd, reply_fd)
     path, _, data_dir = _read_all(command_fd).partition(b"\0")
     os.close(command_fd)

@@ -2,8 +2,8 @@
 
 Each side writes one record of its own and only reads the other's, so neither needs a lock. A record has two slots written in
 turn, each with a sequence number and a checksum: a reader takes the newest intact one, and a writer that is killed in the
-middle of a write leaves the record before it, which can only end a lease earlier. Imports stay light: the guard is forked
-from here before anything heavy is loaded.
+middle of a write leaves the record before it, which can only end a lease earlier. Imports stay light, as what is imported
+before the fork stays in the guard's memory for good: no dataclasses (2 MiB), not even typing (1 MiB).
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import stat
 import struct
 import time
 from binascii import crc32
+from collections import namedtuple
 from enum import IntEnum
-from typing import Generic, NamedTuple, TypeVar
 
 from pgcore.errors import PgcoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PAGE_BYTES = 4096
 LAYOUT = 1
@@ -50,13 +54,10 @@ class Stage(IntEnum):
     SURVIVED = 8
 
 
-class Margins(NamedTuple):
+class Margins(namedtuple("Margins", ("fast", "immediate", "kill", "kill_floor_s"), defaults=(0.30, 0.15, 0.05, 0.25))):
     """How long before the end of the lease each stage starts, as shares of ``ttl``; ``kill_floor_s`` is in seconds."""
 
-    fast: float = 0.30
-    immediate: float = 0.15
-    kill: float = 0.05
-    kill_floor_s: float = 0.25
+    __slots__ = ()
 
     def before_end_ns(self, ttl_s: float) -> tuple[int, int, int]:
         """Nanoseconds before the end at which fast, immediate and kill start, in this order whatever the shares."""
@@ -72,19 +73,44 @@ class Margins(NamedTuple):
         return self
 
 
-class Duty(NamedTuple):
+_DutyFields = namedtuple(
+    "_DutyFields",
+    (
+        "agent_pid",
+        "agent_start",
+        "armed",
+        "until_ns",
+        "ttl_ns",
+        "fast_ns",
+        "immediate_ns",
+        "kill_ns",
+        "server_pid",
+        "server_start",
+    ),
+    defaults=(0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+)
+_ReportFields = namedtuple(
+    "_ReportFields",
+    (
+        "beat_ns",
+        "served_pid",
+        "served_start",
+        "cleared_ns",
+        "stage",
+        "method",
+        "at_ns",
+        "until_ns",
+        "pid",
+        "killed",
+    ),
+    defaults=(0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+)
+
+
+class Duty(_DutyFields):
     """The agent's record. Instants are nanoseconds on the clock of ``pgcore.clock.now``, starts are clock ticks since boot."""
 
-    agent_pid: int = 0
-    agent_start: int = 0
-    armed: int = 0
-    until_ns: int = 0
-    ttl_ns: int = 0
-    fast_ns: int = 0
-    immediate_ns: int = 0
-    kill_ns: int = 0
-    server_pid: int = 0
-    server_start: int = 0
+    __slots__ = ()
 
     def stage_due(self, now: int) -> Stage:
         """The stage that the time left calls for."""
@@ -101,48 +127,32 @@ class Duty(NamedTuple):
         return min((left - margin for margin in (self.fast_ns, self.immediate_ns, self.kill_ns, 0) if left > margin), default=0)
 
 
-class Report(NamedTuple):
+class Report(_ReportFields):
     """The guard's record: when it last looked, whom it serves, what it did last.
 
     ``cleared_ns`` is the end of the lease it has finished with: a duty with that end is no longer in force, while an agent
     that thaws and proves another lease is protected again.
     """
 
-    beat_ns: int = 0
-    served_pid: int = 0
-    served_start: int = 0
-    cleared_ns: int = 0
-    stage: int = Stage.NONE
-    method: int = Stage.NONE
-    at_ns: int = 0
-    until_ns: int = 0
-    pid: int = 0
-    killed: int = 0
+    __slots__ = ()
 
 
-class Header(NamedTuple):
+class Header(namedtuple("Header", ("layout", "guard_pid", "guard_start", "data_dir"))):
     """Who guards what; written once by a guard when it starts."""
 
-    layout: int
-    guard_pid: int
-    guard_start: int
-    data_dir: str
+    __slots__ = ()
 
 
-_Values = TypeVar("_Values", Duty, Report)
-
-
-class Record(Generic[_Values]):
+class Record:
     """One side's record in its two slots. One writer, any number of readers, no locks."""
 
-    def __init__(self, memory: mmap.mmap, number: int, kind: type[_Values]) -> None:
-        self._memory = memory
-        self._kind: type[_Values] = kind
+    def __init__(self, memory: mmap.mmap, number: int, kind: type[Duty] | type[Report]) -> None:
+        self._memory, self._kind = memory, kind
         self._format = struct.Struct("<Q" + "Q" * len(kind._fields))
         start = _FIRST_RECORD + number * _RECORD_SPACE
         self._slots = (start, start + _RECORD_SPACE // 2)
 
-    def read(self) -> tuple[int, _Values] | None:
+    def read(self) -> tuple[int, Any] | None:
         """The newest intact record with its sequence number; None if none was ever written. A torn read is tried again."""
         for _ in range(100):
             found = [values for slot in self._slots if (values := self._intact(slot))]
@@ -151,7 +161,7 @@ class Record(Generic[_Values]):
                 return newest[0], self._kind(*newest[1:])
         return None
 
-    def write(self, values: _Values) -> int:
+    def write(self, values: Duty | Report) -> int:
         """Store into the older slot and return the sequence number given."""
         current = self.read()
         sequence = current[0] + 1 if current else 1
@@ -174,8 +184,8 @@ class GuardPage:
 
     def __init__(self, path: str, fd: int, memory: mmap.mmap) -> None:
         self.path, self._fd, self._memory = path, fd, memory
-        self.duty: Record[Duty] = Record(memory, 0, Duty)
-        self.report: Record[Report] = Record(memory, 1, Report)
+        self.duty = Record(memory, 0, Duty)
+        self.report = Record(memory, 1, Report)
 
     @classmethod
     def open(cls, path: str) -> GuardPage:

@@ -11,8 +11,8 @@ import os
 import select
 import signal
 import time
+from collections import namedtuple
 from collections.abc import Iterable
-from typing import NamedTuple
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _START_TOLERANCE_S = 3.0
@@ -20,13 +20,10 @@ _DEAD_STATES = ("Z", "X", "x")
 _STOPPED_STATES = ("T", "t")
 
 
-class Status(NamedTuple):
+class Status(namedtuple("Status", ("name", "state", "parent", "start"))):
     """What ``/proc/<pid>/stat`` says; ``start`` in clock ticks since boot names a process together with its pid."""
 
-    name: str
-    state: str
-    parent: int
-    start: int
+    __slots__ = ()
 
 
 def status_of(pid: int) -> Status | None:
