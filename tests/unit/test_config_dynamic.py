@@ -50,7 +50,7 @@ def warned(result: Effective) -> str:
     return "\n".join(str(warning) for warning in result.warnings)
 
 
-# -- timing --------------------------------------------------------------------------------------------------------------------
+# -- timing ------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("document", "timing"), [
     ({}, (30, 10, 10)), ({"ttl": 60}, (60, 10, 10)), ({"retry_timeout": 14}, (30, 2, 14)), ({"retry_timeout": 20}, (30, 1, 14)),
@@ -83,7 +83,7 @@ def test_no_timing_breaks_the_rule(ttl: int, loop_wait: int, retry_timeout: int,
 _LOCAL = local()
 
 
-# -- settings of the cluster -----------------------------------------------------------------------------------------------------
+# -- settings of the cluster -------------------------------------------------------------------------------------------------
 
 def test_an_empty_document_means_the_defaults() -> None:
     result = read({})
@@ -94,8 +94,9 @@ def test_an_empty_document_means_the_defaults() -> None:
 
 
 def test_every_setting_is_read() -> None:
-    result = read({"maximum_lag_on_failover": "0x10", "master_start_timeout": 5, "synchronous_mode": "Quorum", "failsafe_mode": "on",
-                   "check_timeline": True, "member_slots_ttl": "5min", "pause": True, "max_timelines_history": 3,
+    result = read({"maximum_lag_on_failover": "0x10", "master_start_timeout": 5, "synchronous_mode": "Quorum",
+                   "failsafe_mode": "on", "check_timeline": True, "member_slots_ttl": "5min", "pause": True,
+                   "max_timelines_history": 3,
                    "primary_race_backoff": 2, "synchronous_node_count": 2, "primary_stop_timeout": 7})
     ha = result.ha
     assert (ha.maximum_lag_on_failover, ha.primary_start_timeout, ha.synchronous_mode, ha.failsafe_mode, ha.check_timeline,
@@ -148,8 +149,9 @@ def test_a_standby_cluster_needs_a_source() -> None:
 
 
 def test_slots_are_normalised_and_bad_ones_left_out() -> None:
-    result = read({"slots": {"a": None, "b": {"type": "physical", "cluster_type": "primary"}, "c": {"database": "d", "plugin": "p"},
-                             "Bad": {}, "d": {"type": "logical"}, "e": {"type": "odd"}, "f": "physical"}})
+    result = read({"slots": {"a": None, "b": {"type": "physical", "cluster_type": "primary"},
+                             "c": {"database": "d", "plugin": "p"}, "Bad": {}, "d": {"type": "logical"},
+                             "e": {"type": "odd"}, "f": "physical"}})
     assert result.slots == {"a": {"type": "physical"}, "b": {"type": "physical", "cluster_type": "primary"},
                             "c": {"type": "logical", "database": "d", "plugin": "p"}}
     assert len(result.warnings) == 4
@@ -167,7 +169,7 @@ def test_old_servers_keep_no_slots_of_vanished_members() -> None:
     assert effective(local(), {}, server_major=10).ha.member_slots_ttl == 0
 
 
-# -- postgresql ------------------------------------------------------------------------------------------------------------------
+# -- postgresql --------------------------------------------------------------------------------------------------------------
 
 def test_local_values_win_but_not_for_what_the_cluster_decides() -> None:
     document = {"postgresql": {"parameters": {"Max_Connections": "0x40", "work_mem": "8MB", "unix_socket_directories": "/x"},
@@ -193,13 +195,17 @@ def test_controlled_parameters_are_checked(name: str, value: Any, used: Any) -> 
 
 
 def test_bare_booleans_become_words() -> None:
-    parameters = settings({"postgresql": {"parameters": {"synchronous_commit": True, "fsync": False, "x": None, "y": [1]}}}).parameters
-    assert parameters["synchronous_commit"] == "on" and parameters["fsync"] == "off" and "x" not in parameters and "y" not in parameters
+    given = {"synchronous_commit": True, "fsync": False, "x": None, "y": [1]}
+    parameters = settings({"postgresql": {"parameters": given}}).parameters
+    assert parameters["synchronous_commit"] == "on" and parameters["fsync"] == "off"
+    assert "x" not in parameters and "y" not in parameters
 
 
 @pytest.mark.parametrize(("major", "given", "expected"), [
-    (15, {"wal_keep_segments": 10}, {"wal_keep_size": "160MB"}), (15, {"wal_keep_segments": 10, "wal_keep_size": "1GB"}, {"wal_keep_size": "1GB"}),
-    (12, {"wal_keep_size": "100MB"}, {"wal_keep_segments": 6}), (None, {}, {}), (12, {"wal_keep_segments": 3}, {"wal_keep_segments": 3})])
+    (15, {"wal_keep_segments": 10}, {"wal_keep_size": "160MB"}),
+    (15, {"wal_keep_segments": 10, "wal_keep_size": "1GB"}, {"wal_keep_size": "1GB"}),
+    (12, {"wal_keep_size": "100MB"}, {"wal_keep_segments": 6}), (None, {}, {}),
+    (12, {"wal_keep_segments": 3}, {"wal_keep_segments": 3})])
 def test_the_server_gets_the_wal_keep_setting_it_knows(major: int | None, given: Any, expected: Any) -> None:
     parameters = settings({"postgresql": {"parameters": given}}, server_major=major).parameters
     assert {name: value for name, value in parameters.items() if name.startswith("wal_keep")} == expected
@@ -230,8 +236,9 @@ def test_the_superuser_rewinds_where_the_rewind_user_cannot() -> None:
 
 
 def test_recovery_settings_are_moved_out_of_the_parameters() -> None:
+    recovery = {"restore_command": "b", "archive_cleanup_command": "c", "primary_conninfo": "x"}
     server = settings({"postgresql": {"parameters": {"restore_command": "a", "recovery_target_time": "x"}}},
-                      postgresql={"recovery_conf": {"restore_command": "b", "archive_cleanup_command": "c", "primary_conninfo": "x"}})
+                      postgresql={"recovery_conf": recovery})
     assert server.recovery_conf == {"restore_command": "a", "archive_cleanup_command": "c"}
     assert not {"restore_command", "recovery_target_time"} & set(server.parameters)
 
@@ -254,7 +261,8 @@ def test_a_role_has_its_own_parameters_and_hba() -> None:
 def test_citus_adjusts_the_server_and_the_first_document() -> None:
     changes = {"citus": {"group": 0, "database": "c"}}
     server = settings({"postgresql": {"parameters": {"shared_preload_libraries": "a,citus"}}}, **changes)
-    assert server.parameters["shared_preload_libraries"] == "citus,a" and server.parameters["max_prepared_transactions"] == 200
+    assert server.parameters["shared_preload_libraries"] == "citus,a"
+    assert server.parameters["max_prepared_transactions"] == 200
     assert server.parameters["wal_level"] == "logical" and server.parameters["citus.local_hostname"] == "127.0.0.2"
     assert initial_document(local(**changes))["synchronous_mode"] == "quorum"
 
@@ -265,11 +273,12 @@ def test_bad_dynamic_postgresql_values_leave_the_default() -> None:
     assert len(result.warnings) == 3
 
 
-# -- methods -----------------------------------------------------------------------------------------------------------------------
+# -- methods -----------------------------------------------------------------------------------------------------------------
 
 def test_replica_methods_come_in_order_with_their_options() -> None:
     document = {"postgresql": {"create_replica_methods": ["walg", "basebackup"], "walg": {"command": "x"}}}
-    assert replica_methods(read(document, postgresql={"basebackup": ["verbose"]})) == [("walg", {"command": "x"}), ("basebackup", ["verbose"])]
+    methods = replica_methods(read(document, postgresql={"basebackup": ["verbose"]}))
+    assert methods == [("walg", {"command": "x"}), ("basebackup", ["verbose"])]
     assert replica_methods(read({})) == [("basebackup", {})]
     standby = {**document, "standby_cluster": {"host": "a"}}
     assert replica_methods(read(standby)) == [("basebackup", {})]
@@ -287,7 +296,7 @@ def test_callbacks_are_those_with_a_command() -> None:
     assert callbacks(read({"postgresql": {"callbacks": {"on_start": "a", "on_stop": None}}})) == {"on_start": "a"}
 
 
-# -- the first document, the cache ---------------------------------------------------------------------------------------------------
+# -- the first document, the cache -------------------------------------------------------------------------------------------
 
 def test_a_new_cluster_starts_with_the_seed() -> None:
     assert initial_document(local())["ttl"] == 40

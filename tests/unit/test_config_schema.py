@@ -48,7 +48,8 @@ def mistakes(**keys: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(("text", "value"), [
-    ("on", True), ("TRUE", True), ("yes", True), ("1", True), (1, True), ("off", False), ("No", False), (0, False), ("maybe", None)])
+    ("on", True), ("TRUE", True), ("yes", True), ("1", True), (1, True), ("off", False), ("No", False), (0, False),
+    ("maybe", None)])
 def test_booleans_have_eight_spellings(text: Any, value: bool | None) -> None:
     assert parse_bool(text) is value
 

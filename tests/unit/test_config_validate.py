@@ -74,7 +74,8 @@ def test_a_good_configuration_has_no_problems(tmp_path: Path, node: dict[str, An
 def test_a_busy_port_is_named_with_its_key(tmp_path: Path, node: dict[str, Any], listener: int) -> None:
     changes = {"restapi": {"listen": f"127.0.0.2:{listener}"}}
     problem = only(check(tmp_path, node, changes))
-    assert problem.level == "error" and problem.path == "restapi.listen" and f"port {listener} of 127.0.0.2 is in use" in problem.problem
+    assert problem.level == "error" and problem.path == "restapi.listen"
+    assert f"port {listener} of 127.0.0.2 is in use" in problem.problem
     assert problem.value == f"127.0.0.2:{listener}"
     assert check(tmp_path, node, changes, ignore_listen_port=True) == []
     assert check(tmp_path, node, changes, probe=False) == []
@@ -90,8 +91,9 @@ def test_an_address_of_another_machine_cannot_be_listened_on(tmp_path: Path, nod
     assert "192.0.2.1 is no address of this machine" in problem.problem
 
 
-@pytest.mark.parametrize(("address", "level"), [("127.0.0.1:8008", "warning"), ("localhost:8008", "warning"), ("[::1]:8008", "warning"),
-                                                ("0.0.0.0:8008", "error"), ("*:8008", "error")])
+@pytest.mark.parametrize(("address", "level"), [
+    ("127.0.0.1:8008", "warning"), ("localhost:8008", "warning"), ("[::1]:8008", "warning"), ("0.0.0.0:8008", "error"),
+    ("*:8008", "error")])
 def test_published_addresses_must_be_reachable(tmp_path: Path, node: dict[str, Any], address: str, level: str) -> None:
     for section in ("restapi", "postgresql"):
         problem = only(check(tmp_path, node, {section: {"connect_address": address}}))
@@ -135,7 +137,8 @@ def test_a_silent_store_is_reported(tmp_path: Path, node: dict[str, Any], listen
 
 
 @pytest.mark.parametrize(("section", "distribution"), [("etcd3", "pgcore-dcs-etcd"), ("exhibitor", "pgcore-dcs-zookeeper")])
-def test_a_missing_plugin_is_named_with_its_distribution(tmp_path: Path, node: dict[str, Any], section: str, distribution: str) -> None:
+def test_a_missing_plugin_is_named_with_its_distribution(tmp_path: Path, node: dict[str, Any], section: str,
+                                                         distribution: str) -> None:
     problem = only(check(tmp_path, node, {"etcd3": None, section: {"hosts": []}}, types={}, probe=False))
     assert problem.path == section and problem.remedy == f"pip install {distribution}"
 
@@ -164,8 +167,9 @@ def test_a_setting_of_the_cluster_in_the_local_file_has_no_effect(tmp_path: Path
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--encoding"], "has leading dashes"), ([{"encoding": 8}], "wants a text, has 8"), (["pgdata=/x"], "option pgdata is not allowed"),
-    ([["a"]], "wants a word or one key"), ("data-checksums", "wants a list of options")])
+    (["--encoding"], "has leading dashes"), ([{"encoding": 8}], "wants a text, has 8"),
+    (["pgdata=/x"], "option pgdata is not allowed"), ([["a"]], "wants a word or one key"),
+    ("data-checksums", "wants a list of options")])
 def test_wrong_options_of_initdb(tmp_path: Path, node: dict[str, Any], options: Any, message: str) -> None:
     assert message in only(check(tmp_path, node, {"bootstrap": {"initdb": options}})).problem
 
@@ -183,7 +187,8 @@ def test_files_and_accounts_must_exist(tmp_path: Path, node: dict[str, Any]) -> 
 
 def test_all_mistakes_of_a_broken_file_are_found_at_once(tmp_path: Path, node: dict[str, Any]) -> None:
     changes = {"name": None, "restapi": {"listen": "nowhere", "allowlist": 5, "server_tokns": 1},
-               "postgresql": {"data_dir": None, "bin_dir": "/nowhere", "authentication": {"replication": {"sslmode": "sometimes"}}}}
+               "postgresql": {"data_dir": None, "bin_dir": "/nowhere",
+                              "authentication": {"replication": {"sslmode": "sometimes"}}}}
     paths = [problem.path for problem in check(tmp_path, node, changes)]
     assert paths == ["name", "restapi.allowlist", "postgresql.data_dir", "postgresql.authentication.replication.sslmode",
                      "restapi.listen", "postgresql.bin_dir", "restapi.server_tokns"]

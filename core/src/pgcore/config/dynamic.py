@@ -6,7 +6,6 @@ import json
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -297,7 +296,8 @@ def write_cache(path: str, document: Mapping[str, Json]) -> None:
     """
     folder = os.path.dirname(path)
     owner = os.stat(folder)
-    descriptor, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=folder)
+    temporary = f"{path}.{os.getpid()}"  # the one agent of this directory is the only writer
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(document, file, separators=(",", ":"))

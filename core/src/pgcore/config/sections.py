@@ -268,9 +268,9 @@ DYNAMIC_ONLY = frozenset({
 def configuration_schema(section_types: Mapping[str, type]) -> dict[str, Json]:
     """The JSON Schema of a node file with the sections of plugins; other keys are allowed (custom methods)."""
     schema = json_schema(NodeSection)
-    sections: dict[str, type] = {"log": LogSection, "restapi": RestapiSection, "ctl": CtlSection, "postgresql": PostgresqlSection,
-                                 "bootstrap": BootstrapSection, "watchdog": WatchdogSection, "citus": CitusSection, **section_types}
-    schema["properties"] |= {name: json_schema(cls) for name, cls in sections.items()}
+    own: dict[str, type] = {"log": LogSection, "restapi": RestapiSection, "ctl": CtlSection, "postgresql": PostgresqlSection,
+                            "bootstrap": BootstrapSection, "watchdog": WatchdogSection, "citus": CitusSection}
+    schema["properties"] |= {name: json_schema(cls) for name, cls in {**own, **section_types}.items()}
     schema["properties"]["tags"] = {"type": "object", "description": "tags of this node; other names are custom tags"}
     dynamic = json_schema(DynamicSection)
     dynamic["properties"] |= {"standby_cluster": json_schema(StandbyClusterSection), "postgresql": json_schema(SharedPostgresql)}
