@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pgcore.plugin import StoreRequest, Timing
+from pgcore.plugin import Instant, StoreRequest, Timing, now
 from pgcore.testing.store_contract import StoreContract
 from pgcore_dcs_raft.node import RaftNode
 from pgcore_dcs_raft.plugin import RaftSection
@@ -22,12 +22,34 @@ CONTACT_S = 0.5
 SCOPES = itertools.count()
 
 
+class HastyClock:
+    """The clock of all nodes: it runs as fast as the real one, and ahead of it by what the tests let pass."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def now(self) -> Instant:
+        return Instant(now() + self.ahead_s)
+
+    def elapse(self, seconds: float) -> None:
+        """Five times as fast as real time, faster for long spans; nodes notice after a heartbeat period at most."""
+        real_s = min(seconds / 5, 0.1)
+        time.sleep(real_s)
+        self.ahead_s += seconds - real_s
+
+
 @pytest.fixture(scope="module")
-def nodes(free_addresses: Callable[[int], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RaftNode]]:
+def clock() -> HastyClock:
+    return HastyClock()
+
+
+@pytest.fixture(scope="module")
+def nodes(free_addresses: Callable[[int], list[str]], tmp_path_factory: pytest.TempPathFactory,
+          clock: HastyClock) -> Iterator[list[RaftNode]]:
     """One cluster for all tests of the kit; a test has a scope of its own."""
     addresses, directory = free_addresses(3), str(tmp_path_factory.mktemp("raft"))
     opened = [RaftNode(RaftSection(self_addr=address, partner_addrs=tuple(addresses), data_dir=directory, password="secret",
-                                   connection_retry_time=0.3), Timing()) for address in addresses]
+                                   connection_retry_time=0.3), Timing(), clock=clock.now) for address in addresses]
     yield opened
     for node in opened:
         node.close()
@@ -51,8 +73,8 @@ def frozen(nodes: list[RaftNode]) -> Iterator[None]:
 class TestRaftStore(StoreContract):
     """Members a and d share the first node, b and c have the others; opening a member again is a new session on the same node."""
 
-    timing = Timing(ttl=2, loop_wait=1, retry_timeout=1)
-    expiry_slack_s = 1.0
+    timing = Timing(ttl=5, loop_wait=1, retry_timeout=2)
+    expiry_slack_s = 2.0
 
     @pytest.fixture
     def cluster(self, nodes):
@@ -63,6 +85,10 @@ class TestRaftStore(StoreContract):
             return RaftStore(nodes["abc".find(member) if member in "abc" else 0], request, contact_s=CONTACT_S, owns_node=False)
 
         return open_store
+
+    @pytest.fixture
+    def elapse(self, clock):
+        return clock.elapse
 
     @pytest.fixture
     def outage(self, nodes):

@@ -10,19 +10,20 @@ orders the processes of one member: the later one may take over what names the e
 * A session numbers its commands. The same number again returns the first result without applying anything, so an
   undecided command can be sent again. A lower number than the highest applied is stale and does nothing: a command that
   surfaces late, from the log of a leader that came back, never overwrites what the same process wrote after it.
-* A session has one lease, which the lock and the member card live under. ``announce``, a successful ``acquire`` and a ``renew`` that
-  held extend it, all as applied commands; no other thing does.
+* A session has one lease, which the lock and the member card live under. ``announce``, a successful ``acquire`` and a ``renew``
+  that held extend it, all as applied commands; nothing else does.
 
-Leases end by a command too: ``expire``, proposed by the Raft leader (``due``), names the session and its last extension, and does nothing
-if there has been another. Only the number of seconds travels with a write. The Raft leader measures the age of a lease with its own
-clock from the moment it applied the extension, or from the moment it became leader, whichever is later. Both are after the moment
-the holder sent its command, so a lease never ends earlier than ttl after that, whatever the wall clocks say. What a member believes
-about its own lease must start at the moment of sending; then the store always lets go later than the holder.
+Leases end by a command too: ``expire``, proposed by the Raft leader (``due``), names the session and its last extension, and does
+nothing if there has been another. Only the number of seconds travels with a write. The Raft leader measures the age of a lease
+with its own clock from the moment it applied the extension, or from the moment it became leader, whichever is later. Both are after
+the moment the holder sent its command, so a lease never ends earlier than ttl after that, whatever the wall clocks say. What a
+member believes about its own lease must start at the moment of sending; then the store always lets go later than the holder.
 
-Late commands. An ``acquire`` that is applied after its sender gave up locks for ttl in the name of a process that may not know it: it
-sees the lock as its own in the next read, or lets it expire. A ``renew`` applied after the expiry finds no lock, and after
-another one's acquisition another name: it changes nothing in both cases. A ``renew`` or ``announce`` of a dead
-process finds its successor's ``born`` and changes nothing.
+Late commands. An ``acquire`` that is applied after its sender gave up locks for ttl in the name of a process that may not know
+it: it sees the lock as its own in the next read, or lets it expire. A ``renew`` applied after the expiry finds no lock, and after
+another one's acquisition another name: it changes nothing in both cases. A ``renew`` or ``announce`` of a dead process finds its
+successor's ``born`` and changes nothing. A permanent key written without a condition is only protected from late writes
+of the same process; whoever must not overwrite others gives a version, and that is compared when the command is applied.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """One node of the Raft cluster: pysyncobj, driven by a thread of ours, with the state machine on top. Imported by ``open`` only.
 
-pysyncobj's own thread batches for a heartbeat period, which makes a write take 100 ms. Here ``appendEntriesUseBatch`` is off: a command wakes
-the thread through a pipe, an entry is sent at once, and the commit index follows it at once, so that a write is decided after three messages.
-Between events the thread sleeps in ``poll`` for at most a heartbeat period.
+pysyncobj's own thread batches for a heartbeat period, which makes a write take 100 ms. Here ``appendEntriesUseBatch`` is off: a
+command wakes the thread through a pipe, an entry is sent at once, and the commit index follows it at once, so that a write is
+decided after a few messages. Between events the thread sleeps in ``poll`` for at most a heartbeat period.
+
+What the hardening issue has to change lies in three places: the journal (``_configured``: term, vote, fsync), the messages
+(``wire``) and who may connect (``_Transport``). The machine and the store know nothing of any of them.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, SyncObjConsumer, SyncObjException, replicated
-from pysyncobj.monotonic import monotonic
-from pysyncobj.tcp_connection import CONNECTION_STATE
-from pysyncobj.transport import TCPTransport
-from pysyncobj.utility import TcpUtility, UtilityException
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, SyncObjConsumer, SyncObjException, replicated  # type: ignore[import-untyped]
+from pysyncobj.monotonic import monotonic  # type: ignore[import-untyped]
+from pysyncobj.tcp_connection import CONNECTION_STATE  # type: ignore[import-untyped]
+from pysyncobj.transport import TCPTransport  # type: ignore[import-untyped]
+from pysyncobj.utility import TcpUtility, UtilityException  # type: ignore[import-untyped]
 
 from pgcore.plugin import ConfigError, Deadline, Instant, Json, StoreRejectedError, StoreUnavailableError, Timing, now
 from pgcore_dcs_raft.machine import Lease, Machine
@@ -33,6 +36,7 @@ ATTEMPT_S = 1.0
 """An attempt without an answer is repeated after this time; the machine applies a repeated command once."""
 PAUSE_S = 0.02
 """Between an attempt that failed at once and the next."""
+NEVER = Instant(float("-inf"))
 PINGS_PER_TIMEOUT = 3
 JOIN_INTERVAL_S = 2.0
 REQUEST_S = 1.0
@@ -112,11 +116,15 @@ class RaftNode:
     ``submit`` decides a command; ``in_touch`` waits until the local state is known to be recent. Any thread may call them.
     """
 
-    def __init__(self, section: RaftSection, timing: Timing, *, observer: bool = False) -> None:
-        """Start the node. Raises ConfigError if it cannot listen on its address or write to its directory."""
+    def __init__(self, section: RaftSection, timing: Timing, *, observer: bool = False,
+                 clock: Callable[[], Instant] = now) -> None:
+        """Start the node. ``clock`` judges leases and contact.
+
+        Raises ConfigError if the node cannot listen on its address or write to its directory.
+        """
         restrict_unpickling()
-        self._section, self._observer = section, observer
-        self.machine = Machine()
+        self._section, self._clock = section, clock
+        self.machine = Machine(clock)
         self._replicated = _Replicated(self.machine)
         self._state = threading.Condition()
         self._next_ping = Instant(0.0)
@@ -125,20 +133,18 @@ class RaftNode:
         self._leader: str | None = None
         self._leader_since: Instant | None = None
         self._commit_at_election = 0
-        self._contact = Instant(float("-inf"))
+        self._contact = NEVER
         self._heartbeat: tuple[Instant, int] | None = None
         self._responses: dict[str, Instant] = {}
         self._proposed: dict[Lease, Instant] = {}
-        self.address = None if observer else plain(section.self_addr or "")
+        self.address = plain(section.self_addr) if section.self_addr and not observer else None
         others = [address for address in members(section) if address != self.address]
         self._conf = self._configured(timing)
         self._raft = self._opened(others)
         self._thread = threading.Thread(target=self._run, name="raft", daemon=True)
         self._thread.start()
-        self._joiner: threading.Thread | None = None
-        if not observer and others:
-            self._joiner = threading.Thread(target=self._join, args=(others,), name="raft-join", daemon=True)
-            self._joiner.start()
+        if self.address and others:
+            threading.Thread(target=self._join, args=(self.address, others), name="raft-join", daemon=True).start()
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
@@ -150,7 +156,9 @@ class RaftNode:
             files = {"journalFile": base + ".journal", "fullDumpFile": base + ".dump"}
         return SyncObjConf(
             password=section.password, autoTick=False, appendEntriesUseBatch=False, commandsWaitLeader=False,
-            dynamicMembershipChange=True, bindAddress=plain(section.bind_addr or section.self_addr or "") or None, maxBindRetries=1,
+            dynamicMembershipChange=True, maxBindRetries=1,
+            # Always given: without it the library listens on every interface, whatever self_addr says.
+            bindAddress=plain(section.bind_addr or self.address) if self.address else None,
             raftMinTimeout=section.min_timeout, raftMaxTimeout=section.max_timeout, connectionTimeout=section.connection_timeout,
             appendEntriesPeriod=section.append_entries_period, connectionRetryTime=section.connection_retry_time,
             leaderFallbackTimeout=self._fallback_s(timing), appendEntriesBatchSizeBytes=BATCH_BYTES,
@@ -223,7 +231,7 @@ class RaftNode:
         return float(self._conf.appendEntriesPeriod)
 
     def _after_tick(self) -> None:
-        raft, moment = self._raft, now()
+        raft, moment = self._raft, self._clock()
         if not raft._isLeader():
             self._leader_since = None
         elif self._leader_since is None:
@@ -248,7 +256,7 @@ class RaftNode:
         if not self._commit_at_election < self._raft.raftCommitIndex <= self._raft.raftLastApplied:
             return self._contact
         others = self._raft.otherNodes
-        answers = sorted((self._responses.get(node.id, Instant(float("-inf"))) for node in others), reverse=True)
+        answers = sorted((self._responses.get(node.id, NEVER) for node in others), reverse=True)
         needed = (len(others) + 1) // 2  # of the others, to be a majority with this node
         return answers[needed - 1] if needed else moment
 
@@ -262,9 +270,9 @@ class RaftNode:
         """A message has been handled (Raft thread). Kept is the oldest heartbeat whose commit index is not applied yet."""
         kind = message.get("type")
         if kind == "append_entries" and self._heartbeat is None and node == self._raft._getLeader():
-            self._heartbeat = now(), message["commit_index"]
+            self._heartbeat = self._clock(), message["commit_index"]
         elif kind == "next_node_idx":
-            self._responses[node.id] = now()
+            self._responses[node.id] = self._clock()
 
     def describe(self, arguments: list[Any], answer: Callable[[Any, Any], None]) -> None:
         """Answer the utility command ``members`` (Raft thread)."""
@@ -282,30 +290,31 @@ class RaftNode:
 
     # -- joining -------------------------------------------------------------------------------------------------------
 
-    def _join(self, others: list[str]) -> None:
+    def _join(self, own: str, others: list[str]) -> None:
         """Until a leader has spoken to us, ask the others whether we are a member and if not, to be added (dcs-layout 10).
 
         A leader speaks to members only, so hearing one ends this thread.
         """
-        while not self._closing.is_set() and self._contact == float("-inf"):
+        while not self._closing.is_set() and self._contact == NEVER:
             for address in others:
                 answer = ask(self._section, address, ["members"])
                 if isinstance(answer, dict) and answer.get("leader"):
-                    if self.address not in answer["members"]:
-                        log.info("Asking Raft member %s to add this node, %s", address, self.address)
-                        ask(self._section, address, ["add", self.address])
+                    if own not in answer["members"]:
+                        log.info("Asking Raft member %s to add this node, %s", address, own)
+                        ask(self._section, address, ["add", own])
                     break
                 if self._closing.is_set():
                     return
             with self._state:
-                self._state.wait_for(lambda: self._closing.is_set() or self._contact > float("-inf"), JOIN_INTERVAL_S)
+                self._state.wait_for(lambda: self._closing.is_set() or self._contact > NEVER, JOIN_INTERVAL_S)
 
     # -- callers -------------------------------------------------------------------------------------------------------
 
     def submit(self, command: Mapping[str, Json], deadline: Deadline) -> dict[str, Json]:
         """Have the command decided and applied on this node, and return the machine's result.
 
-        Sends it again while attempts fail. Raises StoreUnavailableError at the deadline, StoreRejectedError for a command that is too large.
+        Sends it again while attempts fail. Raises StoreUnavailableError at the deadline, StoreRejectedError for a command that
+        is too large.
         """
         text = json.dumps(command)
         if len(text) > MAX_COMMAND_BYTES:
@@ -334,7 +343,7 @@ class RaftNode:
 
         Raises StoreUnavailableError at the deadline.
         """
-        self._await(lambda: self._contact >= now() - within_s, deadline, "no contact to a Raft leader")
+        self._await(lambda: self._contact >= self._clock() - within_s, deadline, "no contact to a Raft leader")
         return self._contact
 
     def _await(self, condition: Callable[[], bool], deadline: Deadline, problem: str) -> None:

@@ -94,7 +94,8 @@ def _check_times(section: RaftSection) -> None:
         raise ConfigError("raft.min_timeout", f"is {section.min_timeout}",
                           f"it must be above 3 times append_entries_period ({period})")
     if not section.max_timeout > section.min_timeout:
-        raise ConfigError("raft.max_timeout", f"is {section.max_timeout}", f"it must be above min_timeout ({section.min_timeout})")
+        raise ConfigError("raft.max_timeout", f"is {section.max_timeout}",
+                          f"it must be above min_timeout ({section.min_timeout})")
     if not section.connection_timeout >= section.max_timeout:
         raise ConfigError("raft.connection_timeout", f"is {section.connection_timeout}",
                           f"it must be at least max_timeout ({section.max_timeout})")
@@ -115,4 +116,4 @@ def open_store(request: StoreRequest) -> Store:
 def pgcore_stores() -> Iterable[StoreBackend]:
     """The backend ``raft``."""
     return [StoreBackend(name="raft", section=RaftSection, open=open_store,
-                         ttl_floor=lambda section: (TTL_FLOOR_S, "an election among the members has to fit into it several times"))]
+                         ttl_floor=lambda section: (TTL_FLOOR_S, "an election has to fit into it several times"))]

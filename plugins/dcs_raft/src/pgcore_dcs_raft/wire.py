@@ -1,8 +1,8 @@
 """What may be built from bytes that came over the network or from disk: plain values and node addresses, nothing else.
 
-pysyncobj unpickles every message. Pickle can call any function, so whoever may send a message could run any program; without a password
-that is every local user. The library's two loading functions are therefore replaced by ones that know the handful of names its
-messages need. A message format without pickle is the hardening issue's work.
+pysyncobj unpickles every message. Pickle can call any function, so whoever may send a message could run any program; without a
+password that is every local user. The library's two loading functions are therefore replaced by ones that know the handful of
+names its messages need. A message format without pickle is the hardening issue's work.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import io
 import pickle
 from typing import IO, Any
 
-import pysyncobj.journal
-import pysyncobj.pickle
-from pysyncobj.node import Node, TCPNode
+import pysyncobj.journal  # type: ignore[import-untyped]
+import pysyncobj.pickle  # type: ignore[import-untyped]
+from pysyncobj.node import Node, TCPNode  # type: ignore[import-untyped]
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:

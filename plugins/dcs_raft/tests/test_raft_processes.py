@@ -1,0 +1,120 @@
+"""Members as processes of their own: killed, stopped, continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgcore.plugin import Timing
+from pgcore_dcs_raft.plugin import RaftSection
+
+pytestmark = pytest.mark.server
+
+TTL_S = 3
+
+
+class Member:
+    """One child process."""
+
+    def __init__(self, name: str, section: RaftSection, timing: Timing) -> None:
+        described = {"member": name, "section": dataclasses.asdict(section), "timing": dataclasses.asdict(timing)}
+        self.name = name
+        program = str(Path(__file__).with_name("member_process.py"))
+        self.process = subprocess.Popen([sys.executable, program, json.dumps(described)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def call(self, verb: str, seconds: float = 10.0) -> Any:
+        self.process.stdin.write(json.dumps([verb, seconds]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def trio(sections: Callable[..., list[RaftSection]]) -> Iterator[list[Member]]:
+    """Three members that have a Raft leader; the leader comes first."""
+    timing = Timing(TTL_S, 1, 1)
+    started = [Member(name, section, timing) for name, section in zip("abc", sections(3, password="secret"), strict=True)]
+    try:
+        for member in started:
+            assert member.call("put") != "unavailable"
+        yield sorted(started, key=lambda member: not member.call("leads"))
+    finally:
+        for member in started:
+            member.end()
+
+
+def test_the_lock_of_another_member_survives_the_death_of_the_raft_leader(trio):
+    leader, holder, other = trio
+    assert leader.call("leads") and holder.call("acquire") is True
+    leader.send(signal.SIGKILL)
+    killed = time.monotonic()
+    answers, decided_s = [], []
+    while time.monotonic() < killed + 1.5 * TTL_S:
+        answers.append(holder.call("renew", 1.0))
+        if answers[-1] == "held":
+            decided_s.append(time.monotonic() - killed)
+        assert other.call("acquire", 0.5) in (False, "unavailable")
+        time.sleep(0.1)
+    assert set(answers) <= {"held", "unavailable"} and answers[-1] == "held"
+    print(f"\nfirst write {decided_s[0]:.2f} s after SIGKILL of the Raft leader")
+    assert decided_s[0] < TTL_S
+
+
+def test_the_lock_of_a_killed_raft_leader_ends_after_its_ttl_and_not_before(trio):
+    leader, second, third = trio
+    before = time.monotonic()
+    assert leader.call("acquire") is True
+    leader.send(signal.SIGKILL)
+    while second.call("acquire", 1.0) is not True:
+        time.sleep(0.05)
+        assert time.monotonic() - before < 4 * TTL_S
+    assert time.monotonic() - before >= TTL_S
+    assert third.call("fresh")["leader"] == second.name
+
+
+def test_a_member_cut_from_the_majority_decides_nothing_and_soon_shows_nothing(trio):
+    lonely, second, third = trio
+    assert lonely.call("acquire") is True
+    assert "leader" in lonely.call("read")
+    for member in (second, third):
+        member.send(signal.SIGSTOP)
+    for verb in ("renew", "put", "acquire", "fresh", "announce"):
+        before = time.monotonic()
+        assert lonely.call(verb, 0.5) == "unavailable", verb
+        assert time.monotonic() - before < 1.0, verb
+    before = time.monotonic()
+    assert lonely.call("read", 0.5) == "unavailable" and time.monotonic() - before < 1.0
+    for member in (second, third):
+        member.send(signal.SIGCONT)
+    assert lonely.call("renew") in ("held", "gone")
+    assert second.call("put") != "unavailable"
+
+
+def test_what_a_stopped_leader_slept_through_is_not_undone_when_it_wakes(trio):
+    leader, second, _ = trio
+    assert leader.call("acquire") is True
+    leader.send(signal.SIGSTOP)
+    end = time.monotonic() + 5 * TTL_S
+    while second.call("acquire", 1.0) is not True:
+        time.sleep(0.1)
+        assert time.monotonic() < end
+    leader.send(signal.SIGCONT)
+    assert leader.call("renew") == "taken"
+    assert leader.call("fresh")["leader"] == second.name == second.call("read")["leader"]
+    assert second.call("renew") == "held"
