@@ -135,7 +135,8 @@ class Cluster:
         self.work = work
         self.passwords = {user: secrets.token_hex(12) for user in (SUPERUSER, REPLICATION)}
         ports = free_ports(3 * size)
-        self.nodes = [Node(f"node{n + 1}", work / f"node{n + 1}", *ports[3 * n:3 * n + 3]) for n in range(size)]
+        self.nodes = [Node(f"node{n + 1}", work / f"node{n + 1}", ports.pop(), ports.pop(), ports.pop())
+                      for n in range(size)]
         self.bin_dir = os.environ.get("PGCORE_BIN_DIR") or os.path.dirname(shutil.which("postgres") or "")
 
     def start(self) -> None:
@@ -304,7 +305,7 @@ def introduce(cluster: Cluster) -> None:
 def table_rows(cluster: Cluster, document: dict[str, Any]) -> list[tuple[str, ...]]:
     """Member, address, role, state, timeline, lag, process ids; what the agent itself says wins over what is published."""
     published = {member["name"]: member for member in document.get("members", [])}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for node in cluster.nodes:
         member = published.get(node.name, {})
         state = str(member.get("state") or node.status.get("state") or "starting")
