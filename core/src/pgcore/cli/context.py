@@ -1,0 +1,172 @@
+"""What every command needs: the configuration by its rules of lookup, the store as an observer (cli 1.2)."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from pgcore.clock import Deadline
+from pgcore.config.load import ClientConfig, load_client
+from pgcore.config.schema import parse_section
+from pgcore.dcs.codec import decode, scope_path
+from pgcore.dcs.store import Store
+from pgcore.errors import ConfigError, ConfigErrors, PluginError
+from pgcore.hookspecs import StoreRequest
+from pgcore.model.basics import Json, Timing
+from pgcore.model.cluster import ClusterView
+from pgcore.registry import Registry
+
+READ_S = 10.0
+"""Seconds a command waits for the store."""
+OBSERVER = "pgcore-ctl"
+_URL_STORES = ("consul", "etcd", "etcd3", "exhibitor", "zookeeper")
+_URL_PORTS = {2379: "etcd", 8500: "consul", 2181: "zookeeper", 8181: "exhibitor"}
+_DEFAULT_PORTS = {"etcd": 2379, "etcd3": 2379, "consul": 8500, "zookeeper": 2181, "exhibitor": 8181}
+
+
+class Cluster:
+    """One scope of the store, read only unless a command says otherwise."""
+
+    def __init__(self, scope: str, store: Store) -> None:
+        self.scope = scope
+        self.store = store
+
+    def read(self) -> ClusterView:
+        """The cluster as it is now. Raises StoreUnavailableError."""
+        return decode(self.store.read(fresh=True, deadline=Deadline.after(READ_S)))
+
+
+@dataclass
+class Session:
+    """One call of the command line. Nothing is read before it is needed."""
+
+    config_file: str | None
+    dcs_url: str | None
+    insecure: bool
+    environ: Mapping[str, str]
+
+    @functools.cached_property
+    def path(self) -> str | None:
+        """The configuration file or directory, None if there is none. Raises ConfigError for a named one that is missing."""
+        if self.config_file:
+            if not os.path.exists(self.config_file):
+                remedy = "correct -c, PGCORECTL_CONFIG_FILE or PATRONICTL_CONFIG_FILE"
+                raise ConfigError("", "does not exist", remedy, self.config_file)
+            return self.config_file
+        home = self.environ.get("XDG_CONFIG_HOME") or os.path.join(self.environ.get("HOME", ""), ".config")
+        candidates = (os.path.join(home, "pgcore", "pgcorectl.yaml"), os.path.join(home, "patroni", "patronictl.yaml"))
+        return next((path for path in candidates if os.path.exists(path)), None)
+
+    @functools.cached_property
+    def client(self) -> ClientConfig:
+        """The configuration, with ``--dcs-url`` laid over it. Raises ConfigErrors, PluginError."""
+        plain = load_client(self.path, dict(self.environ), {})
+        override = _read_url(self.dcs_url) if self.dcs_url else None
+        tree = dict(plain.tree)
+        if override:
+            tree = {name: value for name, value in tree.items() if name not in _URL_STORES} | {override.store: override.section}
+        client = load_client(self.path, dict(self.environ), self._section_types(tree))
+        return client if override is None else self._overridden(client, override)
+
+    @functools.cached_property
+    def _registry(self) -> Registry:
+        return Registry()
+
+    def _section_types(self, tree: Mapping[str, Json]) -> dict[str, type]:
+        return section_types(self._registry, tree, self.environ)
+
+    def _overridden(self, client: ClientConfig, override: _Override) -> ClientConfig:
+        backend = self._registry.store(override.store)
+        section, errors, _ = parse_section(backend.section, override.section, override.store, "--dcs-url")
+        if errors:
+            raise ConfigErrors(errors)
+        stores = (override.store, *(name for name in client.stores if name not in _URL_STORES))
+        kept = {name: value for name, value in client.plugin_sections.items() if name not in _URL_STORES}
+        return replace(client, namespace=override.namespace or client.namespace, stores=stores,
+                       plugin_sections={**kept, override.store: section})
+
+    def scope(self, name: str | None) -> str:
+        """The cluster to look at: as named, else ``scope`` of the configuration. Raises ConfigError."""
+        scope = name or self.client.scope
+        if not scope:
+            raise ConfigError("scope", "no cluster is named", "name one on the command line or set scope in the configuration")
+        return scope
+
+    @contextmanager
+    def cluster(self, name: str | None) -> Iterator[Cluster]:
+        """Open the store of a cluster as an observer. Raises ConfigError, PluginError."""
+        scope = self.scope(name)
+        store = self.open_store(scope_path(self.client.namespace, scope))
+        try:
+            yield Cluster(scope, store)
+        finally:
+            store.close()
+
+    def open_store(self, path: str) -> Store:
+        """The first store of the configuration that is installed (cli 1.2)."""
+        client = self.client
+        backends = self._registry.stores()
+        for name in sorted(client.stores):
+            if name in backends and name in client.plugin_sections:
+                return backends[name].open(StoreRequest(client.plugin_sections[name], path, OBSERVER, Timing(), observer=True))
+        if client.stores:
+            self._registry.activate(client.stores)
+            raise PluginError(client.stores[0], "brings no store of that name")
+        raise ConfigError("", "the configuration has no section for a store", "name a file with -c, or the store with --dcs-url",
+                          client.source)
+
+
+def section_types(registry: Registry, tree: Mapping[str, Json], environ: Mapping[str, str]) -> dict[str, type]:
+    """Activate the installed plugins that the configuration names; the section types they bring.
+
+    Raises PluginError for one that cannot be used, unless another store is named that can.
+    """
+    block = tree.get("plugins")
+    blocked = block.get("block") or () if isinstance(block, Mapping) else ()
+    failed: PluginError | None = None
+    for name in registry.names:
+        named = name in tree or any(variable.startswith(f"PGCORE_{name.upper()}_") for variable in environ)
+        if named and name not in blocked:
+            try:
+                registry.activate([name])
+            except PluginError as error:
+                failed = error
+    stores = registry.stores()
+    if failed is not None and not stores:
+        raise failed
+    types = {name: backend.section for name, backend in stores.items()}
+    for sections in registry.collect("pgcore_config_sections").values():
+        types |= {section.name: section.section for section in sections}
+    return types
+
+
+@dataclass(frozen=True, slots=True)
+class _Override:
+    store: str
+    section: dict[str, Json]
+    namespace: str | None
+
+
+def _read_url(text: str) -> _Override:
+    """``[scheme://]host[:port][/namespace]`` (cli 1.2)."""
+    parts = urlsplit(text if "://" in text else f"//{text}")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError("", f"--dcs-url has no valid port: {text!r}", "for example etcd3://127.0.0.1:2379/service") from error
+    store = parts.scheme or _URL_PORTS.get(port or 0, "etcd")
+    if store not in _URL_STORES:
+        raise ConfigError("", f"--dcs-url has the scheme {store!r}", "use one of " + ", ".join(_URL_STORES))
+    host = parts.hostname or "localhost"
+    port = port or _DEFAULT_PORTS[store]
+    if store == "exhibitor":
+        section: dict[str, Json] = {"hosts": [host], "port": port}
+    elif store == "zookeeper":
+        section = {"hosts": [f"{host}:{port}"]}
+    else:
+        section = {"host": f"{host}:{port}"}
+    return _Override(store, section, parts.path.strip("/") or None)

@@ -1,0 +1,90 @@
+"""The ``pgcore`` command: global options, and commands that are imported when they are called (cli 1)."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from pgcore import PATRONI_VERSION, __version__
+from pgcore.cli.context import Session
+from pgcore.errors import PgcoreError
+
+COMMANDS = {
+    "history": ("pgcore.cli.cluster", "history"),
+    "list": ("pgcore.cli.cluster", "list_members"),
+    "plugins": ("pgcore.cli.plugins", "plugins"),
+    "show-config": ("pgcore.cli.cluster", "show_config"),
+    "switchover": ("pgcore.cli.switch", "switchover"),
+    "failover": ("pgcore.cli.switch", "failover"),
+    "topology": ("pgcore.cli.cluster", "topology"),
+    "validate": ("pgcore.cli.validate", "validate_file"),
+    "version": ("pgcore.cli.cluster", "version"),
+}
+"""Module and object of each command. Looking at the list imports none of them."""
+
+
+class LazyGroup(click.Group):
+    """Imports the module of a command when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, sorted."""
+        return sorted({*super().list_commands(ctx), *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, name = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Errors made for operators end the command with code 1 and their text, without a stack trace."""
+        try:
+            return super().invoke(ctx)
+        except PgcoreError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=LazyGroup)
+@click.option("-c", "--config-file", metavar="PATH", help="Configuration file or directory.",
+              envvar=["PGCORECTL_CONFIG_FILE", "PATRONICTL_CONFIG_FILE"])
+@click.option("-d", "--dcs-url", "--dcs", metavar="URL", envvar="DCS_URL",
+              help="Where the store is: [scheme://]host[:port][/namespace]. Replaces the section of the configuration.")
+@click.option("-k", "--insecure", is_flag=True, help="Do not verify the certificates of REST APIs.")
+@click.version_option(__version__, prog_name="pgcore", message=f"%(prog)s %(version)s (speaks Patroni {PATRONI_VERSION})")
+@click.pass_context
+def group(ctx: click.Context, config_file: str | None, dcs_url: str | None, insecure: bool) -> None:
+    """High availability for PostgreSQL: look at a cluster and act on it."""
+    logging.basicConfig(level=_log_level(os.environ), format="%(levelname)s: %(message)s", stream=sys.stderr)
+    ctx.obj = ctx.obj or Session(config_file, dcs_url, insecure, os.environ)
+
+
+@group.command("run")
+@click.argument("config", required=False)
+def run_agent(config: str | None) -> None:
+    """Run the agent of this node until it is told to stop."""
+    from pgcore.daemon.run import run
+
+    sys.exit(run(config))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the result is its exit code (cli 5)."""
+    try:
+        group(args=None if argv is None else list(argv), prog_name="pgcore", standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _log_level(environ: Mapping[str, str]) -> str:
+    names = ("PGCORE_LOG_LEVEL", "PATRONI_LOG_LEVEL", "PATRONI_LOGLEVEL", "LOGLEVEL")
+    level = next((environ[name].upper() for name in names if environ.get(name)), "WARNING")
+    return level if level in logging.getLevelNamesMapping() else "WARNING"

@@ -1,0 +1,188 @@
+"""Tables: plain text as people know it from patronictl, and tsv, json, yaml for programs (cli 2 and 3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pgcore.model.basics import Json
+from pgcore.model.cluster import ClusterView
+from pgcore.rest.members import ClusterMode, MemberRow, member_rows
+
+FORMATS = ("pretty", "tsv", "json", "yaml", "yml")
+_RIGHT = frozenset({"Group", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag"})
+_COLUMNS = ("Cluster", "Member", "Host", "Role", "State", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag")
+_OPTIONAL = ("Pending restart", "Pending restart reason", "Scheduled restart", "Tags")
+_ROLES = {"leader": "Leader", "standby_leader": "Standby Leader", "sync_standby": "Sync Standby",
+          "quorum_standby": "Quorum Standby", "replica": "Replica"}
+_LONG_REASON = 50
+_LABEL = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns and rows as values; ``title`` goes into the upper rule of the pretty form."""
+
+    columns: tuple[str, ...]
+    rows: list[dict[str, Json]]
+    title: str = ""
+
+
+def cluster_table(scope: str, view: ClusterView, mode: ClusterMode, *, extended: bool = False, tree: bool = False) -> Table:
+    """The table of ``list`` and ``topology``; ``tree`` puts replicas below the member they follow."""
+    rows = member_rows(view, mode)
+    cells = [_cells(scope, row, _with_ports(rows)) for row in rows]
+    if tree:
+        cells = _as_tree(rows, cells)
+    optional = [name for name in _OPTIONAL if extended or any(row[name] for row in cells)]
+    columns = (*_COLUMNS, *optional)
+    name = view.initialize if view.initialize else "uninitialized" if view.initialize is None else "initializing"
+    return Table(columns, cells, f" Cluster: {scope} ({name}) ")
+
+
+def pretty(table: Table) -> str:
+    """Plain text with rules."""
+    columns = [name for name in table.columns if name != "Cluster"]
+    heads = [name.split(" ")[-1] if name in ("Receive Lag", "Replay Lag") else name for name in columns]
+    texts = [[_lines(name, row.get(name)) for name in columns] for row in table.rows]
+    widths = [max([len(head), *(len(line) for row in texts for line in row[index])]) for index, head in enumerate(heads)]
+    rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
+    tall = any(len(cell) > 1 for row in texts for cell in row)
+    output = [_title(rule, table.title), _line(heads, widths, columns), rule]
+    for index, row in enumerate(texts):
+        height = max(len(cell) for cell in row)
+        output += [_line([cell[n] if n < len(cell) else "" for cell in row], widths, columns) for n in range(height)]
+        if tall and index < len(texts) - 1:
+            output.append(rule)
+    return "\n".join([*output, rule] if texts else output)
+
+
+def footer(view: ClusterView, mode: ClusterMode) -> list[str]:
+    """The lines below the pretty table."""
+    lines = [" Maintenance mode: on"] if mode.paused else []
+    request = view.failover
+    if request and request.scheduled_at:
+        lines.append(f" Switchover scheduled at: {request.scheduled_at}")
+        lines += [f"{label:>{_LABEL}}: {name}" for label, name in (("from", request.leader), ("to", request.candidate)) if name]
+    return lines
+
+
+def machine(table: Table, style: str, *, omit_empty: bool = True) -> str:
+    """The table for programs. ``omit_empty`` leaves empty values out of json and yaml, as for cluster tables."""
+    if style == "tsv":
+        rows = [[_flat(row.get(name)) for name in table.columns] for row in table.rows]
+        return "\n".join("\t".join(row) for row in [list(table.columns), *rows])
+    objects = [{name: row[name] for name in table.columns if name in row and not (omit_empty and _empty(row[name]))}
+               for row in table.rows]
+    return json.dumps(objects) if style == "json" else yaml_text(objects)
+
+
+def yaml_text(document: Json) -> str:
+    """Block style, keys sorted, text kept as it is (cli 3)."""
+    import yaml
+
+    text: str = yaml.safe_dump(document, default_flow_style=False, allow_unicode=True, width=200, sort_keys=True)
+    return text
+
+
+def show(table: Table, style: str, *, omit_empty: bool = True) -> str:
+    """The table in one of ``FORMATS``."""
+    return pretty(table) if style == "pretty" else machine(table, style, omit_empty=omit_empty)
+
+
+def _cells(scope: str, row: MemberRow, with_ports: bool) -> dict[str, Json]:
+    member = row.member
+    host = f"{row.host}:{row.port}" if with_ports and row.host else row.host or ""
+    receive: tuple[Json, Json] = ("", "")
+    replay: tuple[Json, Json] = ("", "")
+    if not row.leads:
+        receive = _position(member.receive_lsn, row.receive_lag)
+        replay = _position(member.replay_lsn, row.replay_lag)
+        if member.receive_lsn is None and member.replay_lsn is None and member.xlog_location is not None:
+            only = _position(member.xlog_location, row.lag)  # a member from before 4.1 publishes one position
+            receive, replay = (only, replay) if row.state == "streaming" else (receive, only)
+    data = member.data
+    return {
+        "Cluster": scope, "Member": member.name, "Host": host, "Role": _ROLES[row.role], "State": row.state,
+        "TL": "" if member.timeline is None else member.timeline,
+        "Receive LSN": receive[0], "Receive Lag": receive[1], "Replay LSN": replay[0], "Replay Lag": replay[1],
+        "Pending restart": "*" if data.get("pending_restart") else "",
+        "Pending restart reason": _reasons(data.get("pending_restart_reason")),
+        "Scheduled restart": _scheduled(data.get("scheduled_restart")),
+        "Tags": dict(member.tags.raw),
+    }
+
+
+def _position(lsn: Json, lag_bytes: int | None) -> tuple[Json, Json]:
+    return ("unknown" if lsn is None else str(lsn), "" if lag_bytes is None else round(lag_bytes / 1048576))
+
+
+def _with_ports(rows: Sequence[MemberRow]) -> bool:
+    hosts = [row.host for row in rows if row.host]
+    return len(set(hosts)) < len(hosts) or any(row.port != 5432 for row in rows if row.host)
+
+
+def _as_tree(rows: Sequence[MemberRow], cells: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
+    """Leader first, each replica below the leader or the member of its ``replicatefrom``."""
+    by_name = {row.member.name: cell for row, cell in zip(rows, cells, strict=True)}
+    leader = next((row.member.name for row in rows if row.leads), None)
+    above = {row.member.name: row.member.tags.replicatefrom if row.member.tags.replicatefrom in by_name else leader
+             for row in rows if row.member.name != leader}
+    ordered: list[dict[str, Json]] = []
+
+    def place(name: str, depth: int) -> None:
+        mark = "  " * (depth - 1) + "+ " if depth else ""
+        ordered.append({**by_name[name], "Member": mark + name})
+        for child in sorted(child for child, parent in above.items() if parent == name):
+            place(child, depth + 1)
+
+    for root in [leader] if leader else sorted(name for name, parent in above.items() if parent is None):
+        place(root, 0)
+    shown = {cell["Member"].strip("+ ") for cell in ordered}
+    return ordered + [by_name[name] for name in sorted(set(by_name) - shown)]  # members that follow each other in a circle
+
+
+def _reasons(value: Json) -> str:
+    if not isinstance(value, Mapping):
+        return ""
+    return "\n".join(f"{name}: {change.get('old_value')}->{change.get('new_value')}" for name, change in sorted(value.items())
+                     if isinstance(change, Mapping))
+
+
+def _scheduled(value: Json) -> str:
+    if not isinstance(value, Mapping) or not value.get("schedule"):
+        return ""
+    version = value.get("postgres_version")
+    return f"{value['schedule']}" + (f" if version < {version}" if version else "")
+
+
+def _lines(column: str, value: Json) -> list[str]:
+    if isinstance(value, Mapping):
+        return yaml_text(value).rstrip().split("\n") if value else [""]
+    lines = ("" if value is None else str(value)).split("\n")
+    if column == "Pending restart reason":
+        lines = [line if len(line) <= _LONG_REASON else f"{line.partition(':')[0]}: [hidden - too long]" for line in lines]
+    return lines
+
+
+def _flat(value: Json) -> str:
+    if isinstance(value, Mapping):
+        import yaml
+
+        return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip() if value else ""
+    return "" if value is None else str(value)
+
+
+def _empty(value: Json) -> bool:
+    return value is None or value == "" or value == {}
+
+
+def _title(rule: str, title: str) -> str:
+    return rule[0] + title + rule[1 + len(title):] if len(title) < len(rule) - 1 else f"+{title}+"
+
+
+def _line(texts: Iterable[str], widths: Sequence[int], columns: Sequence[str]) -> str:
+    padded = (f" {text:>{width}} " if column in _RIGHT else f" {text:<{width}} "
+              for text, width, column in zip(texts, widths, columns, strict=True))
+    return "|" + "|".join(padded) + "|"
