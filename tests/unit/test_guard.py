@@ -195,10 +195,9 @@ def base() -> Iterator[Path]:
             shutil.chown(path, USER)
     argv = [str(BIN / "initdb"), "-D", str(base / "data"), "-A", "trust", "-N", "-U", "postgres"]
     subprocess.run(argv, user=USER, cwd="/", check=True, stdout=subprocess.DEVNULL)
+    settings = f"listen_addresses = '127.0.0.1'\nunix_socket_directories = '{base}'\nfsync = off\n"
     with open(base / "data" / "postgresql.conf", "a") as file:
-        file.write(
-            f"listen_addresses = '127.0.0.1'\nunix_socket_directories = '{base}'\nfsync = off\ndynamic_shared_memory_type = mmap\n"
-        )
+        file.write(settings + "dynamic_shared_memory_type = mmap\n")
     yield base
     shutil.rmtree(base)
 
