@@ -117,6 +117,11 @@ def parse_moment(text: Json) -> float | None:
     return moment.timestamp() if moment.tzinfo else None
 
 
+def local_moment(epoch_s: float) -> str:
+    """ISO 8601 in the local zone, as ``/history`` holds times."""
+    return datetime.fromtimestamp(epoch_s).astimezone().isoformat()
+
+
 def _object(text: str) -> dict[str, Json] | None:
     try:
         value = json.loads(text)

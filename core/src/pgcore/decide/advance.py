@@ -35,6 +35,7 @@ from pgcore.model.actions import (
     ReadHistory,
     Refuse,
     ReleaseLease,
+    RemoveDataDir,
     RenewLease,
     Rewind,
     RewindState,
@@ -70,6 +71,10 @@ def advance(world: World, action: Action, outcome: Outcome) -> World:
     return handler(world, action, outcome) if handler else world
 
 
+def _value(outcome: Outcome, otherwise: Any) -> Any:
+    return outcome.value if outcome.ok else otherwise
+
+
 def _remember(world: World, **changes: Any) -> World:
     return replace(world, memory=replace(world.memory, **changes))
 
@@ -99,7 +104,7 @@ def _finished(world: World, node: NodeView) -> dict[str, Any]:
     if result.kind in (TaskKind.START, TaskKind.FOLLOW) and result.ok and world.memory.rewind is RewindState.SUCCESS:
         changes["rewind"] = RewindState.INITIAL
     if result.kind is TaskKind.CLONE and result.ok:
-        changes["rewind"] = RewindState.INITIAL
+        changes["rewind"] = RewindState.NOT_NEED  # a fresh copy follows its source; it must not be rewound
     return changes
 
 
@@ -257,10 +262,10 @@ def _failover_written(world: World, action: WriteFailover, outcome: Outcome) -> 
 _HANDLERS: dict[type, Callable[[World, Any, Outcome], World]] = {
     ObserveNode: _observed,
     ReadCluster: _read,
-    PollPeers: lambda w, a, o: replace(w, peers=o.value if o.ok else {}),
-    CompareTimelines: lambda w, a, o: replace(w, leader_timeline=o.value if o.ok else None, timeline_asked=True),
+    PollPeers: lambda w, a, o: replace(w, peers=_value(o, {})),
+    CompareTimelines: lambda w, a, o: replace(w, leader_timeline=_value(o, None), timeline_asked=True),
     CompareRecovery: lambda w, a, o: replace(w, recovery_change=str(o.value) if o.ok else "none"),
-    ReadHistory: lambda w, a, o: replace(w, history=o.value if o.ok else ()),
+    ReadHistory: lambda w, a, o: replace(w, history=_value(o, ())),
     AcquireLease: _acquired,
     RenewLease: _renewed,
     ReleaseLease: _released,
@@ -271,7 +276,7 @@ _HANDLERS: dict[type, Callable[[World, Any, Outcome], World]] = {
     WriteFailover: _failover_written,
     FollowByReload: lambda w, a, o: replace(w, recovery_change="none"),
     ChangeSlots: _slots_changed,
-    RunCheckpoint: lambda w, a, o: _remember(w, checkpoint_needed=not o.ok),
+    RunCheckpoint: lambda w, a, o: _remember(w, checkpoint_needed=not (o.ok and o.value is True)),
     SetRole: _role,
     StartServer: _start,
     StopServer: _began_task(TaskKind.STOP),
@@ -282,6 +287,7 @@ _HANDLERS: dict[type, Callable[[World, Any, Outcome], World]] = {
     Clone: _began_task(TaskKind.CLONE),
     Bootstrap: _began_task(TaskKind.BOOTSTRAP),
     PostBootstrap: _began_task(TaskKind.POST_BOOTSTRAP),
+    RemoveDataDir: _began_task(TaskKind.REMOVE),
     BeginDemotion: _demotion,
     EnterPhase: _phase,
     EndProcedure: _ended,

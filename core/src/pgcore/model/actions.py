@@ -219,7 +219,7 @@ class ChangeSlots:
 
 @dataclass(frozen=True, slots=True)
 class RunCheckpoint:
-    """Start the checkpoint after a promotion, beside the heartbeat and beside the task."""
+    """Start the checkpoint after a promotion, beside the heartbeat and beside the task; the value is True once it is written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,7 @@ class TaskKind(StrEnum):
     REWIND = "pg_rewind"
     CRASH_RECOVERY = "crash recovery"
     CHECKPOINT = "checkpoint"
+    REMOVE = "removing the data directory"
 
 
 @dataclass(frozen=True, slots=True)

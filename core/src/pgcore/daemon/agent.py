@@ -1,0 +1,227 @@
+"""The loop: wait for a reason, run one heartbeat, arm or disarm the guard, publish, log. (architecture 5, 11)"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from pgcore.clock import now
+from pgcore.daemon.board import Board, Status
+from pgcore.daemon.guard import Guard, GuardAction
+from pgcore.daemon.heartbeat import Beat, heartbeat
+from pgcore.daemon.mailbox import Letter, ReloadConfig, WriteFailover
+from pgcore.daemon.perform import Performer
+from pgcore.daemon.watchers import PostmasterWatch
+from pgcore.dcs import codec
+from pgcore.dcs.store import ANYTHING, Key, Refused
+from pgcore.dcs.store import version as at_version
+from pgcore.decide.advance import fresh_world
+from pgcore.errors import PgcoreError
+from pgcore.model import actions as a
+from pgcore.model.basics import Instant
+from pgcore.model.decision import Decision
+from pgcore.model.node import NodeView
+from pgcore.model.world import Memory, World
+
+logger = logging.getLogger("pgcore.decisions")
+
+QUIET = (a.RenewLease, a.Announce, a.WriteStatus, a.PollPeers, a.CompareRecovery, a.CompareTimelines, a.ReadHistory, a.ReadCluster,
+         a.NoteRequest, a.MarkUndecided, a.ObserveNode, a.RunCheckpoint)
+"""Actions that do not make a decision worth a line of its own."""
+LEAST_PAUSE_S = 0.002
+"""Between two heartbeats, so that a broken source of wake-ups cannot eat a processor."""
+TRAIL_LENGTH = 200
+
+
+class Signals(Protocol):
+    """What the agent needs to know of the signals it was sent."""
+
+    asked: threading.Event
+    """Set when the agent was asked to end."""
+
+    def take_reload(self) -> bool:
+        """True once after each SIGHUP."""
+
+
+class Agent:
+    """Owns Memory and drives the heartbeat. Everything here runs on the main thread."""
+
+    def __init__(self, performer: Performer, board: Board, guard: Guard | None, node: NodeView, signals: Signals,
+                 reloaded: Callable[[], None]) -> None:
+        self.performer, self.board, self.guard, self.signals = performer, board, guard, signals
+        self.mailbox = performer.ports.mailbox
+        self.postmaster = PostmasterWatch(self.mailbox)
+        self._reloaded = reloaded
+        self.memory = Memory()
+        self.node = node
+        self.settings = performer.ports.configuration.settings()
+        self.trail: deque[tuple[float, str, str]] = deque(maxlen=TRAIL_LENGTH)
+        self.cluster_known = False
+        self._last_rule = ""
+        self._guard_told: GuardAction | None = guard.last_action() if guard else None
+        self._armed = False
+        self._bugs = 0
+
+    def run(self) -> a.Exit:
+        """Beat until a rule says that the agent ends."""
+        reasons: tuple[str, ...] = ("start",)
+        while True:
+            began = now()
+            beat = self._beat(reasons)
+            if self.performer.exit is not None:
+                return self.performer.exit
+            due = self._next_due(began, beat)
+            reasons, letters = self.mailbox.wait(Instant(max(due, now() + LEAST_PAUSE_S)))
+            for letter in letters:
+                self._answer(letter)
+            if self.signals.take_reload():
+                self.reload()
+
+    def _beat(self, reasons: tuple[str, ...]) -> Beat | None:
+        """One heartbeat. A bug ends the beat, never the agent; the guard stays armed with the last proven lease."""
+        began = now()
+        memory = replace(self.memory, stopping=True) if self.signals.asked.is_set() else self.memory
+        steps = heartbeat(fresh_world(memory, self.settings, self.node, began, time.time()))
+        try:
+            action, world = next(steps)
+            while True:
+                self._sync_guard(world)
+                outcome = self.performer.perform(action, world)
+                self._note_bits(action, outcome)
+                action, world = steps.send(outcome)
+        except StopIteration as ended:
+            beat: Beat = ended.value
+        except Exception:
+            self._bugs += 1
+            logger.exception("bug %d in a heartbeat (woken by %s): it ended early; the lease was not touched", self._bugs,
+                             ", ".join(reasons))
+            return None
+        world = beat.world
+        self._sync_guard(world)
+        self.memory, self.settings, self.node = world.memory, world.settings, replace(world.node, finished=None)
+        self._publish(beat, began)
+        self._log(beat, reasons, began)
+        self._tell_guard_action()
+        if not world.store_lost and world.has_data:
+            self.performer.ports.configuration.save_cache()
+        self.postmaster.follow(world.node.postmaster_pid)
+        return beat
+
+    def _note_bits(self, action: a.Action, outcome: a.Outcome) -> None:
+        if isinstance(action, a.ReadCluster):
+            self.cluster_known = outcome.ok
+            if outcome.ok:
+                self.performer.dcs_last_seen = int(time.time())
+
+    def _next_due(self, began: Instant, beat: Beat | None) -> Instant:
+        loop_wait = float(self.settings.timing.loop_wait)
+        if beat is None:
+            return Instant(now() + min(1.0, loop_wait))
+        due = began + loop_wait
+        return Instant(min(due, now() + beat.wake_after)) if beat.wake_after is not None else Instant(due)
+
+    # -- guard --------------------------------------------------------------------------------------------------------------
+
+    def _sync_guard(self, world: World) -> None:
+        """Tell the guard until when the lease is proven, or that there is nothing to guard; a few memory writes.
+
+        A primary without a lease of ours (just adopted) gets one ttl from now to prove it. A lost lock leaves the old end in force.
+        """
+        if self.guard is None:
+            return
+        wanted = world.guard_armed
+        ttl = float(world.settings.timing.ttl)
+        if not wanted:
+            if self._armed or self.guard.armed:
+                self.guard.disarm()
+            self._armed = False
+            return
+        until = world.memory.lease_until
+        if until is not None:
+            self.guard.arm(until, ttl)
+        elif not self.guard.armed and not self._armed:
+            self.guard.arm(Instant(now() + ttl), ttl)
+        if world.node.postmaster_pid and not self._armed:
+            self.guard.watch(world.node.postmaster_pid)
+        self._armed = True
+
+    def _tell_guard_action(self) -> None:
+        if self.guard is None:
+            return
+        action = self.guard.last_action()
+        if action is not None and action != self._guard_told:
+            self._guard_told = action
+            logger.error("%s", action.text)
+
+    # -- what others see -------------------------------------------------------------------------------------------------------
+
+    def _publish(self, beat: Beat, began: Instant) -> None:
+        world, performer = beat.world, self.performer
+        effective = performer.ports.configuration.effective
+        task = world.node.task
+        rule = beat.main.rule if beat.main else ""
+        reason = world.memory.refusal if world.memory.refusal and rule == "leader.keep" else (beat.main.because if beat.main else "")
+        loop_wait = world.settings.timing.loop_wait
+        self.board.publish(Status(
+            scope=world.settings.scope, name=world.me, node=world.node, cluster=None if world.store_lost else world.cluster,
+            timing=world.settings.timing, at=world.node.at, lease_until=world.memory.lease_until,
+            tags=world.settings.tags.published(), dynamic=world.settings.dynamic,
+            maximum_lag_on_failover=world.settings.maximum_lag_on_failover, paused=world.paused,
+            standby_cluster=effective.standby_cluster is not None, synchronous=effective.ha.synchronous_mode,
+            dcs_last_seen=performer.dcs_last_seen, next_beat_due=Instant(began + loop_wait), rule=rule, reason=reason,
+            decisions=tuple(f"{d.rule}: {d.because}" for d in beat.decisions),
+            task={"kind": str(task.kind), "seconds": round(now() - task.since, 1), **task.progress} if task else {}))
+
+    def _log(self, beat: Beat, reasons: tuple[str, ...], began: Instant) -> None:
+        """A line for every decision with an effect, and one when the resting rule changed."""
+        took_ms = round((now() - began) * 1000)
+        for decision in beat.decisions:
+            loud = any(not isinstance(action, QUIET) for action in decision.actions)
+            resting = decision is beat.main and decision.rule != self._last_rule
+            if loud or resting:
+                self._log_decision(decision, took_ms)
+        if beat.repeated and beat.world.last is not None and beat.world.last.ok:
+            logger.error("rule %s answered twice in one heartbeat although its actions succeeded; the beat was ended", beat.repeated)
+        if beat.main:
+            self._last_rule = beat.main.rule
+        logger.debug("heartbeat of %d ms, woken by %s", took_ms, ", ".join(reasons) or "the timer")
+
+    def _log_decision(self, decision: Decision, took_ms: int) -> None:
+        self.trail.append((time.time(), decision.rule, decision.because))
+        what = ", ".join(type(action).__name__ for action in decision.actions if not isinstance(action, QUIET))
+        logger.info("%s: %s%s", decision.rule, decision.because, f" -> {what}" if what else "",
+                    extra={"rule": decision.rule, "because": decision.because, "took_ms": took_ms})
+
+    # -- requests of other threads ---------------------------------------------------------------------------------------------
+
+    def _answer(self, letter: Letter) -> None:
+        try:
+            letter.reply.set_result(self._fulfil(letter))
+        except PgcoreError as error:
+            letter.reply.set_exception(error)
+
+    def _fulfil(self, letter: Letter) -> bool:
+        request = letter.request
+        if isinstance(request, ReloadConfig):
+            return self.reload()
+        assert isinstance(request, WriteFailover)
+        self.memory = replace(self.memory, refusal="")
+        expect = at_version(request.version) if request.version else ANYTHING
+        text = codec.encode_failover(request.leader, request.candidate, request.scheduled_at)
+        answer = self.performer.write_key(Key.FAILOVER, text, expect, self.settings.timing)
+        return not isinstance(answer, Refused)
+
+    def reload(self) -> bool:
+        """Read the local configuration again and put it in force: rules, server, peers, REST, log. (config 1.7)"""
+        ports = self.performer.ports
+        changed = ports.configuration.reload()
+        ports.postgres.configure(ports.configuration.server)
+        ports.peers.access = ports.configuration.peer_access()
+        self.settings = ports.configuration.settings()
+        self._reloaded()
+        return changed

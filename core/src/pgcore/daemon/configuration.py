@@ -1,0 +1,150 @@
+"""The configuration in force: local file, dynamic document, and what follows from both for rules, server and REST."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+
+from pgcore.config.dynamic import Effective, effective, equal, initial_document, read_cache, write_cache
+from pgcore.config.load import LocalConfig
+from pgcore.config.server import replica_methods, server_settings
+from pgcore.daemon.peers import PeerAccess
+from pgcore.errors import ConfigErrors
+from pgcore.model.basics import Json
+from pgcore.model.cluster import ClusterView
+from pgcore.model.server import ServerSettings
+from pgcore.model.settings import Settings
+from pgcore.rest.settings import DEFAULT_QUEUE_SIZE, RestSettings
+
+logger = logging.getLogger(__name__)
+
+CACHE_NAME = "patroni.dynamic.json"
+
+
+class Configuration:
+    """Owned by the heartbeat thread. ``update`` is called with every reading of the cluster."""
+
+    def __init__(self, local: LocalConfig, ttl_floor: int, server_major: int | None) -> None:
+        self.local = local
+        self.ttl_floor = ttl_floor
+        self.server_major = server_major
+        self.patroni_present = False
+        self.server_stale = False
+        self.enforced: Mapping[str, Mapping[str, str]] = {}
+        self._cache_path = os.path.join(os.path.abspath(local.postgresql.data_dir), CACHE_NAME)
+        self._cached = read_cache(self._cache_path)
+        self.effective = self._first()
+        self.server = self._server()
+        self._log_warnings(self.effective)
+
+    def _first(self) -> Effective:
+        """From the cache file of an earlier run, else from ``bootstrap.dcs``. Raises ConfigErrors if the latter is unusable."""
+        if self._cached is not None:
+            try:
+                return self._effective(self._cached)
+            except ConfigErrors as error:
+                logger.error("%s is not used: %s", self._cache_path, error)
+        return self._effective(initial_document(self.local, ttl_floor=self.ttl_floor))
+
+    def _effective(self, document: Mapping[str, Json]) -> Effective:
+        return effective(self.local, document, server_major=self.server_major, patroni_present=self.patroni_present,
+                         ttl_floor=self.ttl_floor)
+
+    def _server(self) -> ServerSettings:
+        return server_settings(self.effective, self.local, server_major=self.server_major)
+
+    def _log_warnings(self, value: Effective) -> None:
+        for warning in value.warnings:
+            logger.warning("%s", warning)
+
+    def update(self, view: ClusterView, server_major: int | None) -> bool:
+        """Take over the dynamic configuration of the store; true if anything in force changed. A bad one is refused whole."""
+        document = view.config.document if view.config is not None and view.config.document is not None else None
+        wanted = document if document is not None else self.effective.document
+        same_shape = view.patroni_present == self.patroni_present and server_major == self.server_major
+        if same_shape and (wanted is self.effective.document or equal(wanted, self.effective.document)):
+            return False
+        self.patroni_present, self.server_major = view.patroni_present, server_major
+        try:
+            new = self._effective(wanted)
+        except ConfigErrors as error:
+            logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", error)
+            return False
+        self._log_warnings(new)
+        self.effective = new
+        self._recompose()
+        return True
+
+    def reload(self) -> bool:
+        """Read the local configuration again; a bad one leaves everything as it is. True if it changed."""
+        try:
+            local = self.local.reload()
+        except ConfigErrors as error:
+            logger.error("the configuration was not reloaded, the old one stays in force:\n%s", error)
+            return False
+        changed = local != self.local
+        self.local = local
+        self.effective = self._effective(self.effective.document)
+        self._recompose()
+        self.server_stale = True
+        return changed
+
+    def _recompose(self) -> None:
+        server = self._server()
+        if server != self.server:
+            self.server, self.server_stale = server, True
+
+    def save_cache(self) -> None:
+        """Keep the dynamic document in the data directory for a start without the store (config 1.6)."""
+        document = self.effective.document
+        if self._cached is not None and equal(document, self._cached):
+            return
+        try:
+            write_cache(self._cache_path, document)
+            self._cached = dict(document)
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self._cache_path, error.strerror)
+
+    # -- what follows from it ------------------------------------------------------------------------------------------------
+
+    def settings(self) -> Settings:
+        """What the rules must know."""
+        local, ha, shared = self.local, self.effective.ha, self.effective.postgresql
+        rest = self.rest()
+        return Settings(
+            name=local.node.name, scope=local.node.scope, timing=self.effective.timing, tags=local.tags,
+            conn_url=f"postgres://{self.server.connect_address}/{self.server.database}", api_url=rest.api_url,
+            proxy_url=f"postgres://{self.server.proxy_address}/{self.server.database}" if self.server.proxy_address else "",
+            paused=ha.pause, maximum_lag_on_failover=ha.maximum_lag_on_failover, check_timeline=ha.check_timeline,
+            primary_start_timeout=int(ha.primary_start_timeout), primary_stop_timeout=int(ha.primary_stop_timeout),
+            member_slots_ttl=int(ha.member_slots_ttl) if (self.server_major or 11) >= 11 else 0,
+            max_timelines_history=ha.max_timelines_history, use_slots=self.server.use_slots,
+            remove_data_directory_on_rewind_failure=shared.remove_data_directory_on_rewind_failure,
+            remove_data_directory_on_diverged_timelines=shared.remove_data_directory_on_diverged_timelines,
+            has_bootstrap=local.bootstrap is not None, leaderless_methods=False, dynamic=self.effective.document,
+            server_stale=self.server_stale)
+
+    def methods(self) -> list[tuple[str, Json]]:
+        """Names and options of the replica methods, in order."""
+        return replica_methods(self.effective)
+
+    def rest(self) -> RestSettings:
+        """The REST API as configured."""
+        section = self.local.restapi
+        login = section.authentication
+        return RestSettings(
+            listen=section.listen, connect_address=section.connect_address or section.listen, certfile=section.certfile,
+            keyfile=section.keyfile, keyfile_password=section.keyfile_password, cafile=section.cafile, ciphers=section.ciphers,
+            verify_client=section.verify_client, username=login.username if login else None,
+            password=login.password if login else None, allowlist=section.allowlist,
+            allowlist_include_members=section.allowlist_include_members, http_extra_headers=section.http_extra_headers,
+            https_extra_headers=section.https_extra_headers, thread_pool_size=section.thread_pool_size,
+            request_queue_size=max(section.request_queue_size, DEFAULT_QUEUE_SIZE), server_tokens=section.server_tokens)
+
+    def peer_access(self) -> PeerAccess:
+        """How to address other members."""
+        ctl = self.local.ctl
+        login = ctl.authentication
+        return PeerAccess(login.username if login else None, login.password if login else None,
+                          ctl.cacert if ctl.certfile else None, ctl.certfile, ctl.keyfile, ctl.keyfile_password)

@@ -1,0 +1,144 @@
+"""The long actions as functions for the task thread: start, stop, promote, follow, rewind, clone, bootstrap. (architecture 7)"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pgcore.clock import now
+from pgcore.config.server import bootstrap_method
+from pgcore.errors import PgcoreError, ServerError
+from pgcore.hookspecs import GateRequest, TaskContext
+from pgcore.model import actions as a
+from pgcore.model.basics import Instant, Json, Role
+from pgcore.model.node import ControlData, TaskKind
+from pgcore.model.world import World
+
+if TYPE_CHECKING:
+    from pgcore.daemon.perform import Ports
+    from pgcore.hookspecs import ReplicaMethod
+
+logger = logging.getLogger(__name__)
+
+GATE_TIMEOUT_S = 60.0
+PROMOTE_LEAST_LEASE_S = 0.5
+"""A promotion is not begun with less of the lease proven than this."""
+
+
+class LongActions:
+    """Begins long actions; ``lease_until`` tells the end of the proven lease at any moment."""
+
+    def __init__(self, ports: Ports, lease_until: Callable[[], Instant | None]) -> None:
+        self._ports = ports
+        self._lease_until = lease_until
+        self.handlers: dict[type, Callable[[Any, World], None]] = {
+            a.StartServer: self._start, a.StopServer: self._stop, a.Checkpoint: self._checkpoint, a.Promote: self._promote,
+            a.FollowByRestart: self._follow, a.Rewind: self._rewind, a.Clone: self._clone, a.Bootstrap: self._bootstrap,
+            a.PostBootstrap: self._post_bootstrap, a.RemoveDataDir: self._remove,
+        }
+
+    def _begin(self, kind: TaskKind, action: Callable[[TaskContext], None]) -> None:
+        running = self._ports.tasks.begin(kind, action)
+        if running:
+            raise ServerError(f"{kind} cannot begin: {running} is still running")
+
+    def _tell(self, event: str, role: Role) -> None:
+        from pgcore.daemon.perform import event_for
+        self._ports.callbacks.tell(event_for(self._ports, event, role))
+
+    def _start(self, action: a.StartServer, world: World) -> None:
+        postgres, managed = self._ports.postgres, world.memory.managed
+
+        def run(ctx: TaskContext) -> None:
+            postgres.start(ctx, role=action.role, upstream=action.upstream, timeout_s=action.timeout_s)
+            if managed:
+                self._tell("on_start", action.role)
+
+        self._begin(TaskKind.START_PRIMARY if action.after_crash else TaskKind.START, run)
+
+    def _stop(self, action: a.StopServer, world: World) -> None:
+        postgres, command, role = self._ports.postgres, self._ports.configuration.server.before_stop, world.node.role
+        scope, name = world.settings.scope, world.me
+
+        def run(ctx: TaskContext) -> None:
+            if action.mode is a.StopMode.FAST and command:
+                limit = GATE_TIMEOUT_S if action.timeout_s is None else action.timeout_s / 2
+                self._ports.registry.tell("pgcore_before_stop", request=GateRequest(scope, name, limit, command))
+
+            def shut_down(control: ControlData) -> None:
+                if control.checkpoint_end is not None:
+                    ctx.report(shut_down_end=int(control.checkpoint_end))
+
+            postgres.stop(ctx, mode=action.mode.value, timeout_s=action.timeout_s, on_shut_down=shut_down)
+            self._tell("on_stop", role)
+
+        self._begin(TaskKind.STOP, run)
+
+    def _checkpoint(self, action: a.Checkpoint, world: World) -> None:
+        self._begin(TaskKind.CHECKPOINT, self._ports.postgres.checkpoint)
+
+    def _promote(self, action: a.Promote, world: World) -> None:
+        command = self._ports.configuration.server.pre_promote
+        request = GateRequest(world.settings.scope, world.me, GATE_TIMEOUT_S, command)
+
+        def run(ctx: TaskContext) -> None:
+            vetoes = self._ports.registry.ask("pgcore_before_promote", request=request)
+            if vetoes:
+                raise ServerError("no promotion: " + "; ".join(veto.reason for veto in vetoes))
+            ctx.check()
+            until = self._lease_until()  # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
+            if until is None or until - now() < PROMOTE_LEAST_LEASE_S:
+                raise ServerError("no promotion: the lock is not proven to be ours any more")
+            self._ports.postgres.promote(ctx, timeout_s=action.timeout_s)
+
+        self._begin(TaskKind.PROMOTE, run)
+
+    def _follow(self, action: a.FollowByRestart, world: World) -> None:
+        postgres, limit = self._ports.postgres, float(world.settings.primary_start_timeout or 300)
+
+        def run(ctx: TaskContext) -> None:
+            postgres.stop(ctx, mode="fast", timeout_s=None)
+            postgres.start(ctx, role=action.role, upstream=action.upstream, timeout_s=limit)
+            self._tell("on_restart", action.role)
+
+        self._begin(TaskKind.FOLLOW, run)
+
+    def _rewind(self, action: a.Rewind, world: World) -> None:
+        self._begin(TaskKind.REWIND, lambda ctx: self._ports.postgres.rewind(ctx, action.source))
+
+    def _clone(self, action: a.Clone, world: World) -> None:
+        methods = self._methods()
+
+        def run(ctx: TaskContext) -> None:
+            try:
+                self._ports.postgres.clone(ctx, methods, action.source)
+            except PgcoreError:
+                self._ports.postgres.remove_data_dir()  # a half-made copy is nobody's only one
+                raise
+
+        self._begin(TaskKind.CLONE, run)
+
+    def _methods(self) -> list[tuple[ReplicaMethod, Json]]:
+        known = self._ports.registry.replica_methods()
+        wanted = self._ports.configuration.methods()
+        for name, _ in wanted:
+            if name not in known:
+                logger.error("postgresql.create_replica_methods names %s, which no active plugin brings; it is skipped", name)
+        return [(known[name], options) for name, options in wanted if name in known]
+
+    def _bootstrap(self, action: a.Bootstrap, world: World) -> None:
+        known = self._ports.registry.bootstrap_methods()
+        name, options = bootstrap_method(self._ports.configuration.local, tuple(known))
+        if name not in known:
+            raise ServerError(f"bootstrap.method is {name}, which no active plugin brings; known: {', '.join(sorted(known))}")
+        self._begin(TaskKind.BOOTSTRAP, lambda ctx: self._ports.postgres.bootstrap(ctx, known[name], options))
+
+    def _post_bootstrap(self, action: a.PostBootstrap, world: World) -> None:
+        section = self._ports.configuration.local.bootstrap
+        command = section.post_bootstrap if section else None
+        self._begin(TaskKind.POST_BOOTSTRAP, lambda ctx: self._ports.postgres.post_bootstrap(ctx, command))
+
+    def _remove(self, action: a.RemoveDataDir, world: World) -> None:
+        logger.warning("removing the data directory %s: %s", self._ports.configuration.server.data_dir, action.because)
+        self._begin(TaskKind.REMOVE, lambda ctx: self._ports.postgres.remove_data_dir())

@@ -1,0 +1,297 @@
+"""Performing actions: one function for each looks, store and quick action; ``long_actions`` has the slow ones. (architecture 7)
+
+A failure is an outcome, never an exception: the rules decide what it means. Only bugs raise.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pgcore.clock import Deadline, now
+from pgcore.daemon.callbacks import CallbackLane
+from pgcore.daemon.configuration import Configuration
+from pgcore.daemon.long_actions import LongActions
+from pgcore.daemon.mailbox import Mailbox
+from pgcore.daemon.peers import Peers
+from pgcore.daemon.tasks import Tasks
+from pgcore.dcs import codec
+from pgcore.dcs.retry import retrying
+from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Store, Stored
+from pgcore.dcs.store import version as at_version
+from pgcore.decide.advance import ClusterReading
+from pgcore.decide.lease import DEMOTE_SHARE
+from pgcore.errors import PgcoreError
+from pgcore.hookspecs import CallbackEvent, Facts
+from pgcore.model import actions as a
+from pgcore.model.basics import Instant, Lsn, Role, Timing
+from pgcore.model.cluster import HistoryEntry
+from pgcore.model.world import LeaderTimeline, World
+from pgcore.postgres.programs import ProgramRunner
+from pgcore.postgres.server import Postgres
+from pgcore.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+OBSERVE_S = 1.0
+COMPARE_S = 3.0
+LEAST_S = 0.3
+
+
+@dataclass(slots=True)
+class Ports:
+    """Everything behind which effects live."""
+
+    store: Store
+    postgres: Postgres
+    tasks: Tasks
+    peers: Peers
+    callbacks: CallbackLane
+    registry: Registry
+    mailbox: Mailbox
+    configuration: Configuration
+
+
+class Performer:
+    """Performs actions for the heartbeat thread."""
+
+    def __init__(self, ports: Ports) -> None:
+        self.ports = ports
+        self.exit: a.Exit | None = None
+        self.revision = ""
+        self.dcs_last_seen = 0
+        self.lease_until: Instant | None = None
+        """End of the proven lease as of the last action; read by long actions right before what needs it."""
+        self._checkpoint = _Checkpoint(ports)
+        long = LongActions(ports, lambda: self.lease_until)
+        self._handlers: dict[type, Callable[[Any, World], Any]] = {
+            a.ObserveNode: self._observe, a.ReadCluster: self._read, a.PollPeers: self._poll, a.CompareTimelines: self._timelines,
+            a.CompareRecovery: self._recovery, a.ReadHistory: self._history, a.AcquireLease: self._acquire,
+            a.RenewLease: self._renew, a.ReleaseLease: self._release, a.ClaimInitialize: self._claim,
+            a.WriteInitialize: self._initialize, a.DropInitialize: self._drop_initialize, a.WriteConfig: self._config,
+            a.WriteStatus: self._status, a.WriteHistory: self._write_history, a.WriteFailover: self._failover,
+            a.Announce: self._announce, a.FollowByReload: self._follow, a.ApplySettings: self._apply, a.ChangeSlots: self._slots,
+            a.RunCheckpoint: lambda action, world: self._checkpoint.ask(), a.SetRole: self._role, a.Adopt: self._adopt,
+            a.CancelTask: lambda action, world: ports.tasks.cancel(),
+            a.SetAsideDataDir: lambda action, world: ports.postgres.rename_failed_data_dir(), a.Exit: self._exit,
+            **long.handlers,
+        }
+
+    def perform(self, action: a.Action, world: World) -> a.Outcome:
+        """Do it and say what came of it, with the instants it began and ended."""
+        self.lease_until = world.memory.lease_until
+        handler = self._handlers.get(type(action))
+        began = now()
+        if handler is None:  # remembered by ``advance``, nothing to do
+            return a.Outcome(began, began=began)
+        try:
+            value = handler(action, world)
+        except PgcoreError as error:
+            logger.warning("%s: %s", type(action).__name__, error)
+            return a.Outcome(now(), ok=False, error=str(error), began=began)
+        return a.Outcome(now(), value=value, began=began)
+
+    def _store_deadline(self, world: World) -> Deadline:
+        """``retry_timeout``, but a primary never waits into the part of its lease that the demotion needs."""
+        timing = world.settings.timing
+        limit = float(timing.retry_timeout)
+        if world.node.is_primary and world.memory.lease_until is not None:
+            limit = min(limit, max(LEAST_S, world.lease_left - DEMOTE_SHARE * timing.ttl))
+        return Deadline.after(limit)
+
+    # -- looks -------------------------------------------------------------------------------------------------------------------
+
+    def _observe(self, action: a.ObserveNode, world: World) -> object:
+        limit = min(OBSERVE_S, world.settings.timing.retry_timeout / 2, world.settings.timing.ttl / 10)
+        finished = self.ports.tasks.finished()
+        view = self.ports.postgres.observe(Deadline.after(limit))
+        return replace(view, task=self.ports.tasks.view(), finished=finished)
+
+    def _read(self, action: a.ReadCluster, world: World) -> ClusterReading:
+        snapshot = retrying(lambda d: self.ports.store.read(fresh=action.fresh, deadline=d), self._store_deadline(world))
+        self.revision = snapshot.revision
+        view = codec.decode(snapshot)
+        configuration = self.ports.configuration
+        if configuration.update(view, self._server_major(world)):
+            self.ports.store.retime(configuration.effective.timing)
+            if configuration.server_stale:
+                self.ports.postgres.configure(configuration.server)
+        return ClusterReading(view, configuration.settings())
+
+    def _server_major(self, world: World) -> int | None:
+        return world.node.server_version // 10000 if world.node.server_version else self.ports.configuration.server_major
+
+    def _poll(self, action: a.PollPeers, world: World) -> object:
+        return self.ports.peers.poll(action.members, action.timeout_s)
+
+    def _timelines(self, action: a.CompareTimelines, world: World) -> LeaderTimeline:
+        found = self.ports.postgres.leader_timeline(action.source, Deadline.after(COMPARE_S))
+        return LeaderTimeline(found.timeline, found.in_recovery, tuple((entry[0], entry[1]) for entry in found.history))
+
+    def _recovery(self, action: a.CompareRecovery, world: World) -> str:
+        return self.ports.postgres.recovery_change(action.upstream, role=action.role)
+
+    def _history(self, action: a.ReadHistory, world: World) -> tuple[HistoryEntry, ...]:
+        """The local history; only the newest entry gets a time and a name, the older ones are taken from what is stored."""
+        *older, newest = self.ports.postgres.history(action.timeline) or (None,)
+        if newest is None:
+            return ()
+        path = os.path.join(self.ports.postgres.settings.data_dir, "pg_wal", f"{action.timeline:08X}.history")
+        try:
+            written_at = os.stat(path).st_mtime
+        except OSError:
+            written_at = world.wall
+        return (*(HistoryEntry(timeline, lsn, reason, raw=(timeline, int(lsn), reason)) for timeline, lsn, reason in older),
+                HistoryEntry(*newest, codec.local_moment(written_at), world.me))
+
+    # -- store -------------------------------------------------------------------------------------------------------------------
+
+    def _acquire(self, action: a.AcquireLease, world: World) -> bool:
+        return retrying(lambda d: self.ports.store.acquire(force=action.force, deadline=d), self._store_deadline(world))
+
+    def _renew(self, action: a.RenewLease, world: World) -> str:
+        return retrying(lambda d: self.ports.store.renew({}, deadline=d), self._store_deadline(world)).value
+
+    def _release(self, action: a.ReleaseLease, world: World) -> bool:
+        deadline = self._store_deadline(world)
+        if action.status is not None:
+            text = codec.encode_status(action.status)
+            if Key.STATUS in self.ports.store.carries:
+                return retrying(lambda d: self.ports.store.release({Key.STATUS: text}, deadline=d), deadline)
+            retrying(lambda d: self.ports.store.put(Key.STATUS, text, expect=ANYTHING, deadline=d), deadline)
+        return retrying(lambda d: self.ports.store.release({}, deadline=d), deadline)
+
+    def _put(self, key: Key, value: str, expect: Expect, world: World) -> Stored | None:
+        """Write once: an undecided conditional write must not be repeated."""
+        answer = self.ports.store.put(key, value, expect=expect, deadline=self._store_deadline(world))
+        return None if isinstance(answer, Refused) else answer
+
+    def write_key(self, key: Key, value: str, expect: Expect, timing: Timing) -> Stored | Refused:
+        """A write that another thread asked for, between two heartbeats. Raises StoreUnavailableError when undecided."""
+        return self.ports.store.put(key, value, expect=expect, deadline=Deadline.after(timing.retry_timeout / 2))
+
+    def _claim(self, action: a.ClaimInitialize, world: World) -> str | None:
+        stored = self._put(Key.INITIALIZE, "", ABSENT, world)
+        return stored.version if stored else None
+
+    def _initialize(self, action: a.WriteInitialize, world: World) -> bool:
+        expect = at_version(action.version) if action.version else ABSENT
+        return self._put(Key.INITIALIZE, action.system_id, expect, world) is not None
+
+    def _drop_initialize(self, action: a.DropInitialize, world: World) -> None:
+        retrying(lambda d: self.ports.store.delete(Key.INITIALIZE, expect=ANYTHING, deadline=d), self._store_deadline(world))
+
+    def _config(self, action: a.WriteConfig, world: World) -> bool:
+        expect = at_version(action.version) if action.version else ABSENT
+        return self._put(Key.CONFIG, codec.compact(dict(action.document)), expect, world) is not None
+
+    def _status(self, action: a.WriteStatus, world: World) -> bool:
+        return self._put(Key.STATUS, codec.encode_status(action.status), ANYTHING, world) is not None
+
+    def _write_history(self, action: a.WriteHistory, world: World) -> bool:
+        return self._put(Key.HISTORY, codec.encode_history(action.entries), ANYTHING, world) is not None
+
+    def _failover(self, action: a.WriteFailover, world: World) -> bool:
+        expect = at_version(action.version) if action.version else ANYTHING
+        return self._put(Key.FAILOVER, codec.encode_failover(action.leader, action.candidate), expect, world) is not None
+
+    def _announce(self, action: a.Announce, world: World) -> None:
+        card = dict(action.card)
+        for fields in self.ports.registry.collect("pgcore_member_fields", facts=facts(world)).values():
+            card |= {name: value for name, value in fields.items() if name not in card}
+        self.ports.store.announce(codec.compact(card), deadline=self._store_deadline(world))
+
+    # -- server, quick ---------------------------------------------------------------------------------------------------------------
+
+    def _follow(self, action: a.FollowByReload, world: World) -> None:
+        self.ports.postgres.follow_by_reload(action.upstream)
+
+    def _apply(self, action: a.ApplySettings, world: World) -> None:
+        self.ports.postgres.configure(self.ports.configuration.server)
+        if self.ports.postgres.apply_settings():
+            self.tell("on_reload", world.node.role)
+        self.ports.configuration.server_stale = False
+
+    def _slots(self, action: a.ChangeSlots, world: World) -> None:
+        problems = []
+        steps: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
+            *((self.ports.postgres.create_slot, (name,)) for name in action.create),
+            *((self.ports.postgres.drop_slot, (name,)) for name in action.drop),
+            *((self.ports.postgres.advance_slot, (name, Lsn(lsn))) for name, lsn in action.advance.items())]
+        for step, arguments in steps:
+            try:
+                step(*arguments)
+            except PgcoreError as error:
+                problems.append(str(error))
+        for problem in problems:
+            logger.warning("%s", problem)
+
+    # -- node -----------------------------------------------------------------------------------------------------------------------
+
+    def _role(self, action: a.SetRole, world: World) -> None:
+        before = world.node.role
+        self.ports.postgres.role = action.role
+        settled = {before, action.role} == {Role.PROMOTED, Role.PRIMARY}
+        if world.memory.managed and before is not action.role and action.role is not Role.UNINITIALIZED and not settled:
+            self.tell("on_role_change", action.role)
+
+    def _adopt(self, action: a.Adopt, world: World) -> None:
+        self.tell("on_start", world.node.role)
+
+    def _exit(self, action: a.Exit, world: World) -> None:
+        self.exit = action
+
+    def tell(self, event: str, role: Role) -> None:
+        """Queue an event for the callbacks; a promotion under way is told as primary. (HA rules 25, EC 217)"""
+        self.ports.callbacks.tell(event_for(self.ports, event, role))
+
+
+class _Checkpoint:
+    """The checkpoint after a promotion, on a thread of its own that exists from the start."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._wanted = threading.Event()
+        self._running = False
+        self._done = False
+        threading.Thread(target=self._loop, name="checkpoint", daemon=True).start()
+
+    def ask(self) -> bool:
+        """Start it unless it runs; true, once, when it has been written."""
+        if self._done:
+            self._done = False
+            return True
+        if not self._running:
+            self._running = True
+            self._wanted.set()
+        return False
+
+    def _loop(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            try:
+                self._ports.postgres.checkpoint(ProgramRunner())
+                self._done = True
+            except PgcoreError as error:
+                logger.warning("the checkpoint after the promotion failed and will be repeated: %s", error)
+            self._running = False
+            if self._done:
+                self._ports.mailbox.wake("checkpoint after the promotion written")
+
+
+def facts(world: World) -> Facts:
+    """What plugins may know of this world."""
+    return Facts(world.settings.scope, world.me, world.node.role, str(world.node.state), world.holds, world.node.timeline)
+
+
+def event_for(ports: Ports, event: str, role: Role) -> CallbackEvent:
+    """The event as plugins see it, with the configured command."""
+    configuration = ports.configuration
+    command = configuration.effective.postgresql.callbacks.get(event)
+    shown = Role.PRIMARY if role is Role.PROMOTED else role
+    return CallbackEvent(event, shown, configuration.server.scope, configuration.server.name, command)

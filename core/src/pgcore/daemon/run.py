@@ -1,0 +1,253 @@
+"""``pgcore run``: compose everything, start the threads, run the agent, end it. (HA rules 5, 27)"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pgcore import __version__, log
+from pgcore.clock import Deadline
+from pgcore.config.environment import take_environment
+from pgcore.config.load import LocalConfig, Origin, examine, load_local
+from pgcore.config.sections import DISTRIBUTION_OF
+from pgcore.daemon import systemd
+from pgcore.daemon.agent import Agent
+from pgcore.daemon.board import Board
+from pgcore.daemon.callbacks import CallbackLane
+from pgcore.daemon.configuration import Configuration
+from pgcore.daemon.guard import Guard, GuardError, Prepared
+from pgcore.daemon.mailbox import Mailbox
+from pgcore.daemon.peers import PeerAccess, Peers
+from pgcore.daemon.perform import Performer, Ports
+from pgcore.daemon.tasks import Tasks
+from pgcore.daemon.watchers import watch_store
+from pgcore.dcs import codec
+from pgcore.dcs.store import Store
+from pgcore.errors import ConfigError, FatalError, PgcoreError, StoreUnavailableError
+from pgcore.hookspecs import Facts, StoreBackend, StoreRequest
+from pgcore.postgres import data_dir
+from pgcore.postgres.programs import ProgramRunner
+from pgcore.postgres.server import Postgres
+from pgcore.registry import Registry
+from pgcore.rest.server import RestServer
+
+if TYPE_CHECKING:
+    from pgcore.model import actions
+
+logger = logging.getLogger("pgcore")
+
+UNIQUE_NAME_S = 3.0
+STORE_RETRY_S = 5.0
+CALLBACKS_AT_END_S = 10.0
+
+
+def run(path: str | None, prepared: Prepared | None = None) -> int:
+    """Run the agent until it ends; the exit code. Errors of configuration and start are printed, not raised."""
+    log.configure()
+    try:
+        return _run(path, prepared)
+    except PgcoreError as error:
+        print(f"pgcore: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, FatalError) else 1
+
+
+def _run(path: str | None, prepared: Prepared | None) -> int:
+    notify_address = systemd.take_notify_address(os.environ)
+    registry, local, backend = load(path)
+    configure_log(local)
+    for warning in local.warnings:
+        logger.warning("%s", warning)
+    section = local.plugin_sections[backend.name]
+    floor, _ = backend.ttl_floor(section)
+    configuration = Configuration(local, floor, data_dir.major_version(local.postgresql.data_dir))
+    postgres = Postgres(configuration.server)
+    check_programs(postgres)
+    guard = _guard(configuration.server.data_dir, prepared, configuration)
+    threading.stack_size(local.node.thread_stack_size)
+    mailbox, board = Mailbox(), Board()
+    stop = _Signals(mailbox)
+    store = backend.open(StoreRequest(section, local.node.store_path, local.node.name, configuration.effective.timing))
+    logger.info("pgcore %s: member %s of scope %s, store %s, data directory %s", __version__, local.node.name, local.node.scope,
+                backend.name, configuration.server.data_dir)
+    try:
+        if not _store_answers(store, backend, configuration, stop):
+            return 0
+        ports = Ports(store, postgres, Tasks(mailbox, lambda: postgres.user), Peers(configuration.peer_access()),
+                      CallbackLane(registry), registry, mailbox, configuration)
+        return _serve(ports, board, guard, stop, notify_address)
+    finally:
+        store.close()
+        if guard is not None:
+            guard.close(stop=True)
+
+
+def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
+    """Find the store that the configuration names, activate its plugin and the others, and read everything with them.
+
+    Raises ConfigErrors, or PluginError with the distribution to install.
+    """
+    first = examine(Origin(path, take_environment(dict(os.environ)), {}))
+    plugins = first.tree.get("plugins") if isinstance(first.tree.get("plugins"), dict) else {}
+    registry = Registry(block=(plugins or {}).get("block") or ())
+    wanted = [name for name in first.tree if name in DISTRIBUTION_OF or (name in registry.names and name not in _OWN_SECTIONS)]
+    registry.activate([*("basebackup", "initdb", "callback_command"), *wanted, *((plugins or {}).get("use") or ())])
+    stores = registry.stores()
+    local = load_local(path, os.environ, {name: backend.section for name, backend in stores.items()})
+    chosen = [name for name in local.stores if name in stores]
+    if not chosen:
+        raise ConfigError("etcd3, raft, …", "no store is configured", "add one section such as etcd3: {hosts: [10.0.0.1:2379]} or "
+                          "raft: {self_addr: 10.0.0.1:2222, partner_addrs: [...]}", local.source)
+    if len(chosen) > 1:
+        logger.warning("%s: several stores are configured (%s); %s is used", local.source, ", ".join(chosen), sorted(chosen)[0])
+    return registry, local, stores[sorted(chosen)[0]]
+
+
+_OWN_SECTIONS = frozenset({"postgresql", "restapi", "ctl", "log", "bootstrap", "watchdog", "tags", "citus", "plugins"})
+
+
+def configure_log(local: LocalConfig) -> None:
+    """Put the ``log`` section in force. Raises ConfigError when its file cannot be written."""
+    section = local.log
+    try:
+        log.configure(kind=section.type, level=section.level, traceback_level=section.traceback_level, format_=section.format,
+                      dateformat=section.dateformat, static_fields=section.static_fields, directory=section.dir,
+                      file_num=section.file_num, file_size=section.file_size, mode=section.mode, loggers=section.loggers)
+    except OSError as error:
+        raise ConfigError("log.dir", f"cannot write {error.filename}: {error.strerror}", "create the directory", local.source) from error
+
+
+def check_programs(postgres: Postgres) -> None:
+    """PostgreSQL's programs are there and answer. Raises FatalError naming the first that does not."""
+    for name in ("postgres", "initdb", "pg_controldata", "pg_basebackup"):
+        path = postgres.program(name)
+        if not os.path.isabs(path) or not os.access(path, os.X_OK):
+            where = postgres.settings.bin_dir or "PATH"
+            raise FatalError(f"the program {name} was not found in {where}",
+                             "set postgresql.bin_dir to the directory of PostgreSQL's programs, for example /usr/lib/postgresql/15/bin")
+    logger.info("PostgreSQL %d.%d from %s", postgres.binary_version() // 10000, postgres.binary_version() % 10000,
+                os.path.dirname(postgres.program("postgres")))
+
+
+def _guard(directory: str, prepared: Prepared | None, configuration: Configuration) -> Guard | None:
+    """The guard, or None with a warning: then only the heartbeat protects the lease; ``watchdog.mode: required`` refuses that."""
+    try:
+        return Guard.start(directory, prepared=prepared)
+    except GuardError as error:
+        if "another agent" in str(error) or configuration.local.watchdog.effective_mode == "required":
+            raise FatalError(str(error)) from error
+        logger.warning("%s. A hung agent could leave a primary running past its lease", error)
+        return None
+
+
+class _Signals:
+    """SIGTERM and SIGINT ask the agent to end, SIGHUP to read its configuration again."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self.asked = threading.Event()
+        self._reload = False
+        self._mailbox = mailbox
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, self._hangup)
+
+    def take_reload(self) -> bool:
+        """True once after each SIGHUP."""
+        asked, self._reload = self._reload, False
+        return asked
+
+    def _end(self, number: int, frame: object) -> None:
+        self.asked.set()
+        # the main thread may hold the mailbox's lock at this very moment, so another thread knocks
+        threading.Thread(target=self._mailbox.wake, args=(f"signal {signal.Signals(number).name}",), daemon=True).start()
+
+    def _hangup(self, number: int, frame: object) -> None:
+        self._reload = True
+        threading.Thread(target=self._mailbox.wake, args=("SIGHUP",), daemon=True).start()
+
+
+def _store_answers(store: Store, backend: StoreBackend, configuration: Configuration, stop: _Signals) -> bool:
+    """Wait until the store answers, saying so; then make sure that no other live agent has our name. False: asked to end."""
+    while not stop.asked.is_set():
+        try:
+            snapshot = store.read(fresh=False, deadline=Deadline.after(configuration.effective.timing.retry_timeout))
+        except StoreUnavailableError as error:
+            logger.warning("waiting for the store (%s): %s; trying again every %.0f s, PostgreSQL is left as it is", backend.name,
+                           error, STORE_RETRY_S)
+            stop.asked.wait(STORE_RETRY_S)
+            continue
+        view = codec.decode(snapshot)
+        me = view.member(configuration.server.name)
+        if me is not None and me.api_url and _alive(me.api_url, configuration.peer_access()):
+            raise FatalError(f"a member named {me.name} is already running in scope {configuration.server.scope} "
+                             f"({me.api_url} answers)", "give this node another name, or stop the other agent first")
+        configuration.update(view, configuration.server_major)
+        store.retime(configuration.effective.timing)
+        return True
+    return False
+
+
+def _alive(api_url: str, access: PeerAccess) -> bool:
+    """Somebody answers ``/liveness`` there, whatever the status. A connection without an HTTP answer does not count. (EC 19)"""
+    parts = urlsplit(api_url)
+    if not parts.hostname:
+        return False
+    if parts.scheme == "https":
+        connection: HTTPConnection = HTTPSConnection(parts.hostname, parts.port or 443, timeout=UNIQUE_NAME_S, context=access.context())
+    else:
+        connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=UNIQUE_NAME_S)
+    try:
+        connection.request("GET", "/liveness")
+        connection.getresponse()
+        return True
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, notify_address: str | None) -> int:
+    """Start REST and the watchers, run the agent, end everything."""
+    configuration, postgres = ports.configuration, ports.postgres
+    rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position)
+    rest.start()
+    try:
+        postgres.configure(configuration.server)
+        postgres.attach()
+        node = postgres.observe(Deadline.after(1.0))
+
+        def reloaded() -> None:
+            configure_log(configuration.local)
+            rest.reconfigure(configuration.rest())
+
+        agent = Agent(Performer(ports), board, guard, node, stop, reloaded)
+        watch_store(ports.store, ports.mailbox, lambda: agent.performer.revision, lambda: float(agent.settings.timing.loop_wait))
+        systemd.notify(notify_address, "READY=1")
+        _tell_life(ports, agent, "pgcore_started")
+        ended = agent.run()
+        systemd.notify(notify_address, "STOPPING=1")
+        return _end(ports, agent, ended)
+    finally:
+        rest.stop()
+        postgres.close()
+
+
+def _tell_life(ports: Ports, agent: Agent, hook: str) -> None:
+    facts = Facts(agent.settings.scope, agent.settings.name, agent.node.role, str(agent.node.state), False, agent.node.timeline)
+    ports.callbacks.run(lambda: ports.registry.tell(hook, facts=facts))
+
+
+def _end(ports: Ports, agent: Agent, ended: actions.Exit) -> int:
+    """The rules have ended the agent: say why, stop what still runs unless it is to be left, deliver the last callbacks."""
+    (logger.info if ended.code == 0 else logger.critical)("%s", ended.message)
+    if not ended.leave_running and ports.postgres.postmaster() is not None:
+        ports.postgres.stop(ProgramRunner(ports.postgres.user), mode="fast", timeout_s=60.0)
+    _tell_life(ports, agent, "pgcore_stopping")
+    if not ports.callbacks.drain(CALLBACKS_AT_END_S):
+        logger.warning("callbacks were still running %.0f s after the end of the agent's work", CALLBACKS_AT_END_S)
+    return ended.code

@@ -1,0 +1,97 @@
+"""The one long action beside the heartbeat: begin, progress, cancel, result. (architecture 7)"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from pgcore.clock import now
+from pgcore.daemon.mailbox import Mailbox
+from pgcore.errors import CancelledError, PgcoreError
+from pgcore.hookspecs import TaskContext
+from pgcore.model.basics import Json
+from pgcore.model.node import TaskKind, TaskResult, TaskView
+from pgcore.postgres.programs import OsUser, ProgramRunner
+
+logger = logging.getLogger(__name__)
+
+WAKING_PROGRESS = frozenset({"shut_down_end"})
+"""Progress that a rule waits for; other progress is seen in the next beat."""
+
+
+class Tasks:
+    """Owns the task thread. ``begin``, ``view``, ``finished`` and ``cancel`` are called by the heartbeat only."""
+
+    def __init__(self, mailbox: Mailbox, user: Callable[[], OsUser | None]) -> None:
+        self._mailbox, self._user = mailbox, user
+        self._lock = threading.Condition()
+        self._queued: tuple[TaskKind, Callable[[TaskContext], None]] | None = None
+        self._view: TaskView | None = None
+        self._result: TaskResult | None = None
+        self._cancelled = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="task", daemon=True)
+        self._thread.start()
+
+    def begin(self, kind: TaskKind, action: Callable[[TaskContext], None]) -> str:
+        """Start an action; the answer is empty, or the name of the one that is still running."""
+        with self._lock:
+            if self._view is not None:
+                return str(self._view.kind)
+            self._cancelled = threading.Event()
+            self._result = None
+            self._view = TaskView(kind, now())
+            self._queued = (kind, action)
+            self._lock.notify()
+            return ""
+
+    def view(self) -> TaskView | None:
+        """The running action with its progress."""
+        return self._view
+
+    def finished(self) -> TaskResult | None:
+        """The result of the action that ended since this was last asked."""
+        with self._lock:
+            result, self._result = self._result, None
+            return result
+
+    def cancel(self) -> None:
+        """Ask the running action to end; its children are terminated, killed after 10 s."""
+        self._cancelled.set()
+
+    def _loop(self) -> None:
+        while True:
+            with self._lock:
+                while self._queued is None:
+                    self._lock.wait()
+                kind, action = self._queued
+                self._queued = None
+                cancelled = self._cancelled
+            result = self._run(kind, action, cancelled)
+            with self._lock:
+                self._result, self._view = result, None
+            self._mailbox.wake(f"{kind} ended")
+
+    def _run(self, kind: TaskKind, action: Callable[[TaskContext], None], cancelled: threading.Event) -> TaskResult:
+        try:
+            action(ProgramRunner(self._user(), cancelled, self._report))
+        except CancelledError:
+            logger.info("%s was cancelled", kind)
+            return TaskResult(kind, cancelled=True)
+        except PgcoreError as error:
+            logger.error("%s failed: %s", kind, error)
+            return TaskResult(kind, str(error))
+        except Exception as error:
+            logger.exception("%s failed unexpectedly", kind)
+            return TaskResult(kind, f"{type(error).__name__}: {error}")
+        return TaskResult(kind)
+
+    def _report(self, progress: Mapping[str, Json]) -> None:
+        with self._lock:
+            if self._view is None:
+                return
+            merged = MappingProxyType({**self._view.progress, **progress})
+            self._view = TaskView(self._view.kind, self._view.since, merged)
+        if WAKING_PROGRESS & progress.keys():
+            self._mailbox.wake("progress")

@@ -1,0 +1,90 @@
+"""Threads that only wait and wake: the store's watch and the postmaster's end. (architecture 11)"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+
+from pgcore.daemon.mailbox import Mailbox
+from pgcore.dcs.store import Store
+
+SETTLE_S = 1.0
+"""How long the watch waits for the heartbeat to read a change before it looks again."""
+PORTABLE_POLL_S = 0.25
+"""Without pidfd (macOS) the postmaster is looked for this often."""
+
+
+def watch_store(store: Store, mailbox: Mailbox, revision: Callable[[], str], pause_s: Callable[[], float]) -> None:
+    """Start the thread that turns changes in the store into wake-ups."""
+
+    def loop() -> None:
+        while True:
+            seen = revision()
+            if not seen:  # nothing was read yet
+                time.sleep(0.05)
+                continue
+            if store.watch(seen, timeout=pause_s()):
+                mailbox.wake("the store changed")
+                deadline = time.monotonic() + SETTLE_S
+                while revision() == seen and time.monotonic() < deadline:
+                    time.sleep(0.002)
+
+    threading.Thread(target=loop, name="watch", daemon=True).start()
+
+
+class PostmasterWatch:
+    """Wakes the heartbeat when the postmaster ends, through pidfd where the system has it."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._condition = threading.Condition()
+        self._pid: int | None = None
+        threading.Thread(target=self._loop, name="postmaster", daemon=True).start()
+
+    def follow(self, pid: int | None) -> None:
+        """Watch this process from now on."""
+        if pid == self._pid:
+            return
+        with self._condition:
+            self._pid = pid
+            self._condition.notify()
+
+    def _loop(self) -> None:
+        watched: int | None = None
+        while True:
+            with self._condition:
+                while self._pid is None or self._pid == watched:
+                    self._condition.wait()
+                watched = self._pid
+            if self._ended(watched):
+                self._mailbox.wake("the postmaster ended")
+
+    def _ended(self, pid: int) -> bool:
+        """Wait until it ends (true) or another one is to be watched (false)."""
+        try:
+            descriptor = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            return self._ended_portably(pid)
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            while self._pid == pid:
+                if poll.poll(1000):
+                    return True
+            return False
+        finally:
+            os.close(descriptor)
+
+    def _ended_portably(self, pid: int) -> bool:
+        while self._pid == pid:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return True
+            except PermissionError:
+                pass
+            time.sleep(PORTABLE_POLL_S)
+        return False
