@@ -14,7 +14,7 @@ POSTGRES_USER = "postgres"
 class AgentKind:
     """One kind of agent.
 
-    ``command`` is followed by the node file; ``quick_timing`` is a short ttl, loop_wait and retry_timeout in seconds that it accepts.
+    ``command`` is followed by the node file; ``quick_timing`` is ttl, loop_wait, retry_timeout in seconds: short, but accepted.
     """
 
     name: str

@@ -6,6 +6,8 @@ import atexit
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -45,6 +47,9 @@ class Cluster:
         # Not below pytest's own directory: the user postgres must be able to enter every parent.
         self.directory = Path(tempfile.mkdtemp(prefix="pgcore-e2e-"))
         self.directory.chmod(0o755)
+        self._closed = False
+        reaper = [sys.executable, str(Path(__file__).with_name("reaper.py")), self.mark, str(self.directory)]
+        self._reaper = subprocess.Popen(reaper, stdin=subprocess.PIPE, start_new_session=True)
         atexit.register(self.close)
         self._base = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
         self._dynamic = dict(dynamic or {})
@@ -59,7 +64,6 @@ class Cluster:
         self._hosts = {name: self._host(name, number) for number, name in enumerate(names, start=2)}
         self._raft_ports = {name: self._port(name) for name in names} if store == "raft" else {}
         self.nodes = [self._make_node(name) for name in names]
-        self._closed = False
 
     # making
 
@@ -72,9 +76,9 @@ class Cluster:
 
     def _make_etcd(self) -> EtcdServer:
         if self.network is None:
-            return EtcdServer(self.directory, self.mark, f"{self._base}.1")
+            return EtcdServer(self.directory, f"{self._base}.1")
         address = self.network.add("etcd")
-        return EtcdServer(self.directory, self.mark, address, self.network.prefix("etcd"), 2379, 2380)
+        return EtcdServer(self.directory, address, self.network.prefix("etcd"), 2379, 2380)
 
     def _store_section(self, name: str, directory: Path) -> dict[str, Any]:
         if self.etcd is not None:
@@ -218,12 +222,14 @@ class Cluster:
 
     def close(self) -> None:
         """Kill everything this cluster started and remove its directory. May be called twice."""
-        if getattr(self, "_closed", True):
+        if self._closed:
             return
         self._closed = True
         atexit.unregister(self.close)
         try:
             kill_marked(self.mark, self.directory)
+            self._reaper.kill()
+            self._reaper.wait(5)
             for writer in self._writers:
                 writer.stop()
             for node in self.nodes:

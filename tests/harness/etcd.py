@@ -5,70 +5,47 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import os
-import signal
-import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from harness.processes import MARKER, free_port, wait_for
+from harness.processes import free_port, wait_for
+from pgcore.testing.processes import ServerProcess
 
-START_TIMEOUT_S = 15.0
 ANSWER_TIMEOUT_S = 2.0
 
 
-class EtcdServer:
-    """A single-member etcd on ``host``. Ports and data survive ``kill`` and ``stop``, so ``start`` brings the same store back."""
+class EtcdServer(ServerProcess):
+    """A single-member etcd with ordinary fsync on an address of its choice, so that it can have a namespace of its own.
 
-    def __init__(self, directory: Path, mark: str, host: str = "127.0.0.1", prefix: tuple[str, ...] = (),
+    Ports and data survive ``kill`` and ``stop``: ``start`` brings the same store back. ``prefix`` begins its command line.
+    """
+
+    def __init__(self, directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = (),
                  port: int | None = None, peer_port: int | None = None) -> None:
-        self.host = host
+        super().__init__("etcd", directory / "etcd")
+        self.host, self._prefix = host, prefix
         self.port = port or free_port(host)
         self._peer_port = peer_port or free_port(host)
-        self._directory, self._mark, self._prefix = directory, mark, prefix
-        self._process: subprocess.Popen[bytes] | None = None
-        self.log_file = directory / "etcd.log"
 
     @property
     def address(self) -> str:
         """``host:port`` for clients."""
         return f"{self.host}:{self.port}"
 
-    def start(self) -> None:
-        """Start and wait until it answers."""
+    def command(self) -> Sequence[str]:
+        """The argument list to run."""
         client, peer = f"http://{self.host}:{self.port}", f"http://{self.host}:{self._peer_port}"
-        argv = [*self._prefix, "etcd", "--name", "store", "--data-dir", str(self._directory / "etcd"),
+        return [*self._prefix, "etcd", "--name", "store", "--data-dir", str(self.directory / "data"),
                 "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
                 "--initial-advertise-peer-urls", peer, "--initial-cluster", f"store={peer}"]
-        with open(self.log_file, "ab") as log:
-            self._process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                             start_new_session=True, env={**os.environ, MARKER: self._mark})
-        wait_for(self.healthy, START_TIMEOUT_S, "etcd answers")
 
-    def healthy(self) -> bool:
+    def ready(self) -> bool:
         """Whether it serves a linearizable read."""
         try:
             return b"true" in self._request("GET", "/health")
         except (OSError, http.client.HTTPException):
             return False
-
-    def kill(self) -> None:
-        """SIGKILL and reap; the data stays."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing is answered."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def get(self, key: str) -> str | None:
         """The value of one key, ``None`` when absent. Raises ``OSError`` when etcd does not answer."""
@@ -107,10 +84,3 @@ class EtcdServer:
             return connection.getresponse().read()
         finally:
             connection.close()
-
-    def __enter__(self) -> EtcdServer:
-        self.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.kill()

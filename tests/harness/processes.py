@@ -1,7 +1,7 @@
 """Processes for tests: free ports, bounded waits, and finding everything a cluster left behind.
 
-Every process the harness starts carries a marker in its environment. PostgreSQL overwrites its environment and outlives the agent, so a
-process also counts as ours when its working directory or command line lies under the cluster's own directory.
+Every process the harness starts carries a mark in its environment. PostgreSQL overwrites its environment and outlives the agent,
+so a process also counts as ours when its working directory or command line lies under the cluster's own directory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import psycopg2
 
-MARKER = "PGCORE_HARNESS_RUN"
+# Not PGCORE_..., which an agent would take for configuration and keep from its children.
+MARKER = "HARNESS_RUN_MARK"
 POLL_INTERVAL_S = 0.05
 
 Found = TypeVar("Found")

@@ -16,6 +16,8 @@ from types import TracebackType
 from harness.processes import MARKER, wait_for
 
 NUMBERS_PER_WRITER = 10_000_000
+ORPHANS_S = 1.0
+STEADY_S = 0.3
 _writers = itertools.count(1)
 
 
@@ -74,7 +76,7 @@ class WriterReport:
         return max((note.acknowledged_s for note in self.acknowledged if note.server == server), default=None)
 
     def first_elsewhere(self, server: str, after_s: float) -> float | None:
-        """When the first write that another server accepted after ``after_s`` was sent: it may have been written at that instant."""
+        """When the first write accepted by another server after ``after_s`` was sent: it may have been written right then."""
         return min((note.sent_s for note in self.acknowledged if note.server != server and note.sent_s > after_s), default=None)
 
 
@@ -129,14 +131,17 @@ class Writer:
         return WriterReport(self._started_s, self._ended_s or time.monotonic(), tuple(notes))
 
     def wait_resumed(self, after_s: float, timeout_s: float) -> None:
-        """Wait until a write sent after ``after_s`` is acknowledged and half a second of writing has followed."""
+        """Wait until writes sent a second or more after ``after_s`` are acknowledged steadily.
+
+        The second is for the backends of a killed postmaster, which may finish a statement before they notice.
+        """
 
         def resumed() -> bool:
-            notes = self.report().acknowledged
-            return bool(notes) and notes[-1].sent_s > after_s and time.monotonic() - notes[-1].acknowledged_s < 1.0
+            last = self.report().acknowledged[-1:]
+            return any(note.sent_s > after_s + ORPHANS_S and time.monotonic() - note.acknowledged_s < STEADY_S for note in last)
 
         wait_for(resumed, timeout_s, "writes are acknowledged again")
-        time.sleep(0.5)
+        time.sleep(STEADY_S)
 
     def __enter__(self) -> Writer:
         return self.start()

@@ -1,8 +1,8 @@
 """The client of the end-to-end tests, run as a process: writes unique numbers and notes each acknowledgement.
 
-Reads one JSON line from standard input (the connection string stays out of argv) and appends one line per acknowledged write to a file:
-``number sent acknowledged host:port`` with CLOCK_MONOTONIC seconds, which are the same for every process of a machine. Failures
-go to ``<file>.errors``. Ends on SIGTERM.
+Reads one JSON line from standard input (the connection string stays out of argv) and appends one line per acknowledged write to a
+file: ``number sent acknowledged host:port`` with CLOCK_MONOTONIC seconds, which are the same for every process of a machine.
+Failures go to ``<file>.errors``. Ends on SIGTERM.
 """
 
 from __future__ import annotations
