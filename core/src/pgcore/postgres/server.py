@@ -493,7 +493,9 @@ class Postgres:
             self._configuration.after_creation()
             self.state = State.BOOTSTRAP_STARTING if custom else State.STARTING
             given: Mapping[str, Json] = options if custom and isinstance(options, Mapping) else {}
-            self._start(ctx, Role.PRIMARY, lambda: self._configuration.write_for_bootstrap(
+            # What still has to recover must not count as a primary while it can't be asked.
+            recovers = bool(given.get("recovery_conf") or given.get("keep_existing_recovery_conf"))
+            self._start(ctx, Role.REPLICA if recovers else Role.PRIMARY, lambda: self._configuration.write_for_bootstrap(
                 given, custom=custom, control=self.control_data()), self._settings.pg_ctl_timeout)
 
     def post_bootstrap(self, ctx: TaskContext, command: str | None) -> None:
