@@ -6,7 +6,8 @@ import sys
 
 USAGE = """usage: pgcore run [FILE]
 
-Run the agent of this node with a configuration file or directory; without FILE the PGCORE_* and PATRONI_* variables configure it."""
+Run the agent of this node with a configuration file or directory. Without FILE the variables PGCORE_* and PATRONI_* configure
+it."""
 
 
 def main() -> int:

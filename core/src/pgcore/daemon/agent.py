@@ -30,12 +30,18 @@ from pgcore.model.world import Memory, World
 
 logger = logging.getLogger("pgcore.decisions")
 
-QUIET = (a.RenewLease, a.Announce, a.WriteStatus, a.PollPeers, a.CompareRecovery, a.CompareTimelines, a.ReadHistory, a.ReadCluster,
-         a.NoteRequest, a.MarkUndecided, a.ObserveNode, a.RunCheckpoint)
+QUIET = (a.RenewLease, a.Announce, a.WriteStatus, a.PollPeers, a.CompareRecovery, a.CompareTimelines, a.ReadHistory,
+         a.ReadCluster, a.NoteRequest, a.MarkUndecided, a.ObserveNode, a.RunCheckpoint)
 """Actions that do not make a decision worth a line of its own."""
+
 LEAST_PAUSE_S = 0.002
 """Between two heartbeats, so that a broken source of wake-ups cannot eat a processor."""
 TRAIL_LENGTH = 200
+
+
+def _loud(action: a.Action) -> bool:
+    routine = isinstance(action, a.ChangeSlots) and not action.create and not action.drop
+    return not isinstance(action, QUIET) and not routine
 
 
 class Signals(Protocol):
@@ -130,7 +136,7 @@ class Agent:
     def _sync_guard(self, world: World) -> None:
         """Tell the guard until when the lease is proven, or that there is nothing to guard; a few memory writes.
 
-        A primary without a lease of ours (just adopted) gets one ttl from now to prove it. A lost lock leaves the old end in force.
+        A primary without a lease of ours (just adopted) gets one ttl from now to prove it. A lost lock leaves the old end.
         """
         if self.guard is None:
             return
@@ -165,7 +171,9 @@ class Agent:
         effective = performer.ports.configuration.effective
         task = world.node.task
         rule = beat.main.rule if beat.main else ""
-        reason = world.memory.refusal if world.memory.refusal and rule == "leader.keep" else (beat.main.because if beat.main else "")
+        reason = beat.main.because if beat.main else ""
+        if rule == "leader.keep" and world.memory.refusal:
+            reason = world.memory.refusal
         loop_wait = world.settings.timing.loop_wait
         self.board.publish(Status(
             scope=world.settings.scope, name=world.me, node=world.node, cluster=None if world.store_lost else world.cluster,
@@ -181,7 +189,7 @@ class Agent:
         """A line for every decision with an effect, and one when the resting rule changed."""
         took_ms = round((now() - began) * 1000)
         for decision in beat.decisions:
-            loud = any(not isinstance(action, QUIET) for action in decision.actions)
+            loud = any(_loud(action) for action in decision.actions)
             resting = decision is beat.main and decision.rule != self._last_rule
             if loud or resting:
                 self._log_decision(decision, took_ms)
@@ -193,7 +201,7 @@ class Agent:
 
     def _log_decision(self, decision: Decision, took_ms: int) -> None:
         self.trail.append((time.time(), decision.rule, decision.because))
-        what = ", ".join(type(action).__name__ for action in decision.actions if not isinstance(action, QUIET))
+        what = ", ".join(type(action).__name__ for action in decision.actions if _loud(action))
         logger.info("%s: %s%s", decision.rule, decision.because, f" -> {what}" if what else "",
                     extra={"rule": decision.rule, "because": decision.because, "took_ms": took_ms})
 

@@ -103,7 +103,8 @@ def parse_status(name: str, document: Json) -> PeerView:
     wal = document.get("xlog") or document.get("wal")
     if not isinstance(wal, Mapping):
         return PeerView(name, False)
-    tags = document.get("tags") if isinstance(document.get("tags"), Mapping) else {}
+    found = document.get("tags")
+    tags: Mapping[str, Json] = found if isinstance(found, Mapping) else {}
     primary = bool(wal.get("location")) or document.get("role") in ("primary", "master")
     position = max(_integer(wal.get("received_location")), _integer(wal.get("replayed_location")))
     priority = tags.get("failover_priority")

@@ -56,7 +56,7 @@ def decode_member(name: str, text: str) -> Member:
     """One member card; bad JSON makes a member without data, the ancient URL form is understood."""
     if text.startswith("postgres"):
         parts = urlsplit(text)
-        api_url = (parse_qs(parts.query).get("application_name") or [None])[0]
+        api_url = next(iter(parse_qs(parts.query).get("application_name", ())), None)
         return Member(name, conn_url=parts._replace(query="").geturl(), api_url=api_url)
     data = _object(text) or {}
     tags = data.get("tags")

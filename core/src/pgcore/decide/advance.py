@@ -276,7 +276,7 @@ _HANDLERS: dict[type, Callable[[World, Any, Outcome], World]] = {
     WriteFailover: _failover_written,
     FollowByReload: lambda w, a, o: replace(w, recovery_change="none"),
     ChangeSlots: _slots_changed,
-    RunCheckpoint: lambda w, a, o: _remember(w, checkpoint_needed=not (o.ok and o.value is True)),
+    RunCheckpoint: lambda w, a, o: _remember(replace(w, checkpoint_asked=True), checkpoint_needed=not (o.ok and o.value is True)),
     SetRole: _role,
     StartServer: _start,
     StopServer: _began_task(TaskKind.STOP),
