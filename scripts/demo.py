@@ -276,21 +276,22 @@ def tail(path: Path, lines: int = 15) -> str:
 def watch(cluster: Cluster, seconds: float | None) -> int:
     """Show the cluster until Ctrl-C, or for so many seconds. Returns the exit code."""
     end = time.monotonic() + seconds if seconds else float("inf")
-    healthy = was_healthy = False
+    was_healthy = False
+    dead: Node | None = None
     introduce(cluster)
     with screen() as show:
-        while time.monotonic() < end:
+        while time.monotonic() < end and not dead:
             document = cluster.refresh()
             rows = table_rows(cluster, document)
             healthy = sum(row[2] in ("leader", "standby_leader") for row in rows) == 1 and all(
                 row[3] in ("running", "streaming") for row in rows)
-            if dead := next((node for node in cluster.nodes if node.ended is not None and not was_healthy), None):
-                print(f"{dead.name}: the agent ended with {dead.ended}. The end of {dead.log}:\n{tail(dead.log)}", flush=True)
-                return 1
             was_healthy = was_healthy or healthy
+            dead = next((node for node in cluster.nodes if node.ended is not None and not was_healthy), None)
             show(rows, hints(cluster, rows) if was_healthy else "")
             time.sleep(max(0.0, min(REFRESH_S, end - time.monotonic())))
-    if not was_healthy:
+    if dead:
+        print(f"{dead.name}: the agent ended with {dead.ended}. The end of {dead.log}:\n{tail(dead.log)}", flush=True)
+    elif not was_healthy:
         for node in cluster.nodes:
             print(f"the cluster did not become healthy in {seconds:g} s. The end of {node.log}:\n{tail(node.log)}", flush=True)
     return 0 if was_healthy else 1
