@@ -131,14 +131,14 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
     changes["was_paused"] = reading.settings.paused
     if cluster.failover is None:
         changes["request_seen"] = None
-    return _remember(replace(world, cluster=cluster, settings=reading.settings, lease=lease, store_lost=False), **changes)
+    return _remember(replace(world, cluster=cluster, settings=reading.settings, lease=lease, store_lost=False, race_lost=False), **changes)
 
 
 def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
     if not outcome.ok:
         return replace(world, store_lost=True, lease=LeaseState.UNKNOWN)
     if outcome.value is not True:
-        return replace(world, lease=LeaseState.NONE)
+        return replace(world, lease=LeaseState.NONE, race_lost=True)
     cluster = replace(world.cluster, leader=world.me)
     held = _held(replace(world, cluster=cluster, lease=LeaseState.HELD), outcome)
     retained = dict.fromkeys(world.cluster.status.retain_slots, world.now)

@@ -21,6 +21,13 @@ from pgcore.model.world import PeerView, World
 AGAIN_S = 1.0
 
 
+def lost(w: World) -> Decision | None:
+    """Another node was faster: read who leads, and follow. (HA rules 15.4, EC 42)"""
+    if w.race_lost:
+        return act(ReadCluster(fresh=True), because="another node took the lock first")
+    return None
+
+
 def failed_before(w: World) -> Decision | None:
     """I gave the lock up less than ttl ago because my promotion failed: others first. (HA rules 15.1.1)"""
     at = w.memory.promotion_failed_at
@@ -41,7 +48,7 @@ def outdated_primary(w: World) -> Decision | None:
 def primary_takes_it(w: World) -> Decision | None:
     """A running primary on the newest timeline takes the free lock back. (HA rules 15.2, EC 4, 17, 29)"""
     if w.node.is_primary:
-        return act(AcquireLease(), ReadCluster(), because="the lock is free and this server is the primary")
+        return act(AcquireLease(), because="the lock is free and this server is the primary")
     return None
 
 
@@ -136,6 +143,6 @@ def acquire(w: World) -> Decision | None:
     return act(AcquireLease(), because=f"healthy at {w.node.position} ({heard}): taking the lock")
 
 
-RACE = Table("race", failed_before, outdated_primary, primary_takes_it, paused, nofailover, unanswering,
+RACE = Table("race", lost, failed_before, outdated_primary, primary_takes_it, paused, nofailover, unanswering,
              *switchover.RACE_RULES, not_synchronous, lagging, old_timeline, ask_peers, primary_alive, peer_ahead,
              peer_preferred, acquire)

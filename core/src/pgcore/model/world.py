@@ -129,6 +129,8 @@ class World:
     cluster: ClusterView = field(default_factory=ClusterView)
     store_lost: bool = False
     lease: LeaseState = LeaseState.UNKNOWN
+    race_lost: bool = False
+    """Somebody else was faster to the lock in this beat; who, is not read yet."""
     peers: Mapping[str, PeerView] | None = None
     leader_timeline: LeaderTimeline | None = None
     timeline_asked: bool = False
