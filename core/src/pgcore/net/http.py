@@ -196,7 +196,13 @@ class Connector:
             except OSError as error:
                 plain.close()
                 failure = error
+                if isinstance(error, ssl.SSLError):
+                    self._context = None  # the files may be replaced by renewed ones: read them again next time
         raise failure
+
+    def check(self) -> None:
+        """Read the TLS files now. Raises OSError if one cannot be read or used."""
+        self._tls_context()
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._context is None:
@@ -229,6 +235,7 @@ class HttpClient:
         A request that is not idempotent is not repeated once it may have been received. Raises HttpUnavailableError.
         """
         untried = list(self.endpoints.urls)
+        first = untried[0] if untried else ""
         failures, sent = [], False
         while untried and not self._closed:
             url = untried.pop(0)
@@ -244,8 +251,7 @@ class HttpClient:
                     break
             if deadline.expired:
                 break
-        if failures:
-            self.endpoints.avoid(self.endpoints.urls[0])
+        self.endpoints.avoid(first)
         raise HttpUnavailableError("; ".join(failures) or "no endpoint is known", sent=sent)
 
     def _exchange(self, url: str, method: str, path: str, body: bytes | None, headers: Mapping[str, str],

@@ -133,6 +133,8 @@ class EtcdServer(ServerProcess):
         self.certificates = certificates
         self.options = tuple(options)
         self.initial_cluster = f"{name}={self.peer_url}"
+        self.heartbeat_ms = 20
+        """Small, as a lone server elects itself and leases as short as 1 s are wanted; a cluster needs patience."""
 
     @property
     def url(self) -> str:
@@ -156,7 +158,8 @@ class EtcdServer(ServerProcess):
             "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
             "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
             "--initial-cluster", self.initial_cluster, "--initial-cluster-token", "pgcore-test",
-            "--heartbeat-interval", "100", "--election-timeout", "1000", "--log-level", "warn", "--logger", "zap", *self.options]
+            "--heartbeat-interval", str(self.heartbeat_ms), "--election-timeout", str(10 * self.heartbeat_ms),
+            "--log-level", "warn", "--logger", "zap", *self.options]
         if self.certificates:
             certificate, key, authority = map(str, self.certificates)
             arguments += ["--cert-file", certificate, "--key-file", key, "--trusted-ca-file", authority, "--client-cert-auth"]
@@ -187,6 +190,7 @@ class EtcdCluster:
     def __init__(self, tmp_dir: Path, size: int = 3) -> None:
         self.servers = [EtcdServer(tmp_dir, name=f"etcd{number}") for number in range(size)]
         for server in self.servers:
+            server.heartbeat_ms = 100
             server.initial_cluster = ",".join(f"{peer.name}={peer.peer_url}" for peer in self.servers)
 
     @property

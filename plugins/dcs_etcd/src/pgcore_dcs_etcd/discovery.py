@@ -6,14 +6,27 @@ import json
 import random
 from collections.abc import Iterable
 
-from pgcore.net.http import Connector, Endpoints, HttpClient, HttpUnavailableError
-from pgcore.plugin import Deadline, Instant, StoreUnavailableError, now
-from pgcore_dcs_etcd.section import Place
+from pgcore.net.http import Connector, Endpoints, HttpClient, HttpUnavailableError, TlsFiles
+from pgcore.plugin import ConfigError, Deadline, Instant, StoreUnavailableError, now
+from pgcore_dcs_etcd.section import EtcdSection, Place
 
 SERVICES = (("etcd-client-ssl", "https"), ("etcd-client", "http"), ("etcd-ssl", "https"), ("etcd", "http"),
             ("etcd-server-ssl", "https"), ("etcd-server", "http"))
 """SRV services in the order they are asked, with the scheme each stands for; the last two name peers, not clients."""
 SRV_RETRY_S = 30.0
+
+
+def connector(section: EtcdSection, where: Place) -> Connector:
+    """What opens the connections of a store. Raises ConfigError if a TLS file cannot be used."""
+    made = Connector(TlsFiles(section.cacert, section.cert, section.key))
+    if section.cacert or section.cert or where.protocol == "https":
+        try:
+            made.check()
+        except OSError as error:
+            files = ", ".join(f"{key} {path}" for key, path in (("cacert", section.cacert), ("cert", section.cert),
+                                                                ("key", section.key)) if path)
+            raise ConfigError(where.name, f"the TLS files cannot be used: {error}", f"check {files}") from error
+    return made
 
 
 class Locator:

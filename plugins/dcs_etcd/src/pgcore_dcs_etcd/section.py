@@ -16,7 +16,7 @@ class EtcdSection:
     """Where etcd is and how to log in. ``proxy`` wins over ``url``, that over ``hosts``, that over ``host``."""
 
     host: str | None = option(None, doc="One etcd server, `host` or `host:port`; all its DNS addresses are tried.")
-    hosts: str | list[str] | None = option(  # noqa: RUF009 - makes a field
+    hosts: str | list[str] | None = option(
         None, doc="Several etcd servers: a list of `host:port`, or a text separated by commas.")
     url: str | None = option(None, doc="`scheme://[user:password@]host[:port]` of one etcd server.", secret=True)
     proxy: str | None = option(None, doc="Like `url`, for an etcd proxy: it alone is used, there is no discovery.", secret=True)

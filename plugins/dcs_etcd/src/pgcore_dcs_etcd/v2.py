@@ -8,7 +8,7 @@ from typing import Any
 
 import etcd  # type: ignore[import-untyped]
 
-from pgcore.net.http import Connector, HttpUnavailableError, TlsFiles
+from pgcore.net.http import HttpUnavailableError
 from pgcore.plugin import (
     MEMBERS,
     Deadline,
@@ -24,7 +24,7 @@ from pgcore.plugin import (
     StoreUnavailableError,
     Timing,
 )
-from pgcore_dcs_etcd.discovery import Locator
+from pgcore_dcs_etcd.discovery import Locator, connector
 from pgcore_dcs_etcd.section import EtcdSection, place
 from pgcore_dcs_etcd.v2_client import V2Gateway
 
@@ -41,12 +41,11 @@ class Etcd2Store:
 
     def __init__(self, request: StoreRequest) -> None:
         assert isinstance(request.section, EtcdSection)
-        section = request.section
-        where = place(section, "etcd")
-        connector = Connector(TlsFiles(section.cacert, section.cert, section.key))
-        self._locator = Locator(where, connector)
+        where = place(request.section, "etcd")
+        connections = connector(request.section, where)
+        self._locator = Locator(where, connections)
         self._gateway = V2Gateway(self._locator)
-        self._watching = V2Gateway(Locator(where, connector))  # a long poll that ends must not move the verbs to another server
+        self._watching = V2Gateway(Locator(where, connections))  # a long poll that ends must not move the verbs to another server
         self._path = request.path
         self._member, self._observer, self._timing = request.member, request.observer, request.timing
         self._card: str | None = None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pgcore.net.http import Connector, TlsFiles
 from pgcore.plugin import (
     MEMBERS,
     Deadline,
@@ -25,7 +24,7 @@ from pgcore.plugin import (
     Timing,
     now,
 )
-from pgcore_dcs_etcd.discovery import Locator
+from pgcore_dcs_etcd.discovery import Locator, connector
 from pgcore_dcs_etcd.section import EtcdSection, place
 from pgcore_dcs_etcd.v3_gateway import Answer, Gateway, LeaseLostError, decode, encode
 from pgcore_dcs_etcd.v3_watch import Watcher
@@ -53,10 +52,9 @@ class Etcd3Store:
 
     def __init__(self, request: StoreRequest) -> None:
         assert isinstance(request.section, EtcdSection)
-        section = request.section
-        where = place(section, "etcd3")
-        connector = Connector(TlsFiles(section.cacert, section.cert, section.key))
-        self._locator = Locator(where, connector)
+        where = place(request.section, "etcd3")
+        connections = connector(request.section, where)
+        self._locator = Locator(where, connections)
         self._gateway = Gateway(self._locator)
         self._prefix = request.path + "/"
         self._leader = self._prefix + Key.LEADER

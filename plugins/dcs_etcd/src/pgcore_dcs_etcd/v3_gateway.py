@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pgcore.net.http import HttpClient, HttpUnavailableError, Response
@@ -153,20 +154,24 @@ class Gateway:
 
 def parse(status: int, raw: bytes) -> Json:
     """The content of an answer. Raises EtcdError for an error in any of the shapes etcd 3.x and its proxies use."""
-    try:
+    body: Json = None
+    with suppress(ValueError):
         body = json.loads(raw)
-    except ValueError:
-        body = None
     if not isinstance(body, dict):
-        raise EtcdError(HTTP_CODES.get(status, -1) if status in (401, 403) else -1, f"HTTP status {status} without JSON")
+        raise EtcdError(-1, f"HTTP status {status} without JSON")
     error = body.get("error")
     if isinstance(error, dict):  # inside a stream
-        raise EtcdError(int(error.get("grpc_code", error.get("code", -1))), str(error.get("message", error)))
+        raise EtcdError(_code(error), str(error.get("message", error)))
     if error or status != 200:
         message = str(error or body.get("message") or f"HTTP status {status}")
-        raise EtcdError(int(body.get("code", HTTP_CODES.get(status, -1)) or -1), message)
+        raise EtcdError(_code(body) if "code" in body else HTTP_CODES.get(status, -1), message)
     result = body.get("result")
     return result if isinstance(result, dict) else body
+
+
+def _code(error: Json) -> int:
+    code = error.get("grpc_code", error.get("code"))
+    return code if isinstance(code, int) else -1
 
 
 def _prefix(response: Response) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 
 from pgcore.net.http import HttpClient, HttpUnavailableError, LineStream
 from pgcore.plugin import Deadline, Instant, Json, Key, StoreRejectedError, StoreUnavailableError, now
 from pgcore_dcs_etcd.v3_gateway import EtcdError, Gateway, decode, encode, parse
 
+log = logging.getLogger(__name__)
 WATCHED = frozenset({Key.LEADER, Key.CONFIG, Key.FAILOVER, Key.SYNC, Key.INITIALIZE})
 OPEN_S, PROBE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 1.0, 0.05, 1.0
 
@@ -124,15 +126,15 @@ class Watcher:
 
     def _lose(self, error: Exception, waiting: Deadline) -> None:
         """Drop the stream; the next one goes to another server, at once until all were tried, then with growing pauses."""
-        if self._stream is not None:
-            self._gateway.locator.endpoints.avoid(self._stream.url)
-        elif self._gateway.locator.endpoints.urls:
-            self._gateway.locator.endpoints.avoid(self._gateway.locator.endpoints.urls[0])
+        servers = self._gateway.locator.endpoints
+        server = self._stream.url if self._stream is not None else next(iter(servers.urls), "")
+        log.info("the watch on %s at %s ended: %s", self._prefix, server, error)
+        servers.avoid(server)
         self._drop()
         if isinstance(error, EtcdError) and (error.stale_login or "permission denied" in error.message.lower()):
             self._gateway.forget_token()
         self._failures += 1
-        rounds = self._failures - len(self._gateway.locator.endpoints.urls)
+        rounds = self._failures - len(servers.urls)
         if rounds >= 0:
             self._gateway.closing.wait(min(FIRST_PAUSE_S * 2 ** min(rounds, 5), LONGEST_PAUSE_S, waiting.left()))
 
