@@ -66,7 +66,7 @@ def failover(session: Session, name: str | None, candidate: str | None, force: b
         view = _shown(cluster)
         candidate = _candidate(view, candidate, force=force, needed=True)
         if ClusterMode.of(view).synchronous != "off" and not view.sync.covers(candidate or "") and not force:
-            click.confirm(f"{candidate} is not a synchronous standby and may lack acknowledged commits. Are you sure?", abort=True)
+            click.confirm(f"{candidate} is not a synchronous standby and may lack acknowledged commits. Really?", abort=True)
         _confirm(cluster, view, "failover", candidate, None, force=force)
         _carry_out(session, cluster, _Order("failover", view, None, candidate, None))
 
@@ -148,7 +148,7 @@ def _carry_out(session: Session, cluster: Cluster, order: _Order) -> None:
     progress = _Progress(cluster, order, began)
     while call.is_alive():
         progress.look()
-        call.join(LOOK_S)
+        progress.wait()
     answer = answers[0]
     if isinstance(answer, ApiError):
         _finish_without_api(cluster, order, answer, progress)
@@ -160,6 +160,7 @@ def _carry_out(session: Session, cluster: Cluster, order: _Order) -> None:
     else:
         word = "result unknown" if "status unknown" in answer.body else "failed"
         click.echo(f"{order.action.title()} {word}, details: {answer.code}, {_plain(answer.body)}")
+        _tell_reason(MemberApi(session), url)
         show_cluster(cluster)
         sys.exit(1)
     show_cluster(cluster)
@@ -173,6 +174,17 @@ def _send(api: MemberApi, url: str | None, order: _Order, answers: list[ApiAnswe
         answers.append(answer)
     except ApiError as error:
         answers.append(error)
+
+
+def _tell_reason(api: MemberApi, url: str | None) -> None:
+    """What the member that was asked says about its last decision; a Patroni member says nothing."""
+    try:
+        document = api.status(url)
+    except ApiError:
+        return
+    own = document.get("pgcore") or {}
+    if own.get("reason"):
+        click.echo(f"{(document.get('patroni') or {}).get('name')} says: {own['reason']} (rule {own.get('rule')})")
 
 
 def _finish_without_api(cluster: Cluster, order: _Order, error: ApiError, progress: _Progress) -> None:
@@ -199,12 +211,16 @@ class _Progress:
         self._cluster, self._order, self._began = cluster, order, began
         self._said: set[str] = set()
         self._view = order.before
+        self._readable = True
+        self._never = threading.Event()
 
     def look(self) -> ClusterView:
         """Read the store and print what is new. A store that does not answer now is asked again."""
         try:
             self._view = self._cluster.read()
+            self._readable = True
         except StoreUnavailableError as error:
+            self._readable = False
             self._tell(f"the store does not answer: {error}")
             return self._view
         view, old = self._view, self._order.before.leader
@@ -216,6 +232,13 @@ class _Progress:
         if view.leader and view.leader != old:
             self._tell(f"{view.leader} holds the leader lock")
         return view
+
+    def wait(self) -> None:
+        """Until the lock or the request changes, or it is time to look at the cards again."""
+        if self._readable:
+            self._cluster.store.watch(self._view.revision, timeout=LOOK_S)
+        else:
+            self._never.wait(LOOK_S)
 
     def until_decided(self) -> bool:
         """Wait until another member leads (true) or the request has vanished or nothing happened for too long (false)."""
@@ -235,7 +258,7 @@ class _Progress:
                 click.echo(f"{self._order.action.title()} result unknown: nothing was decided within "
                            f"{now() - self._began:.0f} s; see pgcore list and the agents' logs")
                 return False
-            self._cluster.store.watch(view.revision, timeout=LOOK_S)
+            self.wait()
 
     def until_writable(self) -> None:
         """Wait until the new leader has published that it leads, and say how long everything took."""
@@ -247,7 +270,7 @@ class _Progress:
                 timeline = f" on timeline {leader.timeline}" if leader.timeline else ""
                 click.echo(f"{leader.name} leads {self._cluster.scope}{timeline}, {now() - self._began:.1f} s after the request")
                 return
-            self._cluster.store.watch(self._view.revision, timeout=LOOK_S)
+            self.wait()
         click.echo(f"{self._view.leader} holds the leader lock but has not published the role {wanted} "
                    f"{now() - self._began:.1f} s after the request; its agent's log says why")
 
