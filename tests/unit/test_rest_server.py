@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import socket
 import ssl
 import subprocess
@@ -23,6 +24,7 @@ from pgcore.model.basics import Lsn
 from pgcore.rest import doorman
 from pgcore.rest.server import RestServer
 from pgcore.rest.settings import RestSettings
+from pgcore.testing.processes import free_port
 from unit.rest_board import aged, call, leader_status, raw, status
 
 Open = Callable[..., RestServer]
@@ -397,3 +399,62 @@ def test_the_section_of_the_configuration_becomes_settings() -> None:
     assert (settings.api_url, settings.username, settings.password) == ("http://10.0.0.1:8008/patroni", "api", "secret")
     assert settings.request_queue_size == 128
     assert "secret" not in repr(settings)
+
+
+def test_a_full_queue_is_answered_and_does_not_end_the_thread(serve: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    with monkeypatch.context() as patched:
+        patched.setattr(server._http.requests, "put", _refuse)
+        assert raw(server.bound[0], b"OPTIONS / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 503 ")
+    assert call(server.bound[0], "OPTIONS", "/").code == 200
+
+
+def _refuse(connection: object) -> None:
+    raise queue.Full
+
+
+@pytest.mark.server
+def test_haproxy_routes_to_the_node_that_says_primary(serve: Open, board: Board, tmp_path: Path) -> None:
+    rest, traffic, database = serve().bound[0][1], free_port(), socket.create_server(("127.0.0.1", 0))
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(f"""
+defaults
+    mode tcp
+    timeout client 5s
+    timeout server 5s
+    timeout connect 1s
+listen primary
+    bind 127.0.0.1:{traffic}
+    option httpchk OPTIONS /primary
+    http-check expect status 200
+    server a 127.0.0.1:{database.getsockname()[1]} check port {rest} inter 100ms fall 1 rise 1
+""")
+    proxy = subprocess.Popen(["haproxy", "-db", "-f", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert _within(5, lambda: _reaches(traffic, database))
+        board.publish(replace(leader_status(), lease_until=None))
+        assert _within(5, lambda: not _reaches(traffic, database))
+    finally:
+        proxy.terminate()
+        proxy.wait(10)
+        database.close()
+
+
+def _reaches(port: int, database: socket.socket) -> bool:
+    """A connection to the proxy arrives at the database's socket."""
+    database.settimeout(0.3)
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            database.accept()[0].close()
+            return True
+    except OSError:
+        return False
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False

@@ -13,6 +13,8 @@ from pgcore.daemon.board import Status
 from pgcore.model.basics import Instant, Json, Lsn, Role, State, Tags
 
 OK, UNAVAILABLE = 200, 503
+START_S = 60.0
+"""How long the first heartbeat may take before liveness gives up on it."""
 
 Parameters = Mapping[str, str]
 
@@ -76,7 +78,7 @@ def health(status: Status | None, path: str, parameters: Parameters, at: Instant
 def liveness(status: Status | None, started_at: Instant, at: Instant) -> int:
     """Whether the heartbeat still beats (rest-api 4). Before the first beat the start counts as one."""
     if status is None:
-        return OK if at < started_at + 60 else UNAVAILABLE
+        return OK if at < started_at + START_S else UNAVAILABLE
     if status.paused:
         return OK
     ttl = status.timing.ttl

@@ -144,6 +144,10 @@ class Doorman:
         except (OSError, ValueError) as error:
             logger.debug("REST API lost %s: %s", guest.address[0], error)
             self._drop(guest)
+        except Exception:
+            # This thread is the only way in: a bug that one request brings to light must not close it for all others.
+            logger.exception("REST API failed to read a request of %s", guest.address[0])
+            self._drop(guest)
 
     def _read(self, guest: Guest) -> None:
         """Read until the request is complete or the client has nothing more to say for now."""
@@ -213,6 +217,7 @@ class Doorman:
         guest.socket.close()
 
     def _forget(self, guest: Guest) -> None:
-        self._selector.unregister(guest.socket)
-        del self._guests[guest.socket.fileno()]
-        self._buffered -= len(guest.data)
+        if self._guests.get(guest.socket.fileno()) is guest:
+            self._selector.unregister(guest.socket)
+            del self._guests[guest.socket.fileno()]
+            self._buffered -= len(guest.data)

@@ -135,6 +135,8 @@ def tls_context(settings: RestSettings) -> ssl.SSLContext | None:
     try:
         if settings.cafile:
             context.load_verify_locations(settings.cafile)
+        elif settings.checks_clients:
+            context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
     except (OSError, ValueError) as error:
         raise ConfigError("restapi.cafile", f"cannot use {settings.cafile}: {error}", "it must be a readable PEM file") from error
     try:
@@ -201,7 +203,7 @@ class _HttpServer(cheroot.HTTPServer):
         try:
             self.requests.put(call)
         except queue.Full:
-            call.wfile.write(self._render(error_page(503, "All workers are busy.", {"Retry-After": "1"})))
+            sock.send(self._render(error_page(503, "All workers are busy.", {"Retry-After": "1"})))
             call.close()
 
     def _render(self, answer: Answer) -> bytes:
