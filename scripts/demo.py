@@ -31,6 +31,8 @@ import yaml
 HOST = "127.0.0.1"
 PGCORE = os.path.join(os.path.dirname(sys.executable), "pgcore")
 REFRESH_S = 0.5
+RESTART_S = 20.0
+"""An agent that ended is started again after this time, as a service manager would; long enough to see the others take over."""
 STOP_S = 40.0
 """How long the agents have for an orderly end; they are killed afterwards."""
 SUPERUSER, REPLICATION = "postgres", "replicator"
@@ -46,6 +48,7 @@ class Node:
     rest_port: int
     raft_port: int
     process: subprocess.Popen[bytes] | None = None
+    restart_at: float | None = None
     status: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,6 +68,21 @@ class Node:
             return int((self.directory / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
         except (OSError, ValueError):
             return None
+
+    def launch(self) -> None:
+        """Start the agent in a session of its own: Ctrl-C is for this program, which stops the agents in order."""
+        self.restart_at = None
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([PGCORE, "run", str(self.file)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            start_new_session=True, cwd=self.directory)
+
+    def revive(self) -> None:
+        """Start an agent again whose time has come."""
+        if self.ended is None:
+            return
+        self.restart_at = self.restart_at or time.monotonic() + RESTART_S
+        if time.monotonic() >= self.restart_at:
+            self.launch()
 
     @property
     def ended(self) -> int | None:
@@ -150,10 +168,7 @@ class Cluster:
             with open(os.open(node.file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
                 yaml.safe_dump(self.settings(node), file, sort_keys=False)
         for node in self.nodes:
-            with node.log.open("wb") as log:
-                # In a session of its own: Ctrl-C is for this program, which stops the agents in order.
-                node.process = subprocess.Popen([PGCORE, "run", str(node.file)], stdin=subprocess.DEVNULL,
-                                                stdout=log, stderr=log, start_new_session=True, cwd=node.directory)
+            node.launch()
 
     def settings(self, node: Node) -> dict[str, Any]:
         """The node file of one node: short times, so that a failover takes seconds."""
@@ -286,6 +301,8 @@ def watch(cluster: Cluster, seconds: float | None) -> int:
             healthy = sum(row[2] in ("leader", "standby_leader") for row in rows) == 1 and all(
                 row[3] in ("running", "streaming") for row in rows)
             was_healthy = was_healthy or healthy
+            for node in cluster.nodes if was_healthy else ():
+                node.revive()
             dead = next((node for node in cluster.nodes if node.ended is not None and not was_healthy), None)
             show(rows, hints(cluster, rows) if was_healthy else "")
             time.sleep(max(0.0, min(REFRESH_S, end - time.monotonic())))
@@ -312,13 +329,15 @@ def table_rows(cluster: Cluster, document: dict[str, Any]) -> list[tuple[str, ..
         state = str(member.get("state") or node.status.get("state") or "starting")
         if node.ended is not None:
             state = f"agent ended ({node.ended})"
+            if node.restart_at:
+                state += f", again in {max(0, round(node.restart_at - time.monotonic()))} s"
         elif not node.status:
             state = "no answer yet" if not member else "no answer"
         lag = member.get("lag", "")
+        agent = node.process.pid if node.process and node.ended is None else ""
         rows.append((node.name, f"{HOST}:{node.postgres_port}", str(member.get("role", "")), state,
                      str(node.status.get("timeline") or member.get("timeline") or ""),
-                     f"{lag} B" if isinstance(lag, int) else str(lag), str(node.process.pid if node.process else ""),
-                     str(node.postmaster or "")))
+                     f"{lag} B" if isinstance(lag, int) else str(lag), str(agent), str(node.postmaster or "")))
     return rows
 
 
@@ -326,12 +345,12 @@ def hints(cluster: Cluster, rows: list[tuple[str, ...]]) -> str:
     """What to try next, with the process ids of this moment."""
     lines = []
     for node, row in zip(cluster.nodes, rows, strict=True):
-        if node.ended is not None:
-            lines.append(f"start {node.name} again:           {PGCORE} run {node.file}")
-        elif row[2] == "leader":
+        if row[2] == "leader" and node.ended is None:
             lines.append(f"kill the primary's server:    kill -9 {row[7]}   (its agent brings it back)")
-            lines.append(f"kill the primary's agent:     kill -9 {row[6]}   (another node takes over; watch the timeline)")
-    lines.append(f"hand over in an orderly way:  {PGCORE} -c {cluster.nodes[0].file} switchover demo")
+            lines.append(f"kill the primary's agent:     kill -9 {row[6]}   (another takes over, this one comes back a replica)")
+    command = f"{PGCORE} -c {cluster.nodes[0].file}"
+    lines.append(f"hand over in an orderly way:  {command} switchover demo")
+    lines.append(f"see what the agents see:      {command} list")
     return "Try in another terminal:\n" + "\n".join(f"  {line}" for line in lines) + "\nCtrl-C ends everything."
 
 
