@@ -53,8 +53,8 @@ def _pause(request: ReplicaRequest) -> None:
 
 
 def arguments(request: ReplicaRequest) -> list[str]:
-    """The command line. ``--checkpoint=fast`` and ``--progress`` are added: waiting for a spread checkpoint takes minutes in which
-    the cluster lacks a replica. An own ``checkpoint`` option wins."""
+    """The command line. ``--checkpoint=fast`` and ``--progress`` are added: waiting for a spread checkpoint takes minutes in
+    which the cluster lacks a replica. An own ``checkpoint`` option wins."""
     options = command_options(request.options, request.server_major)
     given = {option.partition("=")[0] for option in options}
     defaults = [option for option in ("--checkpoint=fast", "--progress") if option.partition("=")[0] not in given]

@@ -19,8 +19,8 @@ try:
     import psycopg2.extensions  # type: ignore[import-untyped]
 except ImportError as missing:
     raise FatalError("the PostgreSQL driver psycopg2 is not installed",
-                     "install the distribution's package python3-psycopg2, or run `pip install psycopg2-binary`, or build it from "
-                     "source with `pip install psycopg2` (needs a compiler and libpq's headers)") from missing
+                     "install the distribution's package python3-psycopg2, or run `pip install psycopg2-binary`, or build it "
+                     "from source with `pip install psycopg2` (needs a compiler and libpq's headers)") from missing
 
 CONNECT_TIMEOUT_S = 3.0
 STATEMENT_TIMEOUT_S = 2.0

@@ -58,7 +58,8 @@ def password_env(host: str, port: int, credentials: Credentials, user: OsUser | 
         yield {"PGPASSFILE": path}
 
 
-def run_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, method: BootstrapMethod, options: Json) -> None:
+def run_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, method: BootstrapMethod,
+                  options: Json) -> None:
     """Let the method fill the data directory. Raises ServerError or CancelledError."""
     data_dir.prepare(settings.data_dir, user)
     password = settings.superuser.password

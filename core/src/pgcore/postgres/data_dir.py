@@ -78,8 +78,24 @@ def prepare(data_dir: str, user: OsUser | None) -> None:
         raise ServerError(f"the data directory {data_dir} can't be created: {error.strerror or error}") from error
 
 
+def _targets(data_dir: str) -> Iterator[tuple[str, str]]:
+    """The links behind which parts of the cluster live, with the directories they lead to.
+
+    Only directories of the data directory's owner: whoever owns it must not make an agent that runs as root remove others' files.
+    """
+    owner = os.stat(data_dir).st_uid
+    for link in list(_links(data_dir)):
+        target = os.path.realpath(link)
+        if not os.path.isdir(target):
+            continue
+        if os.stat(target).st_uid == owner:
+            yield link, target
+        else:
+            logger.error("%s leads to %s, which belongs to another account and is left alone", link, target)
+
+
 def _links(data_dir: str) -> Iterator[str]:
-    """The symbolic links behind which parts of the cluster live: the WAL directory and the tablespaces."""
+    """The symbolic links themselves: the WAL directory and the tablespaces."""
     for name in ("pg_wal", "pg_xlog"):
         path = os.path.join(data_dir, name)
         if os.path.islink(path):
@@ -105,10 +121,8 @@ def remove(data_dir: str) -> None:
         return
     logger.info("removing the data directory %s", data_dir)
     try:
-        for link in list(_links(data_dir)):
-            target = os.path.realpath(link)
-            if os.path.isdir(target):
-                _empty(target, only_clusters=os.path.basename(os.path.dirname(link)) == "pg_tblspc")
+        for link, target in list(_targets(data_dir)):
+            _empty(target, only_clusters=os.path.basename(os.path.dirname(link)) == "pg_tblspc")
         _empty(data_dir)
         if not os.path.islink(data_dir) and not os.path.ismount(data_dir):
             os.rmdir(data_dir)
@@ -140,10 +154,9 @@ def rename_failed(data_dir: str) -> str:
     aside = f"{data_dir.rstrip('/')}.failed"
     if os.path.lexists(aside):
         remove(aside)
-    links = [(link, os.path.realpath(link)) for link in _links(data_dir)]
     try:
-        for link, target in links:
-            if not os.path.isdir(target) or os.path.ismount(target):
+        for link, target in list(_targets(data_dir)):
+            if os.path.ismount(target):
                 continue
             renamed = f"{target.rstrip('/')}.failed"
             if os.path.lexists(renamed):
@@ -151,7 +164,7 @@ def rename_failed(data_dir: str) -> str:
             os.rename(target, renamed)
             _relink(link, renamed)
     except OSError as error:
-        raise ServerError(f"{link} of {data_dir} can't be put aside: {error}") from error
+        raise ServerError(f"the WAL directory or a tablespace of {data_dir} can't be put aside: {error}") from error
     _move(data_dir, aside)
     return aside
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 HEADER = "# Written by pgcore: whatever is changed here will be lost.\n"
 HINT = "# Use `pgcore edit-config` for the cluster, the node's configuration file, or the included file for this node.\n"
 RECOVERY_TITLE = "# recovery.conf"
+
+_SETTING = re.compile(r"\s*([A-Za-z_][\w.]*)(?:\s*=\s*|\s+)(?:'((?:[^'\\]|''|\\.)*)'|([^\s#']+))")
 
 
 def write(path: str, content: str, *, mode: int, user: OsUser | None) -> None:
@@ -52,13 +55,25 @@ def write_if_different(path: str, content: str, *, mode: int, user: OsUser | Non
     return True
 
 
-def read(path: str) -> str | None:
-    """The content, None if there is none or it can't be read."""
+def read(path: str, *, user: OsUser | None = None) -> str | None:
+    """The content, None if there is none or it can't be read.
+
+    With ``user`` only what that account could read itself: what root reads and then writes for it must not be root's secret
+    behind a symbolic link.
+    """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
+            if user is not None and not _may_read(user, os.fstat(file.fileno())):
+                logger.warning("%s can't be read by %s and is left alone", path, user.name)
+                return None
             return file.read()
     except OSError:
         return None
+
+
+def _may_read(user: OsUser, status: os.stat_result) -> bool:
+    mode = status.st_mode
+    return bool(mode & 0o004 or (status.st_uid == user.uid and mode & 0o400) or (status.st_gid in user.groups and mode & 0o040))
 
 
 def file_mode(data_dir: str) -> int:
@@ -122,16 +137,11 @@ def settings_in(path: str) -> dict[str, str]:
     """The ``name = 'value'`` lines of a configuration file, last one wins; included files are not looked at."""
     found = {}
     for line in (read(path) or "").splitlines():
-        name, equals, value = line.strip().partition("=")
-        if equals and not name.startswith("#"):
-            found[name.strip().lower()] = _unquoted(value.strip())
+        match = _SETTING.match(line)
+        if match:
+            name, quoted, bare = match.groups()
+            found[name.lower()] = bare if quoted is None else re.sub(r"''|\\(.)", lambda pair: pair.group(1) or "'", quoted)
     return found
-
-
-def _unquoted(value: str) -> str:
-    if len(value) >= 2 and value[0] == value[-1] == "'":
-        return value[1:-1].replace("''", "'").replace("\\'", "'").replace("\\\\", "\\")
-    return value.partition("#")[0].strip()
 
 
 def ensure_base(settings: ServerSettings, paths: Paths, user: OsUser | None) -> str:
@@ -139,9 +149,9 @@ def ensure_base(settings: ServerSettings, paths: Paths, user: OsUser | None) -> 
     if settings.custom_conf:
         return settings.custom_conf
     if not os.path.exists(paths.base):
-        existing = read(paths.main)
+        existing = read(paths.main, user=user)
         if existing is None and paths.config_dir != settings.data_dir:
-            existing = read(os.path.join(settings.data_dir, "postgresql.conf"))
+            existing = read(os.path.join(settings.data_dir, "postgresql.conf"), user=user)
         if existing is None or existing.startswith(HEADER):
             existing = "# Settings of this node only.\n"
         write(paths.base, existing, mode=file_mode(settings.data_dir), user=user)
@@ -179,7 +189,7 @@ def clean_auto_conf(data_dir: str, user: OsUser | None) -> None:
 def copy_aside(settings: ServerSettings, paths: Paths, user: OsUser | None) -> None:
     """Keep copies of the configuration in the data directory, so that a clone brings them along (config 8.3)."""
     for path in paths.copied():
-        content = read(path)
+        content = read(path, user=user)
         if content is not None:
             write_if_different(_copy(settings, path), content, mode=file_mode(settings.data_dir), user=user)
 
@@ -189,7 +199,7 @@ def restore_missing(settings: ServerSettings, paths: Paths, user: OsUser | None)
     for path in paths.copied():
         if os.path.exists(path):
             continue
-        content = read(_copy(settings, path))
+        content = read(_copy(settings, path), user=user)
         if content is None and path == paths.ident:
             content = ""
         if content is not None:

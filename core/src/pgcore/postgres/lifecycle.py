@@ -32,7 +32,8 @@ _LAST_RESORT_S = 30.0
 _SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
-def launch(settings: ServerSettings, user: OsUser | None, values: Mapping[str, str], config_file: str, log: ServerLog) -> Postmaster:
+def launch(settings: ServerSettings, user: OsUser | None, values: Mapping[str, str], config_file: str,
+           log: ServerLog) -> Postmaster:
     """Start a postmaster in a session of its own. Raises ServerError if the program can't be run.
 
     It becomes a child of the agent, so that its exit is reaped in containers whose first process reaps nothing.
@@ -64,7 +65,7 @@ def launch(settings: ServerSettings, user: OsUser | None, values: Mapping[str, s
 def wait_until_up(server: Postmaster, data_dir: str, log: ServerLog, timeout_s: float, check: Callable[[], None]) -> bool:
     """Wait until connections are accepted; False if it is still starting when the time is over.
 
-    The postmaster writes its status into postmaster.pid the moment it changes; reading that costs less than an attempt to connect.
+    The postmaster writes its status into postmaster.pid the moment it changes; reading that costs less than connecting.
     Raises ServerError with the server's last words if it dies, CancelledError after having stopped it.
     """
     end = time.monotonic() + timeout_s
@@ -97,7 +98,10 @@ class Stopping:
         self._on_shut_down = on_shut_down
 
     def run(self, mode: StopMode, timeout_s: float | None) -> None:
-        """Stop within the limit: fast, then immediate, then SIGKILL, each with the same time. Raises ServerError if it survives."""
+        """Stop within the limit: fast, then immediate, then SIGKILL, each with the same time.
+
+        Raises ServerError if it survives all.
+        """
         self._server.signal(_SIGNALS[mode])
         if not self._wait(timeout_s if mode == "fast" or timeout_s is not None else _LAST_RESORT_S):
             if mode == "fast":

@@ -101,15 +101,17 @@ class Lookout:
         if untouchable or view.data_dir != DataDir.PRESENT:
             return view
         control = self.control_data(settings)
-        return replace(view, control=control, system_id=control.system_id if control else controldata.peek_system_id(settings.data_dir),
+        return replace(view, control=control,
+                       system_id=control.system_id if control else controldata.peek_system_id(settings.data_dir),
                        recovery_files=data_dir.has_recovery_files(settings.data_dir),
                        rewind_possible=self._rewind_possible(settings, control is not None and control.rewindable))
 
     def add_silent_facts(self, view: NodeView, settings: ServerSettings) -> NodeView:
         """What can be said about a server that runs but did not answer; the last answer's identity still holds."""
+        rewindable = self._running_rewindable(settings, view.postmaster_pid or 0)
         view = replace(view, system_id=controldata.peek_system_id(settings.data_dir),
                        recovery_files=data_dir.has_recovery_files(settings.data_dir),
-                       rewind_possible=self._rewind_possible(settings, self._running_rewindable(settings, view.postmaster_pid or 0)))
+                       rewind_possible=self._rewind_possible(settings, rewindable))
         if self._last is not None:
             view = replace(view, server_version=self._last.server_version, postmaster_start=self._last.postmaster_start)
         return view
@@ -152,7 +154,7 @@ class Lookout:
     def pending_restart(self, answer: Monitoring, settings: ServerSettings, configuration: Configuration, kept: KeptSession,
                         user: OsUser | None, deadline: Deadline) -> Mapping[str, Mapping[str, str]]:
         """Parameters that act only after a restart, with both values (config 7.4)."""
-        held_back = configuration.held_back() if answer.in_recovery else {}
+        held_back = configuration.held_back()
         names = answer.pending_restart
         if not names:
             return held_back
@@ -194,7 +196,7 @@ class Lookout:
 
     def _in_force(self, configuration: Configuration, settings: ServerSettings, ask: Asker) -> recovery.Current:
         """The server's settings, read again only after a restart or a changed file."""
-        stamps = tuple(_mtime(path) for path in (configuration.paths.main, os.path.join(settings.data_dir, "postgresql.auto.conf")))
+        stamps = (_mtime(configuration.paths.main), _mtime(os.path.join(settings.data_dir, "postgresql.auto.conf")))
         key = (self._last.postmaster_start if self._last else None, stamps)
         if self._settings_read is None or key[0] is None or self._settings_read[0] != key:
             self._settings_read = (key, ask(recovery.ask))

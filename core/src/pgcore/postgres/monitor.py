@@ -47,7 +47,8 @@ def query_text(version: int) -> str:
     return f"""SELECT r, pg_catalog.current_setting('server_version_num')::int,
  (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
  pg_catalog.to_char(pg_catalog.pg_postmaster_start_time(), {_TIME}),
- CASE WHEN r THEN NULL ELSE ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+ CASE WHEN r THEN NULL
+   ELSE ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
  CASE WHEN r THEN NULL ELSE pg_catalog.pg_current_wal_flush_lsn() END::text,
  CASE WHEN r THEN pg_catalog.pg_last_wal_receive_lsn() END::text,
  CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() END::text,
@@ -60,8 +61,9 @@ def query_text(version: int) -> str:
  (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', application_name, 'state', state, 'user', usename,
    'addr', pg_catalog.host(client_addr), 'sync_state', sync_state, 'sync_priority', sync_priority, 'write', write_lsn,
    'flush', flush_lsn, 'replay', replay_lsn)) FROM pg_catalog.pg_stat_replication),
- (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', slot_name, 'type', slot_type, 'active', active, 'restart', restart_lsn,
-   'confirmed', confirmed_flush_lsn, 'plugin', plugin, 'database', database, 'xmin', xmin::text::bigint{lost}{synced}))
+ (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', slot_name, 'type', slot_type, 'active', active,
+   'restart', restart_lsn, 'confirmed', confirmed_flush_lsn, 'plugin', plugin, 'database', database,
+   'xmin', xmin::text::bigint{lost}{synced}))
    FROM pg_catalog.pg_replication_slots WHERE NOT temporary),
  (SELECT pg_catalog.json_agg(name) FROM pg_catalog.pg_settings WHERE pending_restart)
  FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role"""
@@ -89,7 +91,8 @@ def ask(session: Session, deadline: Deadline) -> Monitoring:
 def ask_position(session: Session, deadline: Deadline) -> tuple[Lsn | None, Lsn | None, bool]:
     """Received, replayed and whether it is a primary (then both are the flushed position); nothing else, so it is quick."""
     written = "(SELECT written_lsn FROM pg_catalog.pg_stat_wal_receiver LIMIT 1)" if session.server_version >= 130000 else "NULL"
-    row = session.query(f"""SELECT r, CASE WHEN r THEN pg_catalog.pg_last_wal_receive_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END::text,
+    row = session.query(f"""SELECT r,
+        CASE WHEN r THEN pg_catalog.pg_last_wal_receive_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END::text,
         CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END::text, {written}::text
         FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role""", deadline=deadline)[0]
     received = max((lsn for lsn in (_lsn(row[1]), _lsn(row[3])) if lsn is not None), default=None)
@@ -106,12 +109,14 @@ def _receiver(row: Mapping[str, Any]) -> WalReceiver:
 
 
 def _sender(row: Mapping[str, Any]) -> WalSender:
-    return WalSender(application_name=row["name"] or "", state=row["state"] or "", usename=row["user"] or "", client_addr=row["addr"],
-                     sync_state=row["sync_state"] or "async", sync_priority=row["sync_priority"] or 0, write=_lsn(row["write"]),
-                     flush=_lsn(row["flush"]), replay=_lsn(row["replay"]))
+    return WalSender(
+        application_name=row["name"] or "", state=row["state"] or "", usename=row["user"] or "", client_addr=row["addr"],
+        sync_state=row["sync_state"] or "async", sync_priority=row["sync_priority"] or 0, write=_lsn(row["write"]),
+        flush=_lsn(row["flush"]), replay=_lsn(row["replay"]))
 
 
 def _slot(row: Mapping[str, Any]) -> Slot:
-    return Slot(name=row["name"], physical=row["type"] == "physical", active=bool(row["active"]), restart_lsn=_lsn(row["restart"]),
-                confirmed_flush=_lsn(row["confirmed"]), plugin=row["plugin"], database=row["database"], xmin=row["xmin"],
-                wal_status=row.get("wal_status"), failover=bool(row.get("failover")), synced=bool(row.get("synced")))
+    return Slot(
+        name=row["name"], physical=row["type"] == "physical", active=bool(row["active"]), restart_lsn=_lsn(row["restart"]),
+        confirmed_flush=_lsn(row["confirmed"]), plugin=row["plugin"], database=row["database"], xmin=row["xmin"],
+        wal_status=row.get("wal_status"), failover=bool(row.get("failover")), synced=bool(row.get("synced")))

@@ -142,7 +142,9 @@ class Complaint:
 
 
 _UNKNOWN = re.compile(r'unrecognized configuration parameter "([^"]+)"')
-_RANGE = re.compile(r'(-?[\d.eE+]+)[^"]*? is outside the valid range for parameter "([^"]+)" \((-?[\d.eE+]+)[^.]* \.\. (-?[\d.eE+]+)[^)]*\)')
+_NUMBER = r"(-?[\d.eE+]+)"
+_RANGE = re.compile(
+    _NUMBER + r'[^"]*? is outside the valid range for parameter "([^"]+)" \(' + _NUMBER + r"[^.]* \.\. " + _NUMBER)
 _BAD = re.compile(r'(?:invalid value for parameter|parameter) "([^"]+)"')
 _MESSAGE = re.compile(r"(?:LOG|ERROR|FATAL):\s+(.*)$")
 

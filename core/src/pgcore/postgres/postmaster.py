@@ -80,8 +80,8 @@ def _inspect(pid: int) -> _Process | None:
 
 def _inspect_portably(pid: int) -> _Process | None:
     try:
-        found = subprocess.run(["ps", "-o", "ppid=,stat=,etime=,comm=", "-p", str(pid)], capture_output=True, text=True, timeout=5,
-                               check=False).stdout.split(None, 3)
+        found = subprocess.run(["ps", "-o", "ppid=,stat=,etime=,comm=", "-p", str(pid)], capture_output=True, text=True,
+                               timeout=5, check=False).stdout.split(None, 3)
     except (OSError, subprocess.SubprocessError):
         return None
     if len(found) < 4:
@@ -117,6 +117,7 @@ class Postmaster:
     """A running postmaster. The handle stays valid for its process only, even if the pid is used again."""
 
     def __init__(self, pid: int, *, child: subprocess.Popen[bytes] | None = None) -> None:
+        self._fd: int | None = None
         self.pid = pid
         self._child = child
         self._started_at = _started_at(pid)
@@ -174,11 +175,10 @@ class Postmaster:
             _kill(pid, signal.SIGKILL)
         return self.wait(timeout_s)
 
-    def close(self) -> None:
-        """Forget the process; it goes on running."""
+    def __del__(self) -> None:
+        # Not earlier: another thread may be waiting on the descriptor, and its number would be used again.
         if self._fd is not None:
             os.close(self._fd)
-            self._fd = None
 
 
 def find(data_dir: str, known: Postmaster | None = None) -> Postmaster | None:
@@ -189,10 +189,7 @@ def find(data_dir: str, known: Postmaster | None = None) -> Postmaster | None:
     if known is not None and known.pid == file.pid and known.alive:
         return known
     candidate = Postmaster(file.pid)  # opened before it is judged, so that the pid can't change hands in between
-    if is_ours(file, data_dir) and candidate.alive:
-        return candidate
-    candidate.close()
-    return None
+    return candidate if is_ours(file, data_dir) and candidate.alive else None
 
 
 def is_ours(file: PidFile, data_dir: str) -> bool:
@@ -253,8 +250,6 @@ def clear_orphans(data_dir: str, timeout_s: float = 5.0) -> int:
             handle.signal(number)
         if all([handle.wait(max(0.0, end - time.monotonic())) for handle in handles]):
             break
-    for handle in handles:
-        handle.close()
     return len(left)
 
 

@@ -15,8 +15,8 @@ from pgcore.postgres.connection import Session, libpq_version, parse_conninfo
 
 Change = Literal["none", "reload", "restart"]
 
-_ORDER = ("dbname", "user", "passfile", "password", "host", "port", "sslmode", "sslcompression", "sslcert", "sslkey", "sslpassword",
-          "sslrootcert", "sslcrl", "sslcrldir", "application_name", "krbsrvname", "gssencmode", "channel_binding",
+_ORDER = ("dbname", "user", "passfile", "password", "host", "port", "sslmode", "sslcompression", "sslcert", "sslkey",
+          "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "application_name", "krbsrvname", "gssencmode", "channel_binding",
           "target_session_attrs", "sslnegotiation")
 _SINCE = {"gssencmode": 12, "channel_binding": 13, "sslpassword": 13, "sslcrldir": 14, "sslnegotiation": 17}
 """The first major version whose client library knows the option (config 6.2)."""
@@ -49,7 +49,8 @@ def primary_conninfo(settings: ServerSettings, upstream: Upstream, major: int, p
     """The options of ``primary_conninfo`` (HA rules 11.3); the password travels in the passfile."""
     values = {"dbname": upstream.dbname, "host": upstream.host, "port": str(upstream.port), "application_name": settings.name,
               "passfile": passfile, "krbsrvname": settings.krbsrvname} | login(settings.replication, major)
-    for name, default in (("sslmode", "prefer"), ("gssencmode", "prefer"), ("channel_binding", "prefer"), ("sslnegotiation", "postgres")):
+    for name, default in (("sslmode", "prefer"), ("gssencmode", "prefer"), ("channel_binding", "prefer"),
+                          ("sslnegotiation", "postgres")):
         if _SINCE.get(name, 0) <= major:
             values.setdefault(name, default)
     if upstream.name is None and "," in upstream.host and upstream.slot:

@@ -1,4 +1,4 @@
-"""Mending a data directory: pg_rewind, single-user crash recovery, and archiving WAL that would be lost by either (HA rules 12.4, 13.3)."""
+"""Mending a data directory (HA rules 12.4, 13.3): pg_rewind, single-user crash recovery, archiving WAL that either would lose."""
 
 from __future__ import annotations
 

@@ -9,312 +9,37 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pgcore import clock
 from pgcore.clock import Deadline
-from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
+from pgcore.errors import PgcoreError, ServerError
 from pgcore.hookspecs import BootstrapMethod, ReplicaMethod
-from pgcore.model.basics import Instant, Json, Lsn, Role, State
-from pgcore.model.node import ControlData, DataDir, NodeView
-from pgcore.model.server import ServerSettings, Upstream
+from pgcore.model.basics import Json, Role, State
+from pgcore.model.node import ControlData
+from pgcore.model.server import Upstream
 from pgcore.postgres import (
-    controldata,
     creation,
     data_dir,
     lifecycle,
     local,
-    monitor,
-    parameters,
     postmaster,
     promote,
-    recovery,
-    replication,
     rewind,
-    timeline,
 )
-from pgcore.postgres.configuration import Configuration
 from pgcore.postgres.connection import Session
-from pgcore.postgres.local import KeptSession
-from pgcore.postgres.lookout import Lookout
-from pgcore.postgres.postmaster import Postmaster
-from pgcore.postgres.programs import OsUser, ProgramRunner, os_user, program_path
-from pgcore.postgres.recovery import Change
+from pgcore.postgres.quick import QUICK_S, QuickServer
 from pgcore.postgres.rewind import Archiving, RewindPlan
-from pgcore.postgres.timeline import LeaderTimeline, Switch
 
 if TYPE_CHECKING:
     from pgcore.hookspecs import TaskContext
 
 logger = logging.getLogger(__name__)
 
-QUICK_S = 5.0
-"""A quick method has this long when its caller gives no deadline."""
 
-_PROGRAM_LIMIT_S = 30.0
-
-
-class Postgres:
+class Postgres(QuickServer):
     """The port. See the module's docstring for who may call what."""
-
-    def __init__(self, settings: ServerSettings, *, now: Callable[[], Instant] = clock.now) -> None:
-        self._now = now
-        self._settings = settings
-        self._user = os_user(settings)
-        self.role = Role.UNINITIALIZED
-        self.state = State.STOPPED
-        self._postmaster: Postmaster | None = None
-        self._postmaster_lock = threading.Lock()
-        self._acting = 0
-        self._runner = ProgramRunner(self._user, limit_s=_PROGRAM_LIMIT_S)
-        self._binary = parameters.Binary(self._runner.run)
-        self._heartbeat = KeptSession("pgcore heartbeat")
-        self._rest = KeptSession("pgcore restapi")
-        self._configuration = Configuration(settings, self._user, self._binary)
-        self._lookout = Lookout(self._runner.run, self._binary)
-
-    # -- settings and facts that cost nothing -------------------------------------------------------------------------
-
-    @property
-    def settings(self) -> ServerSettings:
-        """The settings last given."""
-        return self._settings
-
-    @property
-    def user(self) -> OsUser | None:
-        """The account PostgreSQL's programs run as; None for the agent's own. For the daemon's ``ProgramRunner``."""
-        return self._user
-
-    def configure(self, settings: ServerSettings) -> None:
-        """Remember new effective settings; files are written by ``write_files``, ``apply_settings`` or the next start."""
-        logins = ("superuser", "listen", "use_unix_socket", "database")
-        changed = any(getattr(settings, name) != getattr(self._settings, name) for name in logins)
-        self._settings = settings
-        self._user = self._runner.user = os_user(settings)
-        self._configuration.configure(settings, self._user)
-        if changed:
-            self._forget_connections()
-
-    def program(self, name: str) -> str:
-        """Path of a PostgreSQL program."""
-        return program_path(self._settings, name)
-
-    def major_version(self) -> int:
-        """Of the data directory, else of the binary. Raises ServerError if neither says."""
-        return data_dir.major_version(self._settings.data_dir) or self.binary_version() // 10000
-
-    def binary_version(self) -> int:
-        """Such as 150006. Raises ServerError."""
-        return self._binary.version(self.program("postgres"))
-
-    def system_id(self) -> str | None:
-        """The system identifier; None without a readable pg_control."""
-        return controldata.peek_system_id(self._settings.data_dir)
-
-    def history(self, timeline_: int) -> tuple[Switch, ...]:
-        """The local history file of a timeline, oldest first; empty if there is none."""
-        return timeline.local_history(self._settings.data_dir, timeline_)
-
-    def control_data(self) -> ControlData | None:
-        """pg_controldata of this moment, remembered until the file changes; None if it can't be read."""
-        return self._lookout.control_data(self._settings)
-
-    def role_on_disk(self) -> Role:
-        """The role an offline data directory implies (HA rules 1)."""
-        if self.control_data() is None:
-            return Role.UNINITIALIZED
-        return Role.REPLICA if data_dir.has_recovery_files(self._settings.data_dir) else Role.PRIMARY
-
-    # -- looking -----------------------------------------------------------------------------------------------------
-
-    def postmaster(self) -> Postmaster | None:
-        """The running postmaster. A handle once taken is kept even if the data directory vanishes (HA rules 18.1)."""
-        with self._postmaster_lock:
-            found = postmaster.find(self._settings.data_dir, self._postmaster)
-            if found is not None and found is not self._postmaster:
-                self._adopt(found)
-            elif found is None and self._postmaster is not None and not self._postmaster.alive:
-                self._postmaster.close()
-                self._postmaster = None
-            return self._postmaster
-
-    def _adopt(self, found: Postmaster) -> None:
-        if self._postmaster is not None:
-            self._postmaster.close()
-        self._postmaster = found
-        self._forget_connections()
-
-    def postmaster_fd(self) -> int | None:
-        """A descriptor that becomes readable when the postmaster ends; None if there is none or the system has no pidfd."""
-        running = self.postmaster()
-        return running.fileno() if running else None
-
-    def attach(self) -> bool:
-        """Adopt a running postmaster at the agent's start; whether one runs (HA rules 5.4, 18.1).
-
-        Nothing is restarted. Recovery settings in force are remembered, so that writing the files keeps them.
-        """
-        running = self.postmaster()
-        if running is None:
-            role = self.role_on_disk()
-            self.role = Role.DEMOTED if role == Role.PRIMARY else role
-            self.state = State.STOPPED
-            return False
-        self.state = State.STARTING
-        on_disk = self.role_on_disk()
-        self.role = Role.REPLICA if on_disk == Role.REPLICA else Role.PRIMARY
-        self._configuration.remember_from_disk()
-        self.observe(Deadline.after(QUICK_S, self._now))
-        logger.info("PostgreSQL runs already as process %d, adopted as %s", running.pid, self.role)
-        return True
-
-    def observe(self, deadline: Deadline) -> NodeView:
-        """One look at the node. It never raises: what can't be found out in time is a value in the result.
-
-        ``task``, ``finished`` and ``watchdog_failed`` are the daemon's to fill in.
-        """
-        try:
-            running = self.postmaster()
-            busy = self._acting > 0
-            self._configuration.log.hand_on()
-            view = NodeView(at=self._now(), data_dir=data_dir.look(self._settings.data_dir), role=self.role, state=self.state)
-            if running is None:
-                return self._observe_down(view, busy)
-            return self._observe_up(view, running, deadline, busy)
-        except PgcoreError as error:
-            logger.warning("the look at PostgreSQL is incomplete: %s", error)
-            return NodeView(at=self._now(), data_dir=DataDir.UNREADABLE, role=self.role, state=self.state)
-
-    def _observe_down(self, view: NodeView, busy: bool) -> NodeView:
-        if not busy:
-            if view.data_dir != DataDir.PRESENT:
-                self.role = Role.UNINITIALIZED
-            if self.state in (State.RUNNING, State.STARTING, State.BOOTSTRAP_STARTING):
-                logger.error("PostgreSQL is gone: %s", self._configuration.log.tail(self._settings.data_dir) or "it logged nothing")
-                self.state = State.CRASHED
-        return self._lookout.add_offline_facts(replace(view, role=self.role, state=self.state), self._settings,
-                                               untouchable=busy and self.state == State.CREATING_REPLICA)
-
-    def _observe_up(self, view: NodeView, running: Postmaster, deadline: Deadline, busy: bool) -> NodeView:
-        view = replace(view, running=True, postmaster_pid=running.pid)
-        try:
-            answer = self._heartbeat.use(self._settings, self._user, deadline.within(QUICK_S),
-                                         lambda session: monitor.ask(session, deadline))
-        except ServerError as error:
-            accepting = self._lookout.accepts(self._settings.data_dir, error)
-            if accepting:
-                logger.warning("PostgreSQL did not answer the monitoring query: %s", error)
-            if not busy and self.state not in (State.STOPPING, State.STOP_FAILED):
-                self.state = State.RUNNING if accepting else State.STARTING
-            return self._lookout.add_silent_facts(
-                replace(view, state=self.state, accepting=accepting, is_primary=self.role == Role.PRIMARY), self._settings)
-        self._judge(answer.in_recovery, busy)
-        view = self._lookout.add_online_facts(replace(view, role=self.role, state=self.state), answer, self._settings)
-        if view.timeline is None:
-            view = replace(view, timeline=self._lookout.standby_timeline(answer, lambda: self._identified(deadline)))
-        pending = self._lookout.pending_restart(answer, self._settings, self._configuration, self._heartbeat, self._user, deadline)
-        return replace(view, pending_restart=pending)
-
-    def _judge(self, in_recovery: bool, busy: bool) -> None:
-        """Role and state by the server's own word, unless a long action is changing them right now."""
-        if busy:
-            return
-        self.state = State.RUNNING
-        if not in_recovery:
-            self.role = Role.PRIMARY
-        elif self.role not in (Role.STANDBY_LEADER, Role.PROMOTED):
-            self.role = Role.REPLICA
-
-    def _identified(self, deadline: Deadline) -> int | None:
-        try:
-            return self.local_timeline(deadline.within(1.0))
-        except ServerError as error:
-            logger.info("the local timeline is unknown: %s", error)
-            return None
-
-    def position(self, timeout_s: float) -> tuple[Lsn | None, Lsn | None, bool] | None:
-        """Received, replayed (both the flushed position on a primary) and whether it is a primary; None if no answer came in time.
-
-        Fresh, on a connection of its own; several threads may ask, one after another.
-        """
-        deadline = Deadline.after(timeout_s, self._now)
-        try:
-            return self._rest.use(self._settings, self._user, deadline, lambda session: monitor.ask_position(session, deadline))
-        except ServerError:
-            return None
-
-    def local_timeline(self, deadline: Deadline) -> int:
-        """The timeline by IDENTIFY_SYSTEM, the only word trusted for rewind decisions. Raises ServerUnavailableError."""
-        try:
-            return timeline.identify(local.replication(self._settings), deadline)[1]
-        except ServerUnavailableError:
-            raise
-        except ServerError as error:
-            raise ServerUnavailableError(f"the local timeline is unknown: {error}") from error
-
-    def leader_timeline(self, source: Upstream, deadline: Deadline) -> LeaderTimeline:
-        """What a leader says about timeline, history and role (HA rules 12.2). Raises ServerUnavailableError when undecided."""
-        ordinary = self._settings.rewind if self._settings.rewind.username else self._settings.superuser
-        return timeline.compare_timelines(source, recovery.login(self._settings.replication, password=True),
-                                          recovery.login(ordinary, password=True), deadline)
-
-    # -- configuration -----------------------------------------------------------------------------------------------
-
-    def write_files(self, *, role: Role, upstream: Upstream | None, standby: bool) -> None:
-        """Write configuration, hba, ident, recovery settings and the password file, each atomically. Raises ServerError."""
-        self._configuration.write(role, upstream, standby=standby)
-
-    def reload(self) -> None:
-        """Let the postmaster read its files again. Raises ServerError if there is none."""
-        self._configuration.signal_reload(self.postmaster())
-
-    def apply_settings(self) -> bool:
-        """Bring a running server to the settings last given: write what differs and reload; True if something differed.
-
-        Recovery settings stay as they are. What needs a restart shows in ``pending_restart`` of the next look. Raises ServerError.
-        """
-        if not self._configuration.write_changes():
-            return False
-        self.reload()
-        return True
-
-    def recovery_change(self, upstream: Upstream | None, *, role: Role) -> Change:
-        """What it takes to let the running standby follow this upstream (HA rules 11.3).
-
-        A server that does not answer is compared by what was written last; nothing known means no change: ask again.
-        """
-        deadline = Deadline.after(self._settings.retry_timeout / 2, self._now)
-        return self._lookout.recovery_change(self._configuration, self._settings, upstream, lambda action: self._heartbeat.use(
-            self._settings, self._user, deadline, lambda session: action(session, deadline)))
-
-    def follow_by_reload(self, upstream: Upstream | None) -> None:
-        """Write the recovery settings for this upstream and reload. Raises ServerError."""
-        self.write_files(role=self.role, upstream=upstream, standby=True)
-        self.reload()
-
-    # -- slots -------------------------------------------------------------------------------------------------------
-
-    def create_slot(self, name: str) -> None:
-        """Make a physical slot that keeps WAL from now on; an existing one is fine. Raises ServerError."""
-        self._quickly(lambda session, deadline: replication.create(session, name, deadline))
-
-    def drop_slot(self, name: str) -> None:
-        """Remove a slot; an absent one is fine. Raises ServerError."""
-        self._quickly(lambda session, deadline: replication.drop(session, name, deadline))
-
-    def advance_slot(self, name: str, lsn: Lsn) -> None:
-        """Let a slot forget WAL before this position. Raises ServerError."""
-        self._quickly(lambda session, deadline: replication.advance(session, name, lsn, deadline))
-
-    def _quickly(self, action: Callable[[Session, Deadline], None]) -> None:
-        deadline = Deadline.after(self._settings.retry_timeout / 2, self._now)
-        self._heartbeat.use(self._settings, self._user, deadline, lambda session: action(session, deadline))
-
-    # -- slow actions ------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _action(self, during: State | None = None) -> Iterator[None]:
@@ -362,6 +87,7 @@ class Postgres:
         return up
 
     def _check_startable(self) -> None:
+        self._refresh_user()
         if self.postmaster() is not None:
             raise ServerError(f"PostgreSQL is already running on {self._settings.data_dir}")
         file = postmaster.read_pid_file(self._settings.data_dir)
@@ -448,7 +174,7 @@ class Postgres:
         if self.postmaster() is not None:
             self.stop(ctx, mode="fast", timeout_s=None)
         with self._action():
-            self._wake_files()
+            postmaster.clear_orphans(self._settings.data_dir)  # what a killed postmaster left would be in pg_rewind's way
             archiving = self._archiving()
             rewind.archive_ready(ctx, self._settings.data_dir, archiving)
             connstring, credentials = creation.rewind_source(self._settings, source, self.major_version())
@@ -462,10 +188,6 @@ class Postgres:
             self._check_startable()
             postmaster.clear_orphans(self._settings.data_dir)
             rewind.single_user(ctx, self._settings, self.major_version(), self._archiving())
-
-    def _wake_files(self) -> None:
-        """A postmaster that was killed leaves children and shared memory behind; pg_rewind would stumble over them."""
-        postmaster.clear_orphans(self._settings.data_dir)
 
     def _archiving(self) -> Archiving:
         def value(name: str) -> str:
@@ -533,18 +255,3 @@ class Postgres:
     def rename_failed_data_dir(self) -> str:
         """Put the data directory aside as ``<dir>.failed``; the new name. Raises ServerError."""
         return data_dir.rename_failed(self._settings.data_dir)
-
-    # -- the end -----------------------------------------------------------------------------------------------------
-
-    def _forget_connections(self) -> None:
-        self._heartbeat.forget()
-        self._rest.forget()
-
-    def close(self) -> None:
-        """Drop connections and handles; the server goes on running."""
-        self._heartbeat.close()
-        self._rest.close()
-        with self._postmaster_lock:
-            if self._postmaster is not None:
-                self._postmaster.close()
-                self._postmaster = None

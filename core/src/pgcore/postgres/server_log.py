@@ -1,17 +1,20 @@
 """What the server writes to its standard error: kept in a small file, handed on to the agent's own, quoted when a start fails.
 
-A pipe would tie the server to the agent: a frozen agent would block every backend that logs. A file can't block. The server appends
-to it, so that the agent may cut it back at any time. With ``logging_collector`` the file holds only what precedes the collector.
+A pipe would tie the server to the agent: a frozen agent would block every backend that logs. A file can't block. The server
+appends to it, so that the agent may cut it back at any time. With ``logging_collector`` the file holds only what precedes the
+collector.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
 
-from pgcore.errors import ServerError
 from pgcore.postgres.programs import OsUser
+
+logger = logging.getLogger(__name__)
 
 LIMIT_BYTES = 1024 * 1024
 """Beyond this size the file is emptied; what was in it has been handed on."""
@@ -29,13 +32,15 @@ class ServerLog:
         self._start = self._handed_on
 
     def open(self) -> int:
-        """A descriptor for a new server. Raises ServerError."""
+        """A descriptor for a new server."""
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             if self._user is not None:
                 os.fchown(descriptor, self._user.uid, self._user.gid)
         except OSError as error:
-            raise ServerError(f"the server's output file {self.path} can't be opened: {error.strerror or error}") from error
+            logger.warning("the server's output file %s can't be opened (%s), it writes to the agent's standard error instead",
+                           self.path, error.strerror or error)
+            return os.dup(2)
         self._start = self._size()
         return descriptor
 
@@ -47,8 +52,12 @@ class ServerLog:
         if size > self._handed_on:
             text = self._read(max(self._handed_on, size - LIMIT_BYTES))
             self._handed_on = size
-            sys.stderr.write(text)
-            sys.stderr.flush()
+            self._handed_on = size
+            try:
+                sys.stderr.write(text)
+                sys.stderr.flush()
+            except OSError:
+                return  # nobody listens
         if size > LIMIT_BYTES:
             try:
                 os.truncate(self.path, 0)
