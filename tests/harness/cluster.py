@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -162,6 +162,21 @@ class Cluster:
         standbys = [node for node in self.nodes if node is not primary and node not in without]
         return all(node.streams() and node.timeline() == timeline and node.status_of("/health") == 200 for node in standbys)
 
+    def repair(self) -> None:
+        """Undo what a test may have left: thaw, start what does not run, and wait until all stream."""
+        for writer in self._writers:
+            writer.stop()
+        if self.etcd is not None:
+            self.etcd.thaw()
+            if self.etcd.process is None:
+                self.etcd.start()
+        for node in self.nodes:
+            if node.running:
+                node.thaw_agent()
+            else:
+                node.start()
+        self.wait_healthy()
+
     def wait_healthy(self, timeout_s: float = HEALTHY_TIMEOUT_S, *, without: tuple[Node, ...] = ()) -> None:
         """Wait until ``streaming`` holds."""
         wait_for(lambda: self.streaming(without=without), timeout_s, "one primary, all others streaming", interval_s=0.1)
@@ -170,9 +185,9 @@ class Cluster:
         """The numbers the writers' table holds on ``node`` (default: the primary)."""
         return {row[0] for row in (node or self.primary()).query(f"SELECT number FROM {table}")}
 
-    def connection_string(self, *, read_write: bool = True) -> str:
-        """A libpq string over all nodes."""
-        return dsn([(node.host, node.pg_port) for node in self.nodes], read_write=read_write)
+    def connection_string(self, nodes: Sequence[Node] | None = None) -> str:
+        """A libpq string over these nodes (default: all) that connects to the one which is writable."""
+        return dsn([(node.host, node.pg_port) for node in nodes or self.nodes], read_write=True)
 
     def writer(self, connection: str | None = None, **options: Any) -> Writer:
         """A writer, not started; by default to whichever node is writable. The cluster stops what a test forgets."""

@@ -141,6 +141,10 @@ class Node:
         """The agent and its helpers without PostgreSQL."""
         return [pid for pid in self.pids() if not is_postgres(pid)]
 
+    def postgres_pids(self) -> list[int]:
+        """The postmaster and all its children."""
+        return [pid for pid in self.pids() if is_postgres(pid)]
+
     def _is_mine(self, pid: int) -> bool:
         # The mark is the cluster's, the directory is the node's: helpers keep the agent's environment and so its HOME.
         if belongs(pid, "", self.directory):
@@ -228,11 +232,12 @@ class Node:
 
     # REST
 
-    def request(self, method: str, path: str, body: Any = None, timeout_s: float = REST_TIMEOUT_S) -> RestAnswer | None:
-        """One REST call with the credentials of the test cluster, ``None`` when nobody answers."""
+    def request(self, method: str, path: str, body: Any = None, timeout_s: float = REST_TIMEOUT_S, *,
+                authenticated: bool = True) -> RestAnswer | None:
+        """One REST call, by default with the credentials of the test cluster; ``None`` when nobody answers."""
         link = http.client.HTTPConnection(self.host, self.rest_port, timeout=timeout_s)
         token = base64.b64encode(f"{REST_USER}:{REST_PASSWORD}".encode()).decode()
-        headers = {"Authorization": f"Basic {token}"}
+        headers = {"Authorization": f"Basic {token}"} if authenticated else {}
         try:
             link.request(method, path, None if body is None else json.dumps(body), headers)
             answer = link.getresponse()

@@ -96,8 +96,8 @@ class Writer:
         self._process: subprocess.Popen[str] | None = None
         self._started_s = self._ended_s = 0.0
 
-    def start(self) -> Writer:
-        """Start and wait for the first acknowledged write."""
+    def start(self, *, wait: bool = True) -> Writer:
+        """Start; with ``wait`` return after the first acknowledged write, without it the servers may be read-only for now."""
         script = Path(__file__).with_name("writer_process.py")
         self._started_s = time.monotonic()
         self._process = subprocess.Popen([*self._prefix, sys.executable, str(script)], stdin=subprocess.PIPE, text=True,
@@ -105,6 +105,9 @@ class Writer:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(self._settings) + "\n")
         self._process.stdin.close()
+        if not wait:
+            self._path.touch()
+            return self
         wait_for(lambda: self._path.exists() and self._path.stat().st_size > 0, 30, "the first write is acknowledged")
         return self
 

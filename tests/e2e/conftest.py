@@ -1,0 +1,148 @@
+"""Fixtures of the end-to-end tests: clusters that tests share while they can be repaired, logs on failure, measured gaps.
+
+``PGCORE_E2E_PATRONI=<virtual environment>`` drives the predecessor through the same tests; ``PGCORE_E2E_LOGS=<directory>`` keeps
+the logs of failed tests.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import Cluster, Gap
+from harness.agents import chosen_agent
+from harness.cluster import StoreKind
+
+_open_clusters: list[Cluster] = []
+_measured: list[str] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole agents need root, PostgreSQL and etcd; without them these tests say so instead of failing."""
+    missing = [] if os.geteuid() == 0 else ["root"]
+    missing += [name for name in ("etcd", "setpriv") if shutil.which(name) is None]
+    for item in items:
+        if Path(__file__).parent in Path(item.path).parents:
+            item.add_marker(pytest.mark.e2e)
+            if missing:
+                item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Attach the logs of every open cluster to a failed test."""
+    report = yield
+    if report.failed and Path(__file__).parent in Path(item.path).parents:
+        for cluster in _open_clusters:
+            report.sections.append((f"logs of the {cluster.store} cluster", cluster.log_tails()))
+            if directory := os.environ.get("PGCORE_E2E_LOGS"):
+                cluster.keep_logs(Path(directory) / item.name.replace("/", "_"))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print what was measured, also when everything passed."""
+    if _measured:
+        terminalreporter.section("measured")
+        for line in _measured:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str, Gap | float], None]:
+    """Note a figure for the end of the run."""
+
+    def note(name: str, value: Gap | float) -> None:
+        shown = f"{value:.3f} s" if isinstance(value, float) else str(value)
+        _measured.append(f"{shown:>10}  {name} [{request.node.name}]")
+
+    return note
+
+
+class ClusterPool:
+    """One healthy cluster per store, made anew only when it cannot be repaired."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[StoreKind, Cluster] = {}
+
+    def healthy(self, store: StoreKind) -> Cluster:
+        """A cluster of three nodes in which all stream."""
+        cluster = self._clusters.get(store)
+        if cluster is not None:
+            try:
+                cluster.repair()
+                return cluster
+            except AssertionError:
+                self.discard(store)
+        cluster = opened(Cluster(store=store, agent=chosen_agent()))
+        self._clusters[store] = cluster
+        try:
+            return cluster.bootstrap()
+        except AssertionError:
+            # Whoever asked gets the logs with the failure; the next test gets a new cluster.
+            del self._clusters[store]
+            raise
+
+    def discard(self, store: StoreKind) -> None:
+        """Close the cluster of this store."""
+        cluster = self._clusters.pop(store, None)
+        if cluster is not None:
+            closed(cluster)
+
+
+def opened(cluster: Cluster) -> Cluster:
+    """Remember a cluster for the logs of a failing test."""
+    _open_clusters.append(cluster)
+    return cluster
+
+
+def closed(cluster: Cluster) -> None:
+    """Close and forget a cluster."""
+    if cluster in _open_clusters:
+        _open_clusters.remove(cluster)
+    cluster.close()
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[ClusterPool]:
+    """The shared clusters of this run."""
+    yield ClusterPool()
+    for cluster in list(_open_clusters):
+        closed(cluster)
+
+
+@pytest.fixture(scope="session", params=["etcd3", "raft"])
+def store(request: pytest.FixtureRequest) -> StoreKind:
+    """Each store in turn."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def cluster(pool: ClusterPool, store: StoreKind) -> Cluster:
+    """A healthy shared cluster of three nodes on each store in turn."""
+    return pool.healthy(store)
+
+
+@pytest.fixture
+def etcd_cluster(pool: ClusterPool) -> Cluster:
+    """A healthy shared cluster of three nodes on etcd."""
+    return pool.healthy("etcd3")
+
+
+@pytest.fixture
+def make_cluster(pool: ClusterPool) -> Iterator[Callable[..., Cluster]]:
+    """Clusters for one test alone: not started, closed after it."""
+    made: list[Cluster] = []
+
+    def make(**options: Any) -> Cluster:
+        made.append(opened(Cluster(agent=chosen_agent(), **options)))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        closed(cluster)
