@@ -212,6 +212,9 @@ class Agent:
             letter.reply.set_result(self._fulfil(letter))
         except PgcoreError as error:
             letter.reply.set_exception(error)
+        except Exception as error:
+            logger.exception("bug while fulfilling %s", type(letter.request).__name__)
+            letter.reply.set_exception(error)
 
     def _fulfil(self, letter: Letter) -> bool:
         request = letter.request

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from pgcore.config.dynamic import Effective, effective, equal, initial_document, read_cache, write_cache
 from pgcore.config.load import LocalConfig
@@ -25,13 +26,15 @@ CACHE_NAME = "patroni.dynamic.json"
 class Configuration:
     """Owned by the heartbeat thread. ``update`` is called with every reading of the cluster."""
 
-    def __init__(self, local: LocalConfig, ttl_floor: int, server_major: int | None) -> None:
+    def __init__(self, local: LocalConfig, ttl_floor: int, server_major: int | None,
+                 enforced: Callable[[], Mapping[str, str]] = dict) -> None:
+        """``enforced`` names server parameters that plugins insist on, over everything configured."""
+        self._enforced = enforced
         self.local = local
         self.ttl_floor = ttl_floor
         self.server_major = server_major
         self.patroni_present = False
         self.server_stale = False
-        self.enforced: Mapping[str, Mapping[str, str]] = {}
         self._cache_path = os.path.join(os.path.abspath(local.postgresql.data_dir), CACHE_NAME)
         self._cached = read_cache(self._cache_path)
         self.effective = self._first()
@@ -52,7 +55,9 @@ class Configuration:
                          ttl_floor=self.ttl_floor)
 
     def _server(self) -> ServerSettings:
-        return server_settings(self.effective, self.local, server_major=self.server_major)
+        server = server_settings(self.effective, self.local, server_major=self.server_major)
+        enforced = self._enforced()
+        return replace(server, parameters={**server.parameters, **enforced}) if enforced else server
 
     def _log_warnings(self, value: Effective) -> None:
         for warning in value.warnings:

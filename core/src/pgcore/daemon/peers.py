@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pgcore.clock import Deadline
-from pgcore.model.basics import Json, Lsn
+from pgcore.model.basics import Json, Lsn, State
 from pgcore.model.cluster import Member
 from pgcore.model.world import PeerView
 from pgcore.net.http import Connector, HttpClient, HttpUnavailableError
@@ -100,17 +100,18 @@ def parse_status(name: str, document: Json) -> PeerView:
     """A member's status JSON as the race reads it; without WAL fields it counts as unreachable. (HA rules 1, rest-api 14)"""
     if not isinstance(document, Mapping):
         return PeerView(name, False)
-    wal = document.get("xlog") or document.get("wal")
-    if not isinstance(wal, Mapping):
-        return PeerView(name, False)
     found = document.get("tags")
     tags: Mapping[str, Json] = found if isinstance(found, Mapping) else {}
+    wal = document.get("xlog") or document.get("wal")
+    if not isinstance(wal, Mapping):
+        starting = document.get("state") in (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
+        return PeerView(name, False, nofailover=_nofailover(tags), starting=starting)
     primary = bool(wal.get("location")) or document.get("role") in ("primary", "master")
     position = max(_integer(wal.get("received_location")), _integer(wal.get("replayed_location")))
     priority = tags.get("failover_priority")
     return PeerView(
-        name, True, is_primary=primary, position=Lsn(0 if primary else position), timeline=_integer(document.get("timeline")) or None,
-        nofailover=_nofailover(tags), failover_priority=1 if priority is None else _integer(priority),
+        name, True, is_primary=primary, position=Lsn(0 if primary else position),
+        timeline=_integer(document.get("timeline")) or None, nofailover=_nofailover(tags), failover_priority=1 if priority is None else _integer(priority),
         watchdog_failed=document.get("watchdog_failed") is True)
 
 

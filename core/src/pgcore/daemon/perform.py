@@ -101,6 +101,8 @@ class Performer:
         limit = float(timing.retry_timeout)
         if world.node.is_primary and world.memory.lease_until is not None:
             limit = min(limit, max(LEAST_S, world.lease_left - DEMOTE_SHARE * timing.ttl))
+        if world.demotion is not None:
+            limit = min(limit, 1.0)  # its steps must not wait for a store that is away
         return Deadline.after(limit)
 
     # -- looks -------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -31,6 +32,7 @@ from pgcore.dcs import codec
 from pgcore.dcs.store import Store
 from pgcore.errors import ConfigError, FatalError, PgcoreError, StoreUnavailableError
 from pgcore.hookspecs import Facts, StoreBackend, StoreRequest
+from pgcore.model.basics import Role
 from pgcore.postgres import data_dir
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.postgres.server import Postgres
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pgcore")
 
+_M_ARENA_MAX = -8
 UNIQUE_NAME_S = 3.0
 STORE_RETRY_S = 5.0
 CALLBACKS_AT_END_S = 10.0
@@ -50,11 +53,20 @@ CALLBACKS_AT_END_S = 10.0
 def run(path: str | None, prepared: Prepared | None = None) -> int:
     """Run the agent until it ends; the exit code. Errors of configuration and start are printed, not raised."""
     log.configure()
+    _one_malloc_arena()
     try:
         return _run(path, prepared)
     except PgcoreError as error:
         print(f"pgcore: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, FatalError) else 1
+
+
+def _one_malloc_arena() -> None:
+    """Sixteen mostly idle threads share one heap instead of having one each: memory beside a database is not ours. (architecture 11)"""
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    except (OSError, AttributeError):
+        pass  # another C library; the setting only saves memory
 
 
 def _run(path: str | None, prepared: Prepared | None) -> int:
@@ -65,7 +77,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
         logger.warning("%s", warning)
     section = local.plugin_sections[backend.name]
     floor, _ = backend.ttl_floor(section)
-    configuration = Configuration(local, floor, data_dir.major_version(local.postgresql.data_dir))
+    configuration = Configuration(local, floor, data_dir.major_version(local.postgresql.data_dir), lambda: _enforced(registry, local))
     postgres = Postgres(configuration.server)
     check_programs(postgres)
     guard = _guard(configuration.server.data_dir, prepared, configuration)
@@ -85,6 +97,13 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
         store.close()
         if guard is not None:
             guard.close(stop=True)
+
+
+def _enforced(registry: Registry, local: LocalConfig) -> dict[str, str]:
+    """Server parameters that plugins insist on."""
+    facts = Facts(local.node.scope, local.node.name, Role.UNINITIALIZED, "", False, None)
+    return {name: value for wanted in registry.collect("pgcore_server_parameters", facts=facts).values()
+            for name, value in wanted.items()}
 
 
 def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:

@@ -131,6 +131,8 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
     changes["was_paused"] = reading.settings.paused
     if cluster.failover is None:
         changes["request_seen"] = None
+    since = world.memory.unlocked_since
+    changes["unlocked_since"] = None if not cluster.unlocked else world.now if since is None else since
     return _remember(replace(world, cluster=cluster, settings=reading.settings, lease=lease, store_lost=False, race_lost=False), **changes)
 
 
@@ -219,7 +221,8 @@ def _bootstrap_phase(world: World, action: EnterBootstrap, outcome: Outcome) -> 
 def _rewind_state(world: World, action: SetRewind, outcome: Outcome) -> World:
     if action.state is RewindState.CHECK and world.memory.rewind is RewindState.NEED:
         return world
-    return _remember(world, rewind=action.state, undecided_since=None)
+    since = world.memory.undecided_since if action.state is RewindState.CHECK else None
+    return _remember(world, rewind=action.state, undecided_since=since)
 
 
 def _slots_changed(world: World, action: ChangeSlots, outcome: Outcome) -> World:

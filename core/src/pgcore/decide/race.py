@@ -126,6 +126,21 @@ def peer_ahead(w: World) -> Decision | None:
     return None
 
 
+def peer_may_have_more(w: World) -> Decision | None:
+    """I lack WAL that the leader had, and a member that may have it is just starting: wait for it, ttl at most. (principles, safety 2)
+
+    So a cluster that was shut down in order and is started again does not lose what one standby had not received.
+    """
+    since = w.memory.unlocked_since
+    if lag_behind_status(w) == 0 or since is None or w.now - since > w.settings.timing.ttl:
+        return None
+    names = [name for name, peer in sorted((w.peers or {}).items()) if peer.starting and not peer.nofailover]
+    if names:
+        return rest(because=f"{lag_behind_status(w)} bytes behind the last known position and {', '.join(names)} is just starting: "
+                            f"waiting for it ({w.now - since:.1f} of {w.settings.timing.ttl} s)", wake_after=AGAIN_S / 4)
+    return None
+
+
 def peer_preferred(w: World) -> Decision | None:
     """An eligible peer is as far and has a higher priority; not the former leader. (HA rules 15.3.3, EC 44)"""
     former = w.memory.old_cluster.leader if w.memory.old_cluster else None
@@ -145,4 +160,4 @@ def acquire(w: World) -> Decision | None:
 
 RACE = Table("race", lost, failed_before, outdated_primary, primary_takes_it, paused, nofailover, unanswering,
              *switchover.RACE_RULES, not_synchronous, lagging, old_timeline, ask_peers, primary_alive, peer_ahead,
-             peer_preferred, acquire)
+             peer_may_have_more, peer_preferred, acquire)

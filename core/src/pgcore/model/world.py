@@ -38,11 +38,13 @@ class PeerView:
     name: str
     reachable: bool
     is_primary: bool = False
-    position: Lsn = Lsn(0)  # noqa: RUF009
+    position: Lsn = Lsn(0)
     timeline: int | None = None
     nofailover: bool = False
     failover_priority: int = 1
     watchdog_failed: bool = False
+    starting: bool = False
+    """Its agent answers but its server does not serve yet: what WAL it has is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class Memory:
     """Version of the switchover request first seen, and when."""
     refusal: str = ""
     """Why the last request was not carried out."""
+    unlocked_since: Instant | None = None
+    """Since when the lock has been seen free."""
     slots_seen: Mapping[str, Instant] = field(default_factory=dict)
     """When each member slot was last wanted by a live member card."""
     written_status: ClusterStatus | None = None

@@ -1,6 +1,6 @@
 """The second door: management requests as a CherryPy application. The framework's threads, bus and sessions stay unused.
 
-Imported only by a server that is about to start, because the framework behind it weighs 8 MiB.
+Imported by the first request that needs it (``lazy``).
 """
 
 from __future__ import annotations

@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cheroot.wsgi import Gateway_10
 
 from pgcore.clock import now
 from pgcore.rest.answer import Answer, encode, error_page
 from pgcore.rest.front import FrontDoor
+from pgcore.rest.lazy import LazyDoor
 from pgcore.rest.settings import RestSettings
-
-if TYPE_CHECKING:
-    from pgcore.rest.app import SecondDoor
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 logger = logging.getLogger(__name__)
@@ -26,7 +24,7 @@ class Doors:
     """Both doors and the settings that shape every answer."""
 
     first: FrontDoor
-    second: SecondDoor
+    second: LazyDoor
     settings: Callable[[], RestSettings]
 
 

@@ -27,6 +27,7 @@ from pgcore.rest.answer import Answer, encode, error_page
 from pgcore.rest.doorman import Doorman
 from pgcore.rest.front import ConfigOf, Fresh, FrontDoor
 from pgcore.rest.gateway import Doors, gateway_for
+from pgcore.rest.lazy import LazyDoor
 from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings, split_address
 
 WRITE_S = 10.0
@@ -46,11 +47,15 @@ class RestServer:
 
     def __init__(self, settings: RestSettings, board: Board, mailbox: Mailbox, fresh: Fresh,
                  config_of: ConfigOf = lambda: None) -> None:
-        from pgcore.rest.app import SecondDoor  # the framework costs 8 MiB: only a running server imports it
-
         self._settings = settings
         self._stopping = threading.Event()
-        self._second = SecondDoor(board, mailbox, self._stopping, lambda: self._settings)
+
+        def second() -> SecondDoor:
+            from pgcore.rest.app import SecondDoor
+
+            return SecondDoor(board, mailbox, self._stopping, lambda: self._settings)
+
+        self._second = LazyDoor(second)
         self._doors = Doors(FrontDoor(board, fresh, config_of), self._second, lambda: self._settings)
         self._http: _HttpServer | None = None
 
