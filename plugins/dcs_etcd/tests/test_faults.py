@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import json
 import statistics
 import threading
@@ -41,6 +42,7 @@ def latency(watcher, change, timeout=15.0, seen=None):
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(lambda: (watcher.watch(seen, timeout=timeout), time.monotonic()))
         time.sleep(0.1)
+        assert not watching.done(), "the watch ended before the change"
         before = time.monotonic()
         change()
         changed, at = watching.result()
@@ -120,15 +122,64 @@ def test_a_compaction_while_the_stream_is_cut_loses_nothing(own_etcd, connect, l
 
 def test_a_store_that_was_set_back_is_followed(own_etcd, connect):
     a = connect("a", host=own_etcd.host, use_proxies=True)
+    seen = read(a).revision
     for number in range(10):
         put(a, str(number))
-    a.watch(read(a).revision, timeout=0.1)
+    while a.watch(seen, timeout=0.2):
+        seen = read(a).revision
     own_etcd.stop()
     (own_etcd.directory / "data").rename(own_etcd.directory / "old")
     own_etcd.start()
     assert dict(read(a, fresh=False).records) == {}
     b = connect("b", host=own_etcd.host)
     assert latency(a, lambda: put(b, "new")) < 1.0
+
+
+class LaggingServer(http.server.BaseHTTPRequestHandler):
+    """Stands before an etcd and answers serializable reads as a server would that has not heard of the latest changes."""
+
+    protocol_version = "HTTP/1.1"
+    etcd_url = ""
+    revision = "0"
+
+    def do_GET(self):
+        self.answer(None)
+
+    def do_POST(self):
+        self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def answer(self, body):
+        lagging = bool(body) and body.pop("serializable", False)
+        data = None if body is None else json.dumps(body | ({"revision": self.revision} if lagging else {})).encode()
+        with urllib.request.urlopen(self.etcd_url + self.path, data, timeout=5) as response:
+            content = json.load(response)
+        if lagging:
+            content["header"]["revision"] = self.revision
+        raw = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_lags_behind_never_takes_a_store_back_in_time(etcd, connect):
+    b = connect("b", host=etcd.host)
+    handler = type("Handler", (LaggingServer,), {"etcd_url": etcd.url, "revision": put(b, "old").version})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        a = connect("a", host=f"127.0.0.1:{server.server_port}", use_proxies=True)
+        assert read(a, fresh=False).records["config"].value == "old"
+        put(b, "new")
+        assert read(a, fresh=False).records["config"].value == "old"  # allowed: nothing newer was shown
+        assert read(a, fresh=True).records["config"].value == "new"
+        assert read(a, fresh=False).records["config"].value == "new"
+        put(a, "newest")
+        assert read(a, fresh=False).records["config"].value == "newest"
+        a.close()
+        server.shutdown()
 
 
 # -- lost answers -----------------------------------------------------------------------------------------------------
