@@ -422,3 +422,9 @@ def test_a_custom_bootstrap_method_is_opened_to_the_agent_only_until_it_ends(mak
     assert Path(node.settings.data_dir, "pg_hba.conf").read_text().splitlines()[-1] == HBA[-1]
     assert node.sql("SELECT 1") == [(1,)]
     assert node.look().timeline == 2 and "restore_command" not in Path(node.settings.data_dir, "postgresql.conf").read_text()
+
+
+def test_the_agents_language_does_not_matter(make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANG", "de_DE.UTF-8")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert make("german").server._run_in_english(["/usr/bin/env"]).count("=C\n") == 2

@@ -31,6 +31,9 @@ KILL_AFTER_S = 10.0
 OUTPUT_CHUNKS = 2000
 """Lines of output kept in memory; longer output loses its beginning."""
 
+ENGLISH = {"LANG": "C", "LC_ALL": "C"}
+"""Environment for programs whose output is read by a program."""
+
 _HIDDEN = ("PGCORE_", "PATRONI_", "KUBERNETES_")
 _LINE_END = re.compile(r"[\r\n]+")
 

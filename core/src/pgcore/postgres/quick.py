@@ -29,7 +29,7 @@ from pgcore.postgres.connection import Session
 from pgcore.postgres.local import KeptSession
 from pgcore.postgres.lookout import Lookout
 from pgcore.postgres.postmaster import Postmaster
-from pgcore.postgres.programs import OsUser, ProgramRunner, os_user, program_path
+from pgcore.postgres.programs import ENGLISH, OsUser, ProgramRunner, os_user, program_path
 from pgcore.postgres.recovery import Change
 from pgcore.postgres.timeline import LeaderTimeline, Switch
 
@@ -54,11 +54,15 @@ class QuickServer:
         self._postmaster_lock = threading.Lock()
         self._acting = 0
         self._runner = ProgramRunner(self._user, limit_s=_PROGRAM_LIMIT_S)
-        self._binary = parameters.Binary(self._runner.run)
+        self._binary = parameters.Binary(self._run_in_english)
         self._heartbeat = KeptSession("pgcore heartbeat")
         self._rest = KeptSession("pgcore restapi")
         self._configuration = Configuration(settings, self._user, self._binary)
-        self._lookout = Lookout(self._runner.run, self._binary)
+        self._lookout = Lookout(self._run_in_english, self._binary)
+
+    def _run_in_english(self, argv: list[str]) -> str:
+        """For programs whose output is read by us."""
+        return self._runner.run(argv, env=ENGLISH)
 
     # -- settings and facts that cost nothing -------------------------------------------------------------------------
 

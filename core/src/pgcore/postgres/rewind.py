@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from pgcore.errors import CommandFailedError, ServerError
 from pgcore.model.server import ServerSettings
-from pgcore.postgres import data_dir
-from pgcore.postgres.programs import program_path
+from pgcore.postgres import data_dir, postmaster
+from pgcore.postgres.programs import ENGLISH, program_path
 
 if TYPE_CHECKING:
     from pgcore.hookspecs import TaskContext
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 _READY = re.compile(r"^([0-9A-F]{24}(?:\.partial)?)\.ready$")
 _MISSING = re.compile(r"could not open file .*?([0-9A-F]{24})\b|could not (?:find|read) .*?WAL.*?\b([0-9A-F]{24})\b")
 _COPIED = re.compile(r"(\d+)/(\d+) kB \(\d+%\) copied")
-_ENGLISH = {"LANG": "C", "LC_ALL": "C"}
 _MAX_FETCHED = 10_000
 
 
@@ -97,7 +96,7 @@ def run(ctx: TaskContext, plan: RewindPlan, redo_file: Callable[[], str]) -> Non
     Raises CommandFailedError or CancelledError.
     """
     fetched: set[str] = set()
-    env = {**plan.env, **_ENGLISH, "PGOPTIONS": "-c statement_timeout=0"}
+    env = {**plan.env, **_environment(plan.settings.data_dir), "PGOPTIONS": "-c statement_timeout=0"}
     while True:
         try:
             ctx.report(phase="rewind")
@@ -113,6 +112,12 @@ def run(ctx: TaskContext, plan: RewindPlan, redo_file: Callable[[], str]) -> Non
             logger.info("pg_rewind misses WAL file %s, fetching it with restore_command", missing)
             ctx.run(_shell(plan.settings.data_dir, plan.archiving.restore_command,
                            {"p": f"pg_wal/{missing}", "f": missing, "r": redo_file()}))
+
+
+def _environment(directory: str) -> dict[str, str]:
+    """English, and a stale postmaster.pid whose pid a stranger uses now is no obstacle (HA rules 18.1)."""
+    stranger = postmaster.foreign_pid(directory)
+    return ENGLISH if stranger is None else {**ENGLISH, "PG_GRANDPARENT_PID": str(stranger)}
 
 
 def _report(ctx: TaskContext, line: str) -> None:
@@ -145,7 +150,7 @@ def single_user(ctx: TaskContext, settings: ServerSettings, major: int, archivin
     argv = [program_path(settings, "postgres"), "--single", "-D", directory, *_recorded_options(directory),
             "-c", "archive_mode=on", "-c", "archive_command=false", "template1"]
     ctx.report(phase="crash recovery")
-    ctx.run(argv, env=_ENGLISH)
+    ctx.run(argv, env=_environment(directory))
 
 
 def _forget_archive_status(directory: str) -> None:
