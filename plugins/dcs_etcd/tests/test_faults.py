@@ -313,3 +313,16 @@ def test_a_list_of_proxies_is_never_extended(etcds, connect):
     a = connect("a", hosts=etcds.hosts[:1], use_proxies=True)
     read(a)
     assert len(a._locator.endpoints.urls) == 1
+
+
+def test_a_renewal_or_a_card_of_another_does_not_end_a_watch(etcd, connect, api):
+    a, b = connect("a", api=api, host=etcd.host), connect("b", api=api, host=etcd.host)
+    assert b.acquire(force=False, deadline=soon())
+    seen = read(a).revision
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(a.watch, seen, timeout=1.0)
+        for number in range(4):
+            assert b.renew({}, deadline=soon()) is Renewal.HELD
+            b.announce(f"card {number}", deadline=soon())
+            time.sleep(0.1)
+        assert watching.result() is False

@@ -315,6 +315,7 @@ class LineStream:
         self.url = url
         self._bytes = bytearray()
         self._lines = bytearray()
+        self._ended = False
         self._channel = connector.connect(url, deadline)
         self._channel.deadline = deadline
         try:
@@ -338,9 +339,9 @@ class LineStream:
         return status, {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
 
     def _receive(self) -> None:
-        data = self._channel.receive()
+        data = b"" if self._ended else self._channel.receive()
         if not data:
-            raise ConnectionResetError("the server closed the connection")
+            raise ConnectionResetError("the server ended the stream")
         self._bytes += data
         if len(self._bytes) > MAX_LINE_BYTES:
             raise http.client.LineTooLong("stream")
@@ -368,7 +369,8 @@ class LineStream:
             except ValueError as error:
                 raise http.client.HTTPException("broken chunk in a stream") from error
             if size == 0:
-                raise ConnectionResetError("the server ended the stream")
+                self._ended = True
+                return
             if len(self._bytes) < end + 2 + size + 2:
                 return
             self._lines += self._bytes[end + 2:end + 2 + size]
