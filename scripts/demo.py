@@ -137,13 +137,20 @@ def interrupt(number: int, frame: object) -> None:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="A real pgcore cluster on this machine, shown live. Ctrl-C ends it.")
-    parser.add_argument("--nodes", type=int, default=3, help="number of nodes (default 3; 1 shows no failover)")
+    parser.add_argument("--nodes", type=int, default=3, help="number of nodes (default 3)")
     parser.add_argument("--seconds", type=float, help="end by itself after this time; exit code 1 if never healthy")
     parser.add_argument("--keep", action="store_true", help="keep the data directories and logs")
     options = parser.parse_args()
-    if not 1 <= options.nodes <= 9:
-        parser.error("--nodes must be between 1 and 9")
+    if not 3 <= options.nodes <= 9:
+        parser.error(f"--nodes {options.nodes}: must be 3 to 9, as a majority has to survive a failure")
+    if not bin_dir():
+        parser.error("no PostgreSQL on PATH: use make demo, which finds or installs it")
     return options
+
+
+def bin_dir() -> str:
+    """Where PostgreSQL's programs are: what scripts/bootstrap.sh found, else those on PATH."""
+    return os.environ.get("PGCORE_BIN_DIR") or os.path.dirname(shutil.which("postgres") or "")
 
 
 class Cluster:
@@ -155,7 +162,7 @@ class Cluster:
         ports = free_ports(3 * size)
         self.nodes = [Node(f"node{n + 1}", work / f"node{n + 1}", ports.pop(), ports.pop(), ports.pop())
                       for n in range(size)]
-        self.bin_dir = os.environ.get("PGCORE_BIN_DIR") or os.path.dirname(shutil.which("postgres") or "")
+        self.bin_dir = bin_dir()
 
     def start(self) -> None:
         """Write the node files and start the agents."""
