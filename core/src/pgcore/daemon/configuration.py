@@ -23,6 +23,15 @@ logger = logging.getLogger(__name__)
 CACHE_NAME = "patroni.dynamic.json"
 
 
+def unsupported(value: Effective) -> str:
+    """Settings whose promise this release cannot keep; empty if there are none. Ignoring them would lose commits or split a cluster."""
+    if value.standby_cluster is not None:
+        return "standby_cluster is not supported by this release: an agent that ignored it would promote the standby cluster"
+    if value.ha.synchronous_mode != "off":
+        return "synchronous_mode is not supported by this release: an agent that ignored it could lose acknowledged commits"
+    return ""
+
+
 class Configuration:
     """Owned by the heartbeat thread. ``update`` is called with every reading of the cluster."""
 
@@ -75,6 +84,9 @@ class Configuration:
             new = self._effective(wanted)
         except ConfigErrors as error:
             logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", error)
+            return False
+        if missing := unsupported(new):
+            logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", missing)
             return False
         self._log_warnings(new)
         self.effective = new

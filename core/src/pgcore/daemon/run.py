@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pgcore import __version__, log
 from pgcore.clock import Deadline
+from pgcore.config.document import equal
 from pgcore.config.environment import take_environment
 from pgcore.config.load import LocalConfig, Origin, examine, load_local
 from pgcore.config.sections import DISTRIBUTION_OF
@@ -21,7 +22,7 @@ from pgcore.daemon import systemd
 from pgcore.daemon.agent import Agent
 from pgcore.daemon.board import Board
 from pgcore.daemon.callbacks import CallbackLane
-from pgcore.daemon.configuration import Configuration
+from pgcore.daemon.configuration import Configuration, unsupported
 from pgcore.daemon.guard import Guard, GuardError, Prepared
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.daemon.peers import PeerAccess, Peers
@@ -78,9 +79,10 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     section = local.plugin_sections[backend.name]
     floor, _ = backend.ttl_floor(section)
     configuration = Configuration(local, floor, data_dir.major_version(local.postgresql.data_dir), lambda: _enforced(registry, local))
+    refuse_unsupported(configuration)
     postgres = Postgres(configuration.server)
     check_programs(postgres)
-    guard = _guard(configuration.server.data_dir, prepared, configuration)
+    guard = _guard(configuration.server.data_dir, prepared)
     threading.stack_size(local.node.thread_stack_size)
     mailbox, board = Mailbox(), Board()
     stop = _Signals(mailbox)
@@ -130,6 +132,16 @@ def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
 _OWN_SECTIONS = frozenset({"postgresql", "restapi", "ctl", "log", "bootstrap", "watchdog", "tags", "citus", "plugins"})
 
 
+def refuse_unsupported(configuration: Configuration) -> None:
+    """Refuse to start with settings whose promise cannot be kept. Raises ConfigError."""
+    missing = unsupported(configuration.effective)
+    if missing:
+        raise ConfigError("bootstrap.dcs", missing, "remove it", configuration.local.source)
+    if configuration.local.watchdog.effective_mode == "required":
+        raise ConfigError("watchdog.mode", "required: the hardware watchdog is not supported by this release; the guard process protects "
+                          "the lease on every machine", "set it to automatic", configuration.local.source)
+
+
 def configure_log(local: LocalConfig) -> None:
     """Put the ``log`` section in force. Raises ConfigError when its file cannot be written."""
     section = local.log
@@ -153,12 +165,12 @@ def check_programs(postgres: Postgres) -> None:
                 os.path.dirname(postgres.program("postgres")))
 
 
-def _guard(directory: str, prepared: Prepared | None, configuration: Configuration) -> Guard | None:
-    """The guard, or None with a warning: then only the heartbeat protects the lease; ``watchdog.mode: required`` refuses that."""
+def _guard(directory: str, prepared: Prepared | None) -> Guard | None:
+    """The guard, or None with a warning: then only the heartbeat protects the lease."""
     try:
         return Guard.start(directory, prepared=prepared)
     except GuardError as error:
-        if "another agent" in str(error) or configuration.local.watchdog.effective_mode == "required":
+        if "another agent" in str(error):
             raise FatalError(str(error)) from error
         logger.warning("%s. A hung agent could leave a primary running past its lease", error)
         return None
@@ -206,6 +218,9 @@ def _store_answers(store: Store, backend: StoreBackend, configuration: Configura
             raise FatalError(f"a member named {me.name} is already running in scope {configuration.server.scope} "
                              f"({me.api_url} answers)", "give this node another name, or stop the other agent first")
         configuration.update(view, configuration.server_major)
+        document = view.config.document if view.config else None
+        if document is not None and not equal(document, configuration.effective.document):
+            raise FatalError("the dynamic configuration of this cluster cannot be used; the line above says why", "see pgcore show-config")
         store.retime(configuration.effective.timing)
         return True
     return False

@@ -51,11 +51,11 @@ def working(w: World) -> Decision | None:
 
 
 def failed(w: World) -> Decision | None:
-    """A step failed or the server is not running: undo what others would trip over. (HA rules 6.4.1)"""
+    """A step failed or did not begin, or the server is gone: undo what others would trip over. (HA rules 6.4.1)"""
     result = _result(w)
-    broken = (result is not None and not result.ok) or (result is not None and not w.node.running)
+    broken = result is None or not result.ok or not w.node.running
     if broken and _phase(w) is not BootstrapPhase.FAILED:
-        error = (result.error if result else "") or "PostgreSQL is not running"
+        error = (result.error or "PostgreSQL is not running") if result else "it could not begin; the line above says why"
         return act(EnterBootstrap(BootstrapPhase.FAILED), because=f"the bootstrap failed: {error}")
     return None
 

@@ -34,6 +34,9 @@ from pgcore.model.node import ControlState, TaskKind
 from pgcore.model.world import Demotion, World
 
 CHECKPOINT_LIMIT_S = 300.0
+STOP_LIMIT_S = 60.0
+"""A switchover whose stop takes longer, checkpoint aside, is ended the hard way; the node then resumes as primary."""
+SHUTDOWN_LIMIT_S = 300.0
 GONE_LIMIT_S = 2.0
 """After the server is gone its standbys have what they have: how long a candidate may take to write it down."""
 STREAMING_LIMIT_S = 15.0
@@ -123,14 +126,14 @@ def stop(w: World) -> Decision | None:
     return end(StopServer(mode, _stop_limit(w)), because=f"{_d(w).mode}: stopping the server ({mode})")
 
 
-def _stop_limit(w: World) -> float | None:
+def _stop_limit(w: World) -> float:
     """Without the store, user sessions must end before the lease does. (HA rules 30.1)"""
     timing, d = w.settings.timing, _d(w)
     if d.mode is DemoteMode.OFFLINE or w.store_lost:
         return max(0.5, w.lease_left - 0.2 * timing.ttl)
     if d.mode in (DemoteMode.IMMEDIATE, DemoteMode.IMMEDIATE_NOLOCK):
         return float(timing.retry_timeout)
-    return float(w.settings.primary_stop_timeout) or None
+    return float(w.settings.primary_stop_timeout) or (STOP_LIMIT_S if d.mode is DemoteMode.GRACEFUL else SHUTDOWN_LIMIT_S)
 
 
 def stop_failed(w: World) -> Decision | None:
