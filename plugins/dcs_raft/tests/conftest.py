@@ -11,6 +11,9 @@ import pytest
 from pgcore.plugin import Deadline, Store, StoreRequest, Timing
 from pgcore_dcs_raft.plugin import RaftSection, open_store
 
+QUICK = {"min_timeout": 0.3, "max_timeout": 0.7, "append_entries_period": 0.08}
+"""Elections in half the time; how fast and how costly a cluster with the defaults is, is measured apart."""
+
 
 @pytest.fixture(scope="session")
 def free_addresses() -> Callable[[int], list[str]]:
@@ -42,7 +45,7 @@ def sections(free_addresses: Callable[[int], list[str]], tmp_path: Any) -> Calla
     def make(count: int, **keys: Any) -> list[RaftSection]:
         addresses = free_addresses(count)
         return [RaftSection(**{"self_addr": address, "partner_addrs": tuple(a for a in addresses if a != address),
-                               "data_dir": str(tmp_path / f"raft{number}"), "connection_retry_time": 0.3} | keys)
+                               "data_dir": str(tmp_path / f"raft{number}"), "connection_retry_time": 0.3} | QUICK | keys)
                 for number, address in enumerate(addresses)]
 
     return make

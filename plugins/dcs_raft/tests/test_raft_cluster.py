@@ -20,6 +20,8 @@ from pgcore_dcs_raft.controller import list_members, remove_member, run_voter
 
 pytestmark = pytest.mark.server
 
+DEFAULTS = {"min_timeout": 0.4, "max_timeout": 1.4, "append_entries_period": 0.1}
+
 
 def put(store: Any, value: str, seconds: float = 10.0) -> str:
     return store.put(Key.CONFIG, value, expect=ANYTHING, deadline=Deadline.after(seconds)).version
@@ -84,6 +86,25 @@ def test_a_cluster_that_was_stopped_as_a_whole_remembers_config_and_history(sect
         assert os.path.exists(f"{part.data_dir}/{part.self_addr}.journal")
 
 
+def test_a_member_that_missed_what_the_others_have_compacted_gets_a_snapshot(sections, start, soon):
+    parts = sections(3)
+    stores = [start(section, name) for section, name in zip(parts, "abc", strict=True)]
+    put(stores[0], "old")
+    assert values(stores[2]) == {"config": "old"}
+    stores[2].close()
+    put(stores[0], "new")
+    assert stores[0].acquire(force=False, deadline=soon())
+    for store in stores[:2]:
+        values(store)
+        store._node._raft.forceLogCompaction()
+    eventually(lambda: all(store._node._raft._getRaftLogSize() <= 3 for store in stores[:2]))
+    late = start(parts[2], "c")
+    assert values(late)["config"] == "new"
+    assert late._node.machine._restored > 0
+    assert put(late, "newest") and values(stores[1])["config"] == "newest"
+    eventually(lambda: "leader" not in values(late))
+
+
 def test_closing_ends_threads_and_sockets_promptly_and_frees_the_address(sections, start):
     section, = sections(1)
     put(start(section, "a"), "1")
@@ -135,12 +156,14 @@ def _removed(section: Any, address: str) -> bool:
 
 
 def test_an_observer_has_no_vote_and_no_lease(sections, start, soon):
-    part, = sections(1)
-    alone = dataclasses.replace(part, partner_addrs=())
+    part, = sections(1, password="secret")
+    alone = dataclasses.replace(part, partner_addrs=(), connection_retry_time=1.0)
     member = start(alone, "a")
     put(member, "1")
+    before = time.monotonic()
     observer = start(alone, "pgcore", observer=True)
     assert values(observer) == {"config": "1"}
+    assert time.monotonic() - before < 0.9, "a second attempt to connect, or to decide, was needed"
     put(observer, "2")
     assert values(member) == {"config": "2"} and list_members(alone) == (part.self_addr,)
     with pytest.raises(StoreRejectedError):
@@ -200,7 +223,7 @@ def test_a_pickle_that_calls_a_function_is_not_obeyed(sections, start, tmp_path)
     put(store, "1")
     data = zlib.compress(pickle.dumps(Bomb(str(tmp_path / "boom")), 2))
     host, port = section.self_addr.split(":")
-    with socket.create_connection((host, int(port))) as stranger:
+    with socket.create_connection((host, int(port)), timeout=5) as stranger:
         stranger.sendall(struct.pack("i", len(data)) + data)
         assert stranger.recv(1) == b"", "the connection is dropped"
     assert not (tmp_path / "boom").exists()
@@ -232,7 +255,7 @@ def test_a_value_that_is_too_large_is_rejected_and_named(sections, start):
 # -- speed -------------------------------------------------------------------------------------------------------------
 
 def test_a_write_is_decided_within_milliseconds_and_idling_costs_little(sections, start):
-    stores = [start(section, name) for section, name in zip(sections(3, password="secret"), "abc", strict=True)]
+    stores = [start(section, name) for section, name in zip(sections(3, **DEFAULTS, password="secret"), "abc", strict=True)]
     put(stores[0], "1")
     taken_ms = []
     for store in stores:

@@ -15,9 +15,9 @@ orders the processes of one member: the later one may take over what names the e
 
 Leases end by a command too: ``expire``, proposed by the Raft leader (``due``), names the session and its last extension, and does
 nothing if there has been another. Only the number of seconds travels with a write. The Raft leader measures the age of a lease
-with its own clock from the moment it applied the extension, or from the moment it became leader, whichever is later. Both are after
-the moment the holder sent its command, so a lease never ends earlier than ttl after that, whatever the wall clocks say. What a
-member believes about its own lease must start at the moment of sending; then the store always lets go later than the holder.
+with its own clock from the moment it applied the extension, or from the moment it became leader, whichever is later. Both are
+after the moment the holder sent its command, so a lease never ends earlier than ttl after that, whatever the wall clocks say.
+What a member believes about its own lease must start at the moment of sending; then the store lets go later than the holder.
 
 Late commands. An ``acquire`` that is applied after its sender gave up locks for ttl in the name of a process that may not know
 it: it sees the lock as its own in the next read, or lets it expire. A ``renew`` applied after the expiry finds no lock, and after

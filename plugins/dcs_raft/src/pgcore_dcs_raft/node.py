@@ -93,7 +93,8 @@ class _Transport(TCPTransport):
         ``connection_timeout``, and the first request for a vote with it.
         """
         for node in nodes:
-            self.send(node, {"type": "ping"})
+            if self._syncObj.isNodeConnected(node):  # in the middle of the handshake a message would break it
+                self.send(node, {"type": "ping"})
 
 
 @dataclass(slots=True)
@@ -123,7 +124,7 @@ class RaftNode:
         Raises ConfigError if the node cannot listen on its address or write to its directory.
         """
         restrict_unpickling()
-        self._section, self._clock = section, clock
+        self._section, self.clock = section, clock
         self.machine = Machine(clock)
         self._replicated = _Replicated(self.machine)
         self._state = threading.Condition()
@@ -231,7 +232,7 @@ class RaftNode:
         return float(self._conf.appendEntriesPeriod)
 
     def _after_tick(self) -> None:
-        raft, moment = self._raft, self._clock()
+        raft, moment = self._raft, self.clock()
         if not raft._isLeader():
             self._leader_since = None
         elif self._leader_since is None:
@@ -270,9 +271,9 @@ class RaftNode:
         """A message has been handled (Raft thread). Kept is the oldest heartbeat whose commit index is not applied yet."""
         kind = message.get("type")
         if kind == "append_entries" and self._heartbeat is None and node == self._raft._getLeader():
-            self._heartbeat = self._clock(), message["commit_index"]
+            self._heartbeat = self.clock(), message["commit_index"]
         elif kind == "next_node_idx":
-            self._responses[node.id] = self._clock()
+            self._responses[node.id] = self.clock()
 
     def describe(self, arguments: list[Any], answer: Callable[[Any, Any], None]) -> None:
         """Answer the utility command ``members`` (Raft thread)."""
@@ -343,7 +344,7 @@ class RaftNode:
 
         Raises StoreUnavailableError at the deadline.
         """
-        self._await(lambda: self._contact >= self._clock() - within_s, deadline, "no contact to a Raft leader")
+        self._await(lambda: self._contact >= self.clock() - within_s, deadline, "no contact to a Raft leader")
         return self._contact
 
     def _await(self, condition: Callable[[], bool], deadline: Deadline, problem: str) -> None:

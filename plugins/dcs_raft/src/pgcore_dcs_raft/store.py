@@ -57,7 +57,9 @@ class RaftStore:
         self._check_open()
         if fresh or self._observer:
             self._node.submit({"op": "barrier"}, deadline)
-        contact = self._node.in_touch(self._contact_s, deadline)
+            contact = self._node.clock()
+        else:
+            contact = self._node.in_touch(self._contact_s, deadline)
         records, revision = self._node.machine.records(self._path, contact)
         return Snapshot(records, revision)
 
