@@ -26,6 +26,7 @@ from pgcore.model.actions import (
     StopMode,
     StopServer,
     WriteFailover,
+    WriteStatus,
 )
 from pgcore.model.basics import Lsn, Role
 from pgcore.model.cluster import ClusterStatus
@@ -221,15 +222,19 @@ def give_away(w: World) -> Decision | None:
     request = w.cluster.failover
     named = request is not None and request.candidate == winner and request.leader == w.me
     naming: tuple[Action, ...] = () if named else (WriteFailover(leader=w.me, candidate=winner),)
-    status = ClusterStatus(d.end, w.cluster.status.slots, w.cluster.status.retain_slots)
-    return act(*naming, SetRole(Role.DEMOTED), ReleaseLease(status), EnterPhase(Phase.AWAIT_LEADER),
+    return act(*naming, SetRole(Role.DEMOTED), ReleaseLease(_final_status(w)), EnterPhase(Phase.AWAIT_LEADER),
                because=f"{winner} has everything up to {d.end}: handing over to it")
+
+
+def _final_status(w: World) -> ClusterStatus:
+    """The end of the shutdown checkpoint as the last known position. (HA rules 17.4)"""
+    return ClusterStatus(_d(w).end, w.cluster.status.slots, w.cluster.status.retain_slots)
 
 
 def nobody_else(w: World) -> Decision | None:
     """The agent ends and no other member exists that could lead: leave a free lock behind. (HA rules 27)"""
     if _in(w, Phase.HANDOVER) and _d(w).mode is DemoteMode.SHUTDOWN and not _others(w) and not w.busy:
-        status = ClusterStatus(_d(w).end, w.cluster.status.slots, w.cluster.status.retain_slots) if _d(w).end else None
+        status = _final_status(w) if _d(w).end is not None else None
         return act(SetRole(Role.DEMOTED), ReleaseLease(status), EnterPhase(Phase.AWAIT_LEADER), because="no other member could lead")
     return None
 
@@ -248,7 +253,8 @@ def nobody_caught_up(w: World) -> Decision | None:
         return act(CancelTask(), EnterPhase(Phase.RESUME), because=f"no candidate has everything up to {_d(w).end} ({heard}): resuming as primary")
     if w.busy:
         return None
-    return act(SetRole(Role.DEMOTED), EnterPhase(Phase.AWAIT_LEADER),
+    end_known = (WriteStatus(_final_status(w)),) if _d(w).end is not None else ()
+    return act(*end_known, SetRole(Role.DEMOTED), EnterPhase(Phase.AWAIT_LEADER),
                because=f"no candidate has everything up to {_d(w).end} ({heard}): the lock is left to its lease, so that nobody behind "
                        "is promoted in a hurry")
 
