@@ -15,6 +15,7 @@ def main() -> int:
     arguments = sys.argv[1:]
     if arguments[:1] != ["run"]:
         from pgcore.cli.main import main as command_line
+
         return command_line()
     return _run(arguments[1:])
 
@@ -28,12 +29,14 @@ def _run(arguments: list[str]) -> int:
         return 2
     # The guard is forked before anything else is imported: it must stay small and know nothing of the agent's threads.
     from pgcore.daemon.guard import GuardError, prefork
+
     try:
         prepared = prefork()
     except GuardError as error:
         print(f"pgcore: {error}", file=sys.stderr)
         return 1
     from pgcore.daemon.run import run
+
     return run(arguments[0] if arguments else None, prepared)
 
 

@@ -1,7 +1,7 @@
 """Every hook a plugin can implement, one family after another. Plugin authors import the names from ``pgcore.plugin``.
 
-Rules that hold for all of them: describing oneself is cheap, and nothing heavy is imported before ``open`` or ``run`` is called. New
-arguments may be added at any time; a plugin names only those it uses. Pluggy calls implementations in reverse order of
+Rules that hold for all of them: describing oneself is cheap, and nothing heavy is imported before ``open`` or ``run`` is called.
+New arguments may be added at any time; a plugin names only those it uses. Pluggy calls implementations in reverse order of
 registration; pgcore registers built-ins first, then plugins by name, so that a plugin is asked before a built-in.
 """
 
@@ -24,7 +24,8 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-# -- stores -----------------------------------------------------------------------------------------------------------
+# -- stores --------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class StoreRequest:
@@ -56,20 +57,27 @@ class StoreBackend:
     ttl_floor: Callable[[object], tuple[int, str]] = lambda section: (5, "")
 
 
-# -- replica creation and bootstrap ---------------------------------------------------------------------------------------
+# -- replica creation and bootstrap --------------------------------------------------------------------------
+
 
 class TaskContext(Protocol):
     """What a long action gets to run programs safely: cancellable, as the right OS user, without secrets in view."""
 
-    def run(self, argv: list[str], *, env: Mapping[str, str] | None = None, stdin: str | None = None,
-            on_output: Callable[[str], None] | None = None) -> str:
+    def run(
+        self,
+        argv: list[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        on_output: Callable[[str], None] | None = None,
+    ) -> str:
         """Run a program to its end and return its output. ``on_output`` sees each line (or carriage-return chunk) as it comes.
 
         Raises CommandFailedError (not found, exit code not 0) or CancelledError (terminated, killed after 10 s).
         """
 
     def report(self, **progress: Json) -> None:
-        """Publish progress: shown in ``pgcore list``, REST and the metrics. Known keys: ``phase``, ``bytes_done``, ``bytes_total``."""
+        """Publish progress: on the member card and in REST. Known keys: ``phase``, ``bytes_done``, ``bytes_total``."""
 
     def check(self) -> None:
         """Raise CancelledError if the action was cancelled."""
@@ -98,7 +106,7 @@ class ReplicaRequest:
 class ReplicaMethod:
     """A way to make a replica, named in ``create_replica_methods`` (HA rules 6.3).
 
-    ``run`` fills ``server.data_dir`` or raises a ServerError; the caller empties the directory before and after, unless ``keeps_data``.
+    ``run`` fills ``server.data_dir`` or raises a ServerError; the caller empties it before and after, unless ``keeps_data``.
     ``works_without_source`` methods may run while there is no leader.
     """
 
@@ -143,7 +151,8 @@ class StoreSpecs:
         """The bootstrap methods this plugin brings."""
 
 
-# -- callbacks and gates ---------------------------------------------------------------------------------------------------
+# -- callbacks and gates -------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class CallbackEvent:
@@ -190,7 +199,8 @@ class CallbackSpecs:
         """Told before the stop signal; waited for, the result is ignored."""
 
 
-# -- contributions and life ------------------------------------------------------------------------------------------------
+# -- contributions and life ----------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigSection:

@@ -18,7 +18,9 @@ DECISION_FIELDS = ("rule", "because", "took_ms")
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: the chosen fields of the record, the fields of a decision, and the static ones."""
 
-    def __init__(self, fields: Sequence[Json] = (), static: Mapping[str, Json] | None = None, dateformat: str | None = None) -> None:
+    def __init__(
+        self, fields: Sequence[Json] = (), static: Mapping[str, Json] | None = None, dateformat: str | None = None
+    ) -> None:
         super().__init__(datefmt=dateformat)
         self._fields = fields or ("asctime", "levelname", "message")
         self._static = dict(static or {})
@@ -47,10 +49,20 @@ class _TracebackFilter(logging.Filter):
         return True
 
 
-def configure(*, kind: str = "plain", level: str = "INFO", traceback_level: str = "ERROR", format_: Json = None,
-              dateformat: str | None = None, static_fields: Mapping[str, Json] | None = None, directory: str | None = None,
-              file_num: int = 4, file_size: int = 25_000_000, mode: int | None = None,
-              loggers: Mapping[str, str] | None = None) -> None:
+def configure(
+    *,
+    kind: str = "plain",
+    level: str = "INFO",
+    traceback_level: str = "ERROR",
+    format_: Json = None,
+    dateformat: str | None = None,
+    static_fields: Mapping[str, Json] | None = None,
+    directory: str | None = None,
+    file_num: int = 4,
+    file_size: int = 25_000_000,
+    mode: int | None = None,
+    loggers: Mapping[str, str] | None = None,
+) -> None:
     """Put the ``log`` section in force; may be called again after a reload. OSError when the file cannot be opened."""
     handler: logging.Handler
     if directory:

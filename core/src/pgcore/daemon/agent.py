@@ -30,8 +30,20 @@ from pgcore.model.world import Memory, World
 
 logger = logging.getLogger("pgcore.decisions")
 
-QUIET = (a.RenewLease, a.Announce, a.WriteStatus, a.PollPeers, a.CompareRecovery, a.CompareTimelines, a.ReadHistory,
-         a.ReadCluster, a.NoteRequest, a.MarkUndecided, a.ObserveNode, a.RunCheckpoint)
+QUIET = (
+    a.RenewLease,
+    a.Announce,
+    a.WriteStatus,
+    a.PollPeers,
+    a.CompareRecovery,
+    a.CompareTimelines,
+    a.ReadHistory,
+    a.ReadCluster,
+    a.NoteRequest,
+    a.MarkUndecided,
+    a.ObserveNode,
+    a.RunCheckpoint,
+)
 """Actions that do not make a decision worth a line of its own."""
 
 LEAST_PAUSE_S = 0.002
@@ -57,8 +69,15 @@ class Signals(Protocol):
 class Agent:
     """Owns Memory and drives the heartbeat. Everything here runs on the main thread."""
 
-    def __init__(self, performer: Performer, board: Board, guard: Guard | None, node: NodeView, signals: Signals,
-                 reloaded: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        performer: Performer,
+        board: Board,
+        guard: Guard | None,
+        node: NodeView,
+        signals: Signals,
+        reloaded: Callable[[], None],
+    ) -> None:
         self.performer, self.board, self.guard, self.signals = performer, board, guard, signals
         self.mailbox = performer.ports.mailbox
         self.postmaster = PostmasterWatch(self.mailbox)
@@ -104,8 +123,9 @@ class Agent:
             beat: Beat = ended.value
         except Exception:
             self._bugs += 1
-            logger.exception("bug %d in a heartbeat (woken by %s): it ended early; the lease was not touched", self._bugs,
-                             ", ".join(reasons))
+            logger.exception(
+                "bug %d in a heartbeat (woken by %s): it ended early; the lease was not touched", self._bugs, ", ".join(reasons)
+            )
             return None
         world = beat.world
         self._sync_guard(world)
@@ -175,15 +195,29 @@ class Agent:
         if rule == "leader.keep" and world.memory.refusal:
             reason = world.memory.refusal
         loop_wait = world.settings.timing.loop_wait
-        self.board.publish(Status(
-            scope=world.settings.scope, name=world.me, node=world.node, cluster=None if world.store_lost else world.cluster,
-            timing=world.settings.timing, at=world.node.at, lease_until=world.memory.lease_until,
-            tags=world.settings.tags.published(), dynamic=world.settings.dynamic,
-            maximum_lag_on_failover=world.settings.maximum_lag_on_failover, paused=world.paused,
-            standby_cluster=effective.standby_cluster is not None, synchronous=effective.ha.synchronous_mode,
-            dcs_last_seen=performer.dcs_last_seen, next_beat_due=Instant(began + loop_wait), rule=rule, reason=reason,
-            decisions=tuple(f"{d.rule}: {d.because}" for d in beat.decisions),
-            task={"kind": str(task.kind), "seconds": round(now() - task.since, 1), **task.progress} if task else {}))
+        self.board.publish(
+            Status(
+                scope=world.settings.scope,
+                name=world.me,
+                node=world.node,
+                cluster=None if world.store_lost else world.cluster,
+                timing=world.settings.timing,
+                at=world.node.at,
+                lease_until=world.memory.lease_until,
+                tags=world.settings.tags.published(),
+                dynamic=world.settings.dynamic,
+                maximum_lag_on_failover=world.settings.maximum_lag_on_failover,
+                paused=world.paused,
+                standby_cluster=effective.standby_cluster is not None,
+                synchronous=effective.ha.synchronous_mode,
+                dcs_last_seen=performer.dcs_last_seen,
+                next_beat_due=Instant(began + loop_wait),
+                rule=rule,
+                reason=reason,
+                decisions=tuple(f"{d.rule}: {d.because}" for d in beat.decisions),
+                task={"kind": str(task.kind), "seconds": round(now() - task.since, 1), **task.progress} if task else {},
+            )
+        )
 
     def _log(self, beat: Beat, reasons: tuple[str, ...], began: Instant) -> None:
         """A line for every decision with an effect, and one when the resting rule changed."""
@@ -194,7 +228,9 @@ class Agent:
             if loud or resting:
                 self._log_decision(decision, took_ms)
         if beat.repeated and beat.world.last is not None and beat.world.last.ok:
-            logger.error("rule %s answered twice in one heartbeat although its actions succeeded; the beat was ended", beat.repeated)
+            logger.error(
+                "rule %s answered twice in one heartbeat although its actions succeeded; the beat was ended", beat.repeated
+            )
         if beat.main:
             self._last_rule = beat.main.rule
         logger.debug("heartbeat of %d ms, woken by %s", took_ms, ", ".join(reasons) or "the timer")
@@ -202,8 +238,13 @@ class Agent:
     def _log_decision(self, decision: Decision, took_ms: int) -> None:
         self.trail.append((time.time(), decision.rule, decision.because))
         what = ", ".join(type(action).__name__ for action in decision.actions if _loud(action))
-        logger.info("%s: %s%s", decision.rule, decision.because, f" -> {what}" if what else "",
-                    extra={"rule": decision.rule, "because": decision.because, "took_ms": took_ms})
+        logger.info(
+            "%s: %s%s",
+            decision.rule,
+            decision.because,
+            f" -> {what}" if what else "",
+            extra={"rule": decision.rule, "because": decision.because, "took_ms": took_ms},
+        )
 
     # -- requests of other threads ---------------------------------------------------------------------------------------------
 

@@ -29,7 +29,9 @@ class CallbackLane:
         """Queue an event."""
         with self._condition:
             if len(self._waiting) >= QUEUE_LIMIT:
-                logger.warning("dropped, as %d newer events wait behind a slow callback: %s", QUEUE_LIMIT, self._waiting.popleft())
+                logger.warning(
+                    "dropped, as %d newer events wait behind a slow callback: %s", QUEUE_LIMIT, self._waiting.popleft()
+                )
             self._waiting.append(event)
             self._condition.notify()
 

@@ -24,7 +24,7 @@ CACHE_NAME = "patroni.dynamic.json"
 
 
 def unsupported(value: Effective) -> str:
-    """Settings whose promise this release cannot keep; empty if there are none. Ignoring them would lose commits or split a cluster."""
+    """Settings whose promise this release cannot keep; empty if there are none. Ignoring them would lose commits."""
     if value.standby_cluster is not None:
         return "standby_cluster is not supported by this release: an agent that ignored it would promote the standby cluster"
     if value.ha.synchronous_mode != "off":
@@ -35,8 +35,9 @@ def unsupported(value: Effective) -> str:
 class Configuration:
     """Owned by the heartbeat thread. ``update`` is called with every reading of the cluster."""
 
-    def __init__(self, local: LocalConfig, ttl_floor: int, server_major: int | None,
-                 enforced: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(
+        self, local: LocalConfig, ttl_floor: int, server_major: int | None, enforced: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
         """``enforced`` names server parameters that plugins insist on, over everything configured."""
         self._enforced = enforced
         self.local = local
@@ -60,8 +61,9 @@ class Configuration:
         return self._effective(initial_document(self.local, ttl_floor=self.ttl_floor))
 
     def _effective(self, document: Mapping[str, Json]) -> Effective:
-        return effective(self.local, document, server_major=self.server_major, patroni_present=self.patroni_present,
-                         ttl_floor=self.ttl_floor)
+        return effective(
+            self.local, document, server_major=self.server_major, patroni_present=self.patroni_present, ttl_floor=self.ttl_floor
+        )
 
     def _server(self) -> ServerSettings:
         server = server_settings(self.effective, self.local, server_major=self.server_major)
@@ -130,17 +132,28 @@ class Configuration:
         local, ha, shared = self.local, self.effective.ha, self.effective.postgresql
         rest = self.rest()
         return Settings(
-            name=local.node.name, scope=local.node.scope, timing=self.effective.timing, tags=local.tags,
-            conn_url=f"postgres://{self.server.connect_address}/{self.server.database}", api_url=rest.api_url,
+            name=local.node.name,
+            scope=local.node.scope,
+            timing=self.effective.timing,
+            tags=local.tags,
+            conn_url=f"postgres://{self.server.connect_address}/{self.server.database}",
+            api_url=rest.api_url,
             proxy_url=f"postgres://{self.server.proxy_address}/{self.server.database}" if self.server.proxy_address else "",
-            paused=ha.pause, maximum_lag_on_failover=ha.maximum_lag_on_failover, check_timeline=ha.check_timeline,
-            primary_start_timeout=int(ha.primary_start_timeout), primary_stop_timeout=int(ha.primary_stop_timeout),
+            paused=ha.pause,
+            maximum_lag_on_failover=ha.maximum_lag_on_failover,
+            check_timeline=ha.check_timeline,
+            primary_start_timeout=int(ha.primary_start_timeout),
+            primary_stop_timeout=int(ha.primary_stop_timeout),
             member_slots_ttl=int(ha.member_slots_ttl) if (self.server_major or 11) >= 11 else 0,
-            max_timelines_history=ha.max_timelines_history, use_slots=self.server.use_slots,
+            max_timelines_history=ha.max_timelines_history,
+            use_slots=self.server.use_slots,
             remove_data_directory_on_rewind_failure=shared.remove_data_directory_on_rewind_failure,
             remove_data_directory_on_diverged_timelines=shared.remove_data_directory_on_diverged_timelines,
-            has_bootstrap=local.bootstrap is not None, leaderless_methods=False, dynamic=self.effective.document,
-            server_stale=self.server_stale)
+            has_bootstrap=local.bootstrap is not None,
+            leaderless_methods=False,
+            dynamic=self.effective.document,
+            server_stale=self.server_stale,
+        )
 
     def methods(self) -> list[tuple[str, Json]]:
         """Names and options of the replica methods, in order."""
@@ -151,17 +164,34 @@ class Configuration:
         section = self.local.restapi
         login = section.authentication
         return RestSettings(
-            listen=section.listen, connect_address=section.connect_address or section.listen, certfile=section.certfile,
-            keyfile=section.keyfile, keyfile_password=section.keyfile_password, cafile=section.cafile, ciphers=section.ciphers,
-            verify_client=section.verify_client, username=login.username if login else None,
-            password=login.password if login else None, allowlist=section.allowlist,
-            allowlist_include_members=section.allowlist_include_members, http_extra_headers=section.http_extra_headers,
-            https_extra_headers=section.https_extra_headers, thread_pool_size=section.thread_pool_size,
-            request_queue_size=max(section.request_queue_size, DEFAULT_QUEUE_SIZE), server_tokens=section.server_tokens)
+            listen=section.listen,
+            connect_address=section.connect_address or section.listen,
+            certfile=section.certfile,
+            keyfile=section.keyfile,
+            keyfile_password=section.keyfile_password,
+            cafile=section.cafile,
+            ciphers=section.ciphers,
+            verify_client=section.verify_client,
+            username=login.username if login else None,
+            password=login.password if login else None,
+            allowlist=section.allowlist,
+            allowlist_include_members=section.allowlist_include_members,
+            http_extra_headers=section.http_extra_headers,
+            https_extra_headers=section.https_extra_headers,
+            thread_pool_size=section.thread_pool_size,
+            request_queue_size=max(section.request_queue_size, DEFAULT_QUEUE_SIZE),
+            server_tokens=section.server_tokens,
+        )
 
     def peer_access(self) -> PeerAccess:
         """How to address other members."""
         ctl = self.local.ctl
         login = ctl.authentication
-        return PeerAccess(login.username if login else None, login.password if login else None,
-                          ctl.cacert if ctl.certfile else None, ctl.certfile, ctl.keyfile, ctl.keyfile_password)
+        return PeerAccess(
+            login.username if login else None,
+            login.password if login else None,
+            ctl.cacert if ctl.certfile else None,
+            ctl.certfile,
+            ctl.keyfile,
+            ctl.keyfile_password,
+        )

@@ -33,9 +33,16 @@ class LongActions:
         self._ports = ports
         self._lease_until = lease_until
         self.handlers: dict[type, Callable[[Any, World], None]] = {
-            a.StartServer: self._start, a.StopServer: self._stop, a.Checkpoint: self._checkpoint, a.Promote: self._promote,
-            a.FollowByRestart: self._follow, a.Rewind: self._rewind, a.Clone: self._clone, a.Bootstrap: self._bootstrap,
-            a.PostBootstrap: self._post_bootstrap, a.RemoveDataDir: self._remove,
+            a.StartServer: self._start,
+            a.StopServer: self._stop,
+            a.Checkpoint: self._checkpoint,
+            a.Promote: self._promote,
+            a.FollowByRestart: self._follow,
+            a.Rewind: self._rewind,
+            a.Clone: self._clone,
+            a.Bootstrap: self._bootstrap,
+            a.PostBootstrap: self._post_bootstrap,
+            a.RemoveDataDir: self._remove,
         }
 
     def _begin(self, kind: TaskKind, action: Callable[[TaskContext], None]) -> None:
@@ -45,6 +52,7 @@ class LongActions:
 
     def _tell(self, event: str, role: Role) -> None:
         from pgcore.daemon.perform import event_for
+
         self._ports.callbacks.tell(event_for(self._ports, event, role))
 
     def _start(self, action: a.StartServer, world: World) -> None:
@@ -87,7 +95,9 @@ class LongActions:
             if vetoes:
                 raise ServerError("no promotion: " + "; ".join(veto.reason for veto in vetoes))
             ctx.check()
-            until = self._lease_until()  # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
+            until = (
+                self._lease_until()
+            )  # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
             if until is None or until - now() < PROMOTE_LEAST_LEASE_S:
                 raise ServerError("no promotion: the lock is not proven to be ours any more")
             self._ports.postgres.promote(ctx, timeout_s=action.timeout_s)

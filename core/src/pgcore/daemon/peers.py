@@ -110,9 +110,15 @@ def parse_status(name: str, document: Json) -> PeerView:
     position = max(_integer(wal.get("received_location")), _integer(wal.get("replayed_location")))
     priority = tags.get("failover_priority")
     return PeerView(
-        name, True, is_primary=primary, position=Lsn(0 if primary else position),
-        timeline=_integer(document.get("timeline")) or None, nofailover=_nofailover(tags), failover_priority=1 if priority is None else _integer(priority),
-        watchdog_failed=document.get("watchdog_failed") is True)
+        name,
+        True,
+        is_primary=primary,
+        position=Lsn(0 if primary else position),
+        timeline=_integer(document.get("timeline")) or None,
+        nofailover=_nofailover(tags),
+        failover_priority=1 if priority is None else _integer(priority),
+        watchdog_failed=document.get("watchdog_failed") is True,
+    )
 
 
 def _nofailover(tags: Mapping[str, Json]) -> bool:

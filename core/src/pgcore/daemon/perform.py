@@ -69,15 +69,32 @@ class Performer:
         self._checkpoint = _Checkpoint(ports)
         long = LongActions(ports, lambda: self.lease_until)
         self._handlers: dict[type, Callable[[Any, World], Any]] = {
-            a.ObserveNode: self._observe, a.ReadCluster: self._read, a.PollPeers: self._poll, a.CompareTimelines: self._timelines,
-            a.CompareRecovery: self._recovery, a.ReadHistory: self._history, a.AcquireLease: self._acquire,
-            a.RenewLease: self._renew, a.ReleaseLease: self._release, a.ClaimInitialize: self._claim,
-            a.WriteInitialize: self._initialize, a.DropInitialize: self._drop_initialize, a.WriteConfig: self._config,
-            a.WriteStatus: self._status, a.WriteHistory: self._write_history, a.WriteFailover: self._failover,
-            a.Announce: self._announce, a.FollowByReload: self._follow, a.ApplySettings: self._apply, a.ChangeSlots: self._slots,
-            a.RunCheckpoint: lambda action, world: self._checkpoint.ask(), a.SetRole: self._role, a.Adopt: self._adopt,
+            a.ObserveNode: self._observe,
+            a.ReadCluster: self._read,
+            a.PollPeers: self._poll,
+            a.CompareTimelines: self._timelines,
+            a.CompareRecovery: self._recovery,
+            a.ReadHistory: self._history,
+            a.AcquireLease: self._acquire,
+            a.RenewLease: self._renew,
+            a.ReleaseLease: self._release,
+            a.ClaimInitialize: self._claim,
+            a.WriteInitialize: self._initialize,
+            a.DropInitialize: self._drop_initialize,
+            a.WriteConfig: self._config,
+            a.WriteStatus: self._status,
+            a.WriteHistory: self._write_history,
+            a.WriteFailover: self._failover,
+            a.Announce: self._announce,
+            a.FollowByReload: self._follow,
+            a.ApplySettings: self._apply,
+            a.ChangeSlots: self._slots,
+            a.RunCheckpoint: lambda action, world: self._checkpoint.ask(),
+            a.SetRole: self._role,
+            a.Adopt: self._adopt,
             a.CancelTask: lambda action, world: ports.tasks.cancel(),
-            a.SetAsideDataDir: lambda action, world: ports.postgres.rename_failed_data_dir(), a.Exit: self._exit,
+            a.SetAsideDataDir: lambda action, world: ports.postgres.rename_failed_data_dir(),
+            a.Exit: self._exit,
             **long.handlers,
         }
 
@@ -105,7 +122,7 @@ class Performer:
             limit = min(limit, 1.0)  # its steps must not wait for a store that is away
         return Deadline.after(limit)
 
-    # -- looks -------------------------------------------------------------------------------------------------------------------
+    # -- looks -----------------------------------------------------------------------------------------------
 
     def _observe(self, action: a.ObserveNode, world: World) -> object:
         limit = min(OBSERVE_S, world.settings.timing.retry_timeout / 2, world.settings.timing.ttl / 10)
@@ -147,10 +164,12 @@ class Performer:
             written_at = os.stat(path).st_mtime
         except OSError:
             written_at = world.wall
-        return (*(HistoryEntry(timeline, lsn, reason, raw=(timeline, int(lsn), reason)) for timeline, lsn, reason in older),
-                HistoryEntry(*newest, codec.local_moment(written_at), world.me))
+        return (
+            *(HistoryEntry(timeline, lsn, reason, raw=(timeline, int(lsn), reason)) for timeline, lsn, reason in older),
+            HistoryEntry(*newest, codec.local_moment(written_at), world.me),
+        )
 
-    # -- store -------------------------------------------------------------------------------------------------------------------
+    # -- store -----------------------------------------------------------------------------------------------
 
     def _acquire(self, action: a.AcquireLease, world: World) -> bool:
         return retrying(lambda d: self.ports.store.acquire(force=action.force, deadline=d), self._store_deadline(world))
@@ -207,7 +226,7 @@ class Performer:
             card |= {name: value for name, value in fields.items() if name not in card}
         self.ports.store.announce(codec.compact(card), deadline=self._store_deadline(world))
 
-    # -- server, quick ---------------------------------------------------------------------------------------------------------------
+    # -- server, quick ---------------------------------------------------------------------------------------
 
     def _follow(self, action: a.FollowByReload, world: World) -> None:
         self.ports.postgres.follow_by_reload(action.upstream)
@@ -223,7 +242,8 @@ class Performer:
         steps: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
             *((self.ports.postgres.create_slot, (name,)) for name in action.create),
             *((self.ports.postgres.drop_slot, (name,)) for name in action.drop),
-            *((self.ports.postgres.advance_slot, (name, Lsn(lsn))) for name, lsn in action.advance.items())]
+            *((self.ports.postgres.advance_slot, (name, Lsn(lsn))) for name, lsn in action.advance.items()),
+        ]
         for step, arguments in steps:
             try:
                 step(*arguments)
@@ -232,7 +252,7 @@ class Performer:
         for problem in problems:
             logger.warning("%s", problem)
 
-    # -- node -----------------------------------------------------------------------------------------------------------------------
+    # -- node ------------------------------------------------------------------------------------------------
 
     def _role(self, action: a.SetRole, world: World) -> None:
         before = world.node.role

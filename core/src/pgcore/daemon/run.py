@@ -63,7 +63,7 @@ def run(path: str | None, prepared: Prepared | None = None) -> int:
 
 
 def _one_malloc_arena() -> None:
-    """Sixteen mostly idle threads share one heap instead of having one each: memory beside a database is not ours. (architecture 11)"""
+    """Sixteen mostly idle threads share one heap instead of having one each. (architecture 11)"""
     try:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     except (OSError, AttributeError):
@@ -78,7 +78,9 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
         logger.warning("%s", warning)
     section = local.plugin_sections[backend.name]
     floor, _ = backend.ttl_floor(section)
-    configuration = Configuration(local, floor, data_dir.major_version(local.postgresql.data_dir), lambda: _enforced(registry, local))
+    configuration = Configuration(
+        local, floor, data_dir.major_version(local.postgresql.data_dir), lambda: _enforced(registry, local)
+    )
     refuse_unsupported(configuration)
     postgres = Postgres(configuration.server)
     check_programs(postgres)
@@ -87,13 +89,27 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     mailbox, board = Mailbox(), Board()
     stop = _Signals(mailbox)
     store = backend.open(StoreRequest(section, local.node.store_path, local.node.name, configuration.effective.timing))
-    logger.info("pgcore %s: member %s of scope %s, store %s, data directory %s", __version__, local.node.name, local.node.scope,
-                backend.name, configuration.server.data_dir)
+    logger.info(
+        "pgcore %s: member %s of scope %s, store %s, data directory %s",
+        __version__,
+        local.node.name,
+        local.node.scope,
+        backend.name,
+        configuration.server.data_dir,
+    )
     try:
         if not _store_answers(store, backend, configuration, stop):
             return 0
-        ports = Ports(store, postgres, Tasks(mailbox, lambda: postgres.user), Peers(configuration.peer_access()),
-                      CallbackLane(registry), registry, mailbox, configuration)
+        ports = Ports(
+            store,
+            postgres,
+            Tasks(mailbox, lambda: postgres.user),
+            Peers(configuration.peer_access()),
+            CallbackLane(registry),
+            registry,
+            mailbox,
+            configuration,
+        )
         return _serve(ports, board, guard, stop, notify_address)
     finally:
         store.close()
@@ -104,8 +120,11 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
 def _enforced(registry: Registry, local: LocalConfig) -> dict[str, str]:
     """Server parameters that plugins insist on."""
     facts = Facts(local.node.scope, local.node.name, Role.UNINITIALIZED, "", False, None)
-    return {name: value for wanted in registry.collect("pgcore_server_parameters", facts=facts).values()
-            for name, value in wanted.items()}
+    return {
+        name: value
+        for wanted in registry.collect("pgcore_server_parameters", facts=facts).values()
+        for name, value in wanted.items()
+    }
 
 
 def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
@@ -122,8 +141,12 @@ def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
     local = load_local(path, os.environ, {name: backend.section for name, backend in stores.items()})
     chosen = [name for name in local.stores if name in stores]
     if not chosen:
-        raise ConfigError("etcd3, raft, …", "no store is configured", "add one section such as etcd3: {hosts: [10.0.0.1:2379]} or "
-                          "raft: {self_addr: 10.0.0.1:2222, partner_addrs: [...]}", local.source)
+        raise ConfigError(
+            "etcd3, raft, …",
+            "no store is configured",
+            "add one section such as etcd3: {hosts: [10.0.0.1:2379]} or raft: {self_addr: 10.0.0.1:2222, partner_addrs: [...]}",
+            local.source,
+        )
     if len(chosen) > 1:
         logger.warning("%s: several stores are configured (%s); %s is used", local.source, ", ".join(chosen), sorted(chosen)[0])
     return registry, local, stores[sorted(chosen)[0]]
@@ -138,19 +161,36 @@ def refuse_unsupported(configuration: Configuration) -> None:
     if missing:
         raise ConfigError("bootstrap.dcs", missing, "remove it", configuration.local.source)
     if configuration.local.watchdog.effective_mode == "required":
-        raise ConfigError("watchdog.mode", "required: the hardware watchdog is not supported by this release; the guard process protects "
-                          "the lease on every machine", "set it to automatic", configuration.local.source)
+        raise ConfigError(
+            "watchdog.mode",
+            "required: the hardware watchdog is not supported by this release; the guard process protects "
+            "the lease on every machine",
+            "set it to automatic",
+            configuration.local.source,
+        )
 
 
 def configure_log(local: LocalConfig) -> None:
     """Put the ``log`` section in force. Raises ConfigError when its file cannot be written."""
     section = local.log
     try:
-        log.configure(kind=section.type, level=section.level, traceback_level=section.traceback_level, format_=section.format,
-                      dateformat=section.dateformat, static_fields=section.static_fields, directory=section.dir,
-                      file_num=section.file_num, file_size=section.file_size, mode=section.mode, loggers=section.loggers)
+        log.configure(
+            kind=section.type,
+            level=section.level,
+            traceback_level=section.traceback_level,
+            format_=section.format,
+            dateformat=section.dateformat,
+            static_fields=section.static_fields,
+            directory=section.dir,
+            file_num=section.file_num,
+            file_size=section.file_size,
+            mode=section.mode,
+            loggers=section.loggers,
+        )
     except OSError as error:
-        raise ConfigError("log.dir", f"cannot write {error.filename}: {error.strerror}", "create the directory", local.source) from error
+        raise ConfigError(
+            "log.dir", f"cannot write {error.filename}: {error.strerror}", "create the directory", local.source
+        ) from error
 
 
 def check_programs(postgres: Postgres) -> None:
@@ -159,10 +199,16 @@ def check_programs(postgres: Postgres) -> None:
         path = postgres.program(name)
         if not os.path.isabs(path) or not os.access(path, os.X_OK):
             where = postgres.settings.bin_dir or "PATH"
-            raise FatalError(f"the program {name} was not found in {where}",
-                             "set postgresql.bin_dir to the directory of PostgreSQL's programs, for example /usr/lib/postgresql/15/bin")
-    logger.info("PostgreSQL %d.%d from %s", postgres.binary_version() // 10000, postgres.binary_version() % 10000,
-                os.path.dirname(postgres.program("postgres")))
+            raise FatalError(
+                f"the program {name} was not found in {where}",
+                "set postgresql.bin_dir to the directory of PostgreSQL's programs, for example /usr/lib/postgresql/15/bin",
+            )
+    logger.info(
+        "PostgreSQL %d.%d from %s",
+        postgres.binary_version() // 10000,
+        postgres.binary_version() % 10000,
+        os.path.dirname(postgres.program("postgres")),
+    )
 
 
 def _guard(directory: str, prepared: Prepared | None) -> Guard | None:
@@ -208,19 +254,27 @@ def _store_answers(store: Store, backend: StoreBackend, configuration: Configura
         try:
             snapshot = store.read(fresh=False, deadline=Deadline.after(configuration.effective.timing.retry_timeout))
         except StoreUnavailableError as error:
-            logger.warning("waiting for the store (%s): %s; trying again every %.0f s, PostgreSQL is left as it is", backend.name,
-                           error, STORE_RETRY_S)
+            logger.warning(
+                "waiting for the store (%s): %s; trying again every %.0f s, PostgreSQL is left as it is",
+                backend.name,
+                error,
+                STORE_RETRY_S,
+            )
             stop.asked.wait(STORE_RETRY_S)
             continue
         view = codec.decode(snapshot)
         me = view.member(configuration.server.name)
         if me is not None and me.api_url and _alive(me.api_url, configuration.peer_access()):
-            raise FatalError(f"a member named {me.name} is already running in scope {configuration.server.scope} "
-                             f"({me.api_url} answers)", "give this node another name, or stop the other agent first")
+            raise FatalError(
+                f"a member named {me.name} is already running in scope {configuration.server.scope} ({me.api_url} answers)",
+                "give this node another name, or stop the other agent first",
+            )
         configuration.update(view, configuration.server_major)
         document = view.config.document if view.config else None
         if document is not None and not equal(document, configuration.effective.document):
-            raise FatalError("the dynamic configuration of this cluster cannot be used; the line above says why", "see pgcore show-config")
+            raise FatalError(
+                "the dynamic configuration of this cluster cannot be used; the line above says why", "see pgcore show-config"
+            )
         store.retime(configuration.effective.timing)
         return True
     return False
@@ -232,7 +286,9 @@ def _alive(api_url: str, access: PeerAccess) -> bool:
     if not parts.hostname:
         return False
     if parts.scheme == "https":
-        connection: HTTPConnection = HTTPSConnection(parts.hostname, parts.port or 443, timeout=UNIQUE_NAME_S, context=access.context())
+        connection: HTTPConnection = HTTPSConnection(
+            parts.hostname, parts.port or 443, timeout=UNIQUE_NAME_S, context=access.context()
+        )
     else:
         connection = HTTPConnection(parts.hostname, parts.port or 80, timeout=UNIQUE_NAME_S)
     try:

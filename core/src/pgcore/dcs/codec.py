@@ -40,8 +40,11 @@ def decode(snapshot: Snapshot) -> ClusterView:
         initialize=initialize.value if initialize else None,
         initialize_version=initialize.version if initialize else None,
         leader=(leader.value or None) if leader else None,
-        members=tuple(decode_member(path.removeprefix(MEMBERS), record.value)
-                      for path, record in sorted(records.items()) if path.startswith(MEMBERS)),
+        members=tuple(
+            decode_member(path.removeprefix(MEMBERS), record.value)
+            for path, record in sorted(records.items())
+            if path.startswith(MEMBERS)
+        ),
         config=_config(records.get(Key.CONFIG)),
         status=_status(records.get(Key.STATUS), records.get(Key.OPTIME)),
         failover=_failover(records.get(Key.FAILOVER)),

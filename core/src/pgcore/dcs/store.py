@@ -155,4 +155,3 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release connections and threads. Leaves the lock and the card to their lease."""
-

@@ -133,7 +133,9 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
         changes["request_seen"] = None
     since = world.memory.unlocked_since
     changes["unlocked_since"] = None if not cluster.unlocked else world.now if since is None else since
-    return _remember(replace(world, cluster=cluster, settings=reading.settings, lease=lease, store_lost=False, race_lost=False), **changes)
+    return _remember(
+        replace(world, cluster=cluster, settings=reading.settings, lease=lease, store_lost=False, race_lost=False), **changes
+    )
 
 
 def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
@@ -144,8 +146,11 @@ def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
     cluster = replace(world.cluster, leader=world.me)
     held = _held(replace(world, cluster=cluster, lease=LeaseState.HELD), outcome)
     retained = dict.fromkeys(world.cluster.status.retain_slots, world.now)
-    return _remember(held, old_cluster=cluster if world.memory.old_cluster is None else world.memory.old_cluster,
-                     slots_seen={**retained, **world.memory.slots_seen})
+    return _remember(
+        held,
+        old_cluster=cluster if world.memory.old_cluster is None else world.memory.old_cluster,
+        slots_seen={**retained, **world.memory.slots_seen},
+    )
 
 
 def _held(world: World, outcome: Outcome) -> World:
@@ -178,6 +183,7 @@ def _began_task(kind: TaskKind) -> Callable[[World, Any, Outcome], World]:
             return _remember(world, failed_at=outcome.at)
         node = replace(world.node, task=TaskView(kind, outcome.at), finished=None)
         return _remember(replace(world, node=node), last_result=None)
+
     return handler
 
 
@@ -193,14 +199,22 @@ def _promote(world: World, action: Promote, outcome: Outcome) -> World:
 
 
 def _role(world: World, action: SetRole, outcome: Outcome) -> World:
-    return replace(world, node=replace(world.node, role=action.role,
-                                       is_primary=world.node.is_primary and action.role is not Role.DEMOTED))
+    return replace(
+        world, node=replace(world.node, role=action.role, is_primary=world.node.is_primary and action.role is not Role.DEMOTED)
+    )
 
 
 def _demotion(world: World, action: BeginDemotion, outcome: Outcome) -> World:
     demotion = Demotion(action.mode, action.phase, world.now, world.now, action.candidates)
-    return _remember(world, procedure=demotion, rewind=RewindState.CHECK, undecided_since=None, last_result=None,
-                     checkpoint_needed=False, refusal="")
+    return _remember(
+        world,
+        procedure=demotion,
+        rewind=RewindState.CHECK,
+        undecided_since=None,
+        last_result=None,
+        checkpoint_needed=False,
+        refusal="",
+    )
 
 
 def _phase(world: World, action: EnterPhase, outcome: Outcome) -> World:
@@ -234,8 +248,11 @@ def _claimed(world: World, action: ClaimInitialize, outcome: Outcome) -> World:
     """A lost claim ends the plan: the rest of it must not happen."""
     won = outcome.ok and isinstance(outcome.value, str)
     if not won:
-        return replace(world, last=replace(outcome, ok=False, error=outcome.error or "another node was first"),
-                       cluster=replace(world.cluster, initialize=""))
+        return replace(
+            world,
+            last=replace(outcome, ok=False, error=outcome.error or "another node was first"),
+            cluster=replace(world.cluster, initialize=""),
+        )
     return replace(world, cluster=replace(world.cluster, initialize="", initialize_version=str(outcome.value)))
 
 
@@ -248,8 +265,11 @@ def _initialized(world: World, action: WriteInitialize, outcome: Outcome) -> Wor
 def _status_written(world: World, action: WriteStatus, outcome: Outcome) -> World:
     if not outcome.ok:
         return world
-    return _remember(replace(world, cluster=replace(world.cluster, status=action.status)), written_status=action.status,
-                     slots_seen=slots.seen(world))
+    return _remember(
+        replace(world, cluster=replace(world.cluster, status=action.status)),
+        written_status=action.status,
+        slots_seen=slots.seen(world),
+    )
 
 
 def _history_written(world: World, action: WriteHistory, outcome: Outcome) -> World:

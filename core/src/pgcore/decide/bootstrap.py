@@ -70,10 +70,17 @@ def stop_failed_server(w: World) -> Decision | None:
 def give_up(w: World) -> Decision | None:
     """Free ``/initialize`` for another node, set the data directory aside, end the agent. (EC 173)"""
     if _phase(w) is BootstrapPhase.FAILED:
-        return end(DropInitialize(), SetAsideDataDir(), EndProcedure(),
-                   Exit(0 if w.memory.stopping else 1, "the bootstrap failed; see the lines above for the reason. /initialize was "
-                           "freed and the data directory renamed to <data_dir>.failed"),
-                   because="the bootstrap did not succeed")
+        return end(
+            DropInitialize(),
+            SetAsideDataDir(),
+            EndProcedure(),
+            Exit(
+                0 if w.memory.stopping else 1,
+                "the bootstrap failed; see the lines above for the reason. /initialize was "
+                "freed and the data directory renamed to <data_dir>.failed",
+            ),
+            because="the bootstrap did not succeed",
+        )
     return None
 
 
@@ -87,15 +94,25 @@ def recovering(w: World) -> Decision | None:
 def create_users(w: World) -> Decision | None:
     """The server is a primary: create the users and run the script. (HA rules 6.4.3)"""
     if _phase(w) is BootstrapPhase.CREATE:
-        return end(SetRole(Role.PRIMARY), EnterBootstrap(BootstrapPhase.POST), PostBootstrap(), because="creating users and running the script")
+        return end(
+            SetRole(Role.PRIMARY),
+            EnterBootstrap(BootstrapPhase.POST),
+            PostBootstrap(),
+            because="creating users and running the script",
+        )
     return None
 
 
 def finish(w: World) -> Decision | None:
     """Publish the new cluster and take the lock unconditionally. (HA rules 6.4.4)"""
     assert w.node.system_id is not None
-    return act(AcquireLease(force=True), WriteConfig(w.settings.dynamic), WriteInitialize(w.node.system_id, w.cluster.initialize_version),
-               EndProcedure(), because=f"the cluster {w.node.system_id} is created")
+    return act(
+        AcquireLease(force=True),
+        WriteConfig(w.settings.dynamic),
+        WriteInitialize(w.node.system_id, w.cluster.initialize_version),
+        EndProcedure(),
+        because=f"the cluster {w.node.system_id} is created",
+    )
 
 
 BOOTSTRAP = Table("bootstrap", stopping, working, failed, stop_failed_server, give_up, recovering, create_users, finish)

@@ -11,12 +11,15 @@ from pgcore.model.world import World
 
 
 def lost_lock(w: World) -> Decision | None:
-    """The lock is gone while this node becomes or restarts as primary: cancel that and stop. (HA rules 14.2.2, 30.4, EC 57, 93)"""
+    """The lock is gone while this node becomes a primary: cancel that and stop. (HA rules 14.2.2, 30.4, EC 57, 93)"""
     becoming = w.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY, TaskKind.RESTART)
     if becoming and not w.paused and (w.refused or not w.is_holder):
         holder = w.cluster.leader if w.cluster.leader != w.me else None
-        return act(CancelTask(), BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
-                   because=f"lost the lock to {holder or 'nobody'} during {w.node.task.kind}")  # type: ignore[union-attr]
+        return act(
+            CancelTask(),
+            BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
+            because=f"lost the lock to {holder or 'nobody'} during {w.node.task.kind}",
+        )  # type: ignore[union-attr]
     return None
 
 
@@ -28,8 +31,11 @@ def recovery_too_long(w: World) -> Decision | None:
         return None
     if not any(m.running and m.api_url and not m.tags.nofailover for m in w.others):
         return None
-    return act(CancelTask(), BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
-               because=f"recovery takes longer than primary_start_timeout ({limit} s) and another member is running")
+    return act(
+        CancelTask(),
+        BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
+        because=f"recovery takes longer than primary_start_timeout ({limit} s) and another member is running",
+    )
 
 
 def wait(w: World) -> Decision | None:

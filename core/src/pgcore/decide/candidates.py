@@ -12,8 +12,11 @@ from pgcore.model.world import PeerView, World
 def could_lead(w: World, request: FailoverRequest | None = None) -> tuple[Member, ...]:
     """Members that may take over from me: with a REST URL, not ``nofailover``; only the named candidate if there is one."""
     named = request.candidate if request else None
-    return tuple(m for m in w.others
-                 if m.api_url and not m.tags.nofailover and (named is None or m.name == named) and _sync_allows(w, m, request))
+    return tuple(
+        m
+        for m in w.others
+        if m.api_url and not m.tags.nofailover and (named is None or m.name == named) and _sync_allows(w, m, request)
+    )
 
 
 def _sync_allows(w: World, member: Member, request: FailoverRequest | None) -> bool:

@@ -1,7 +1,7 @@
 """Giving up the primary role, step by step, and the end of the agent. (HA rules 17, 27)
 
-An orderly hand-over releases the lock only when a candidate has received everything up to the end of the shutdown checkpoint; that is
-why a switchover can never lose an acknowledged commit. If nobody gets there in bounded time, the node resumes as primary.
+An orderly hand-over releases the lock only when a candidate has received everything up to the end of the shutdown checkpoint; that
+is why a switchover can never lose an acknowledged commit. If nobody gets there in bounded time, the node resumes as primary.
 """
 
 from __future__ import annotations
@@ -70,21 +70,26 @@ def _others(w: World) -> tuple[str, ...]:
     return tuple(m.name for m in w.others if m.api_url and not m.tags.nofailover)
 
 
-# -- checkpoint while still serving ------------------------------------------------------------------------------------------
+# -- checkpoint while still serving --------------------------------------------------------------------------
+
 
 def lost_while_serving(w: World) -> Decision | None:
     """The lock is lost before the stop: no more order, stop at once. (HA rules 8.2)"""
     if _in(w, Phase.CHECKPOINT) and (w.refused or (not w.store_lost and not w.is_holder)) and w.node.is_primary:
-        return act(BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
-                   because=f"the lock was lost to {w.cluster.leader or 'nobody'} during the hand-over")
+        return act(
+            BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
+            because=f"the lock was lost to {w.cluster.leader or 'nobody'} during the hand-over",
+        )
     return None
 
 
 def unproven_while_serving(w: World) -> Decision | None:
     """The store is away and the lease runs out before the stop. (HA rules 9.3)"""
     if _in(w, Phase.CHECKPOINT) and w.store_lost and lease_running_out(w):
-        return act(BeginDemotion(DemoteMode.OFFLINE, Phase.STOP),
-                   because="the store does not answer and the lease runs out during the hand-over")
+        return act(
+            BeginDemotion(DemoteMode.OFFLINE, Phase.STOP),
+            because="the store does not answer and the lease runs out during the hand-over",
+        )
     return None
 
 
@@ -98,8 +103,12 @@ def checkpoint(w: World) -> Decision | None:
 def checkpoint_too_long(w: World) -> Decision | None:
     """A checkpoint that does not end would only be repeated by the stop: refuse the request, keep serving."""
     if _in(w, Phase.CHECKPOINT) and w.busy and w.now - _d(w).since > CHECKPOINT_LIMIT_S and _d(w).mode is DemoteMode.GRACEFUL:
-        return end(CancelTask(), EndProcedure(f"the checkpoint before the stop took longer than {CHECKPOINT_LIMIT_S:.0f} s"),
-                   WriteFailover(), because="the checkpoint does not end; the server keeps serving")
+        return end(
+            CancelTask(),
+            EndProcedure(f"the checkpoint before the stop took longer than {CHECKPOINT_LIMIT_S:.0f} s"),
+            WriteFailover(),
+            because="the checkpoint does not end; the server keeps serving",
+        )
     return None
 
 
@@ -110,7 +119,8 @@ def checkpoint_done(w: World) -> Decision | None:
     return None
 
 
-# -- stop ----------------------------------------------------------------------------------------------------------------------
+# -- stop ----------------------------------------------------------------------------------------------------
+
 
 def cancel_running(w: World) -> Decision | None:
     """Another long action is still running: it must end before the stop."""
@@ -141,7 +151,9 @@ def stop_failed(w: World) -> Decision | None:
     """The stop did not succeed: again, immediately."""
     result = w.ended(TaskKind.STOP)
     if _in(w, Phase.STOP) and result is not None and not result.ok and w.node.running:
-        return end(StopServer(StopMode.IMMEDIATE, float(w.settings.timing.retry_timeout)), because=f"the stop failed: {result.error}")
+        return end(
+            StopServer(StopMode.IMMEDIATE, float(w.settings.timing.retry_timeout)), because=f"the stop failed: {result.error}"
+        )
     return None
 
 
@@ -166,8 +178,10 @@ def stopped_orderly(w: World) -> Decision | None:
         return None
     control = w.node.control
     clean = control is not None and control.state is ControlState.SHUT_DOWN
-    return act(EnterPhase(Phase.HANDOVER, control.checkpoint_end if clean and control else None),
-               because="stopped" if clean else f"stopped, but pg_control says {control.state if control else 'nothing'}")
+    return act(
+        EnterPhase(Phase.HANDOVER, control.checkpoint_end if clean and control else None),
+        because="stopped" if clean else f"stopped, but pg_control says {control.state if control else 'nothing'}",
+    )
 
 
 def stopped_immediately(w: World) -> Decision | None:
@@ -187,7 +201,8 @@ def stopped(w: World) -> Decision | None:
     return act(*actions, EndProcedure(), because="stopped; going on as a standby")
 
 
-# -- hand-over -----------------------------------------------------------------------------------------------------------------
+# -- hand-over -----------------------------------------------------------------------------------------------
+
 
 def lock_lost_stopped(w: World) -> Decision | None:
     """The lock went elsewhere while the server was stopping: nothing to hand over."""
@@ -197,7 +212,7 @@ def lock_lost_stopped(w: World) -> Decision | None:
 
 
 def store_away_stopped(w: World) -> Decision | None:
-    """The store is away during the hand-over: the server is stopped, so waiting is safe; without a lease there is nothing left to give."""
+    """The store is away during the hand-over: the server is stopped, so waiting is safe, until the lease is over."""
     if not (_in(w, Phase.HANDOVER) and w.store_lost):
         return None
     if w.lease_left == 0:
@@ -222,8 +237,13 @@ def give_away(w: World) -> Decision | None:
     request = w.cluster.failover
     named = request is not None and request.candidate == winner and request.leader == w.me
     naming: tuple[Action, ...] = () if named else (WriteFailover(leader=w.me, candidate=winner),)
-    return act(*naming, SetRole(Role.DEMOTED), ReleaseLease(_final_status(w)), EnterPhase(Phase.AWAIT_LEADER),
-               because=f"{winner} has everything up to {d.end}: handing over to it")
+    return act(
+        *naming,
+        SetRole(Role.DEMOTED),
+        ReleaseLease(_final_status(w)),
+        EnterPhase(Phase.AWAIT_LEADER),
+        because=f"{winner} has everything up to {d.end}: handing over to it",
+    )
 
 
 def _final_status(w: World) -> ClusterStatus:
@@ -235,7 +255,9 @@ def nobody_else(w: World) -> Decision | None:
     """The agent ends and no other member exists that could lead: leave a free lock behind. (HA rules 27)"""
     if _in(w, Phase.HANDOVER) and _d(w).mode is DemoteMode.SHUTDOWN and not _others(w) and not w.busy:
         status = _final_status(w) if _d(w).end is not None else None
-        return act(SetRole(Role.DEMOTED), ReleaseLease(status), EnterPhase(Phase.AWAIT_LEADER), because="no other member could lead")
+        return act(
+            SetRole(Role.DEMOTED), ReleaseLease(status), EnterPhase(Phase.AWAIT_LEADER), because="no other member could lead"
+        )
     return None
 
 
@@ -250,36 +272,58 @@ def nobody_caught_up(w: World) -> Decision | None:
         return None
     heard = describe(w, _d(w).candidates)
     if _d(w).mode is DemoteMode.GRACEFUL:
-        return act(CancelTask(), EnterPhase(Phase.RESUME), because=f"no candidate has everything up to {_d(w).end} ({heard}): resuming as primary")
+        return act(
+            CancelTask(),
+            EnterPhase(Phase.RESUME),
+            because=f"no candidate has everything up to {_d(w).end} ({heard}): resuming as primary",
+        )
     if w.busy:
         return None
     end_known = (WriteStatus(_final_status(w)),) if _d(w).end is not None else ()
-    return act(*end_known, SetRole(Role.DEMOTED), EnterPhase(Phase.AWAIT_LEADER),
-               because=f"no candidate has everything up to {_d(w).end} ({heard}): the lock is left to its lease, so that nobody behind "
-                       "is promoted in a hurry")
+    return act(
+        *end_known,
+        SetRole(Role.DEMOTED),
+        EnterPhase(Phase.AWAIT_LEADER),
+        because=f"no candidate has everything up to {_d(w).end} ({heard}): the lock is left to its lease, so that nobody behind "
+        "is promoted in a hurry",
+    )
 
 
 def wait_for_candidate(w: World) -> Decision | None:
     """The rest of the WAL is on its way."""
     if _in(w, Phase.HANDOVER):
-        return rest(because=f"waiting until a candidate has everything up to {_d(w).end}: {describe(w, _d(w).candidates)}", wake_after=0.02)
+        return rest(
+            because=f"waiting until a candidate has everything up to {_d(w).end}: {describe(w, _d(w).candidates)}",
+            wake_after=0.02,
+        )
     return None
 
 
-# -- resume ----------------------------------------------------------------------------------------------------------------------
+# -- resume --------------------------------------------------------------------------------------------------
+
 
 def resume(w: World) -> Decision | None:
     """Start again as the primary, with the lock still proven."""
     if _in(w, Phase.RESUME) and not w.busy and w.holds and not w.node.running and w.ended(TaskKind.START_PRIMARY) is None:
-        return end(StartServer(Role.PRIMARY, timeout_s=float(w.settings.primary_start_timeout or 300), after_crash=True),
-                   because="starting again as the primary")
+        return end(
+            StartServer(Role.PRIMARY, timeout_s=float(w.settings.primary_start_timeout or 300), after_crash=True),
+            because="starting again as the primary",
+        )
     return None
 
 
 def finish_stop(w: World) -> Decision | None:
     """The old postmaster still waits for its standbys: its data directory is shut down, so it may be ended at once."""
-    if _in(w, Phase.RESUME) and not w.busy and w.node.running and not w.node.answering and w.ended(TaskKind.START_PRIMARY) is None:
-        return end(StopServer(StopMode.IMMEDIATE, float(w.settings.timing.retry_timeout)), because="ending the stopping postmaster")
+    if (
+        _in(w, Phase.RESUME)
+        and not w.busy
+        and w.node.running
+        and not w.node.answering
+        and w.ended(TaskKind.START_PRIMARY) is None
+    ):
+        return end(
+            StopServer(StopMode.IMMEDIATE, float(w.settings.timing.retry_timeout)), because="ending the stopping postmaster"
+        )
     return None
 
 
@@ -296,7 +340,9 @@ def resume_failed(w: World) -> Decision | None:
     if not _in(w, Phase.RESUME) or w.busy:
         return None
     if w.ended(TaskKind.START_PRIMARY) is not None or (not w.store_lost and not w.is_holder) or w.refused:
-        return act(SetRole(Role.DEMOTED), EndProcedure("the old primary could not be resumed"), because="could not resume as the primary")
+        return act(
+            SetRole(Role.DEMOTED), EndProcedure("the old primary could not be resumed"), because="could not resume as the primary"
+        )
     return None
 
 
@@ -305,7 +351,8 @@ def resuming(w: World) -> Decision | None:
     return rest(because="resuming as the primary", wake_after=0.2) if _in(w, Phase.RESUME) else None
 
 
-# -- afterwards --------------------------------------------------------------------------------------------------------------------
+# -- afterwards ----------------------------------------------------------------------------------------------
+
 
 def leave(w: World) -> Decision | None:
     """The server is stopped and the agent was asked to end. (HA rules 27)"""
@@ -330,7 +377,36 @@ def await_leader(w: World) -> Decision | None:
     return rest(because="waiting for the new leader", wake_after=0.5)
 
 
-DEMOTION = Table("demotion", asked_to_end, renew, lost_while_serving, unproven_while_serving, checkpoint, checkpoint_too_long,
-                 checkpoint_done, cancel_running, stop, stop_failed, shut_down_seen, stopping, stopped_orderly,
-                 stopped_immediately, stopped, lock_lost_stopped, store_away_stopped, ask_candidates, give_away, nobody_else,
-                 nobody_caught_up, wait_for_candidate, resume, finish_stop, resumed, resume_failed, resuming, leave, leader_found, await_leader)
+DEMOTION = Table(
+    "demotion",
+    asked_to_end,
+    renew,
+    lost_while_serving,
+    unproven_while_serving,
+    checkpoint,
+    checkpoint_too_long,
+    checkpoint_done,
+    cancel_running,
+    stop,
+    stop_failed,
+    shut_down_seen,
+    stopping,
+    stopped_orderly,
+    stopped_immediately,
+    stopped,
+    lock_lost_stopped,
+    store_away_stopped,
+    ask_candidates,
+    give_away,
+    nobody_else,
+    nobody_caught_up,
+    wait_for_candidate,
+    resume,
+    finish_stop,
+    resumed,
+    resume_failed,
+    resuming,
+    leave,
+    leader_found,
+    await_leader,
+)

@@ -100,8 +100,12 @@ def undecided(w: World) -> Decision | None:
 def still_undecided(w: World) -> bool:
     """Waiting for the comparison is still worth it."""
     since = w.memory.undecided_since
-    return w.memory.rewind is RewindState.CHECK and w.leader_upstream is not None and since is not None \
+    return (
+        w.memory.rewind is RewindState.CHECK
+        and w.leader_upstream is not None
+        and since is not None
         and w.now - since < UNDECIDED_LIMIT_S
+    )
 
 
 def rewind(w: World) -> Decision | None:
@@ -120,11 +124,17 @@ def rewind(w: World) -> Decision | None:
 def copy_anew(w: World) -> Decision | None:
     """Diverged, rewind impossible or failed, and the operator allowed a new copy. (HA rules 12.3.2, 12.4.7, EC 112)"""
     settings = w.settings
-    diverged = w.memory.rewind is RewindState.NEED and settings.remove_data_directory_on_diverged_timelines \
+    diverged = (
+        w.memory.rewind is RewindState.NEED
+        and settings.remove_data_directory_on_diverged_timelines
         and not w.node.rewind_possible
-    failed = w.memory.rewind is RewindState.FAILED and (settings.remove_data_directory_on_rewind_failure
-                                                         or settings.remove_data_directory_on_diverged_timelines)
+    )
+    failed = w.memory.rewind is RewindState.FAILED and (
+        settings.remove_data_directory_on_rewind_failure or settings.remove_data_directory_on_diverged_timelines
+    )
     if (diverged or failed) and w.leader_upstream is not None and not w.node.running:
         because = "pg_rewind failed" if failed else "diverged, and pg_rewind is not possible"
-        return end(RemoveDataDir(because), SetRewind(RewindState.INITIAL), because=because + "; a new copy is allowed by configuration")
+        return end(
+            RemoveDataDir(because), SetRewind(RewindState.INITIAL), because=because + "; a new copy is allowed by configuration"
+        )
     return None

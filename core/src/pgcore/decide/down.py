@@ -40,15 +40,22 @@ def start_failed(w: World) -> Decision | None:
         return None
     because = f"the server could not be started as a primary: {result.error or 'it is not running'}"
     if w.is_holder:
-        return act(SetRole(Role.DEMOTED), SetRewind(RewindState.CHECK), ReleaseLease(), because=because + "; giving the lock away")
+        return act(
+            SetRole(Role.DEMOTED), SetRewind(RewindState.CHECK), ReleaseLease(), because=because + "; giving the lock away"
+        )
     return act(SetRole(Role.DEMOTED), SetRewind(RewindState.CHECK), because=because)
 
 
 def restartable(w: World) -> bool:
     """The agent saw this primary running, and its data directory can simply be started again. (HA rules 13.2)"""
     control = w.node.control
-    return w.crashed and w.node.role is Role.PRIMARY and not w.node.recovery_files \
-        and control is not None and control.state in RESTARTABLE
+    return (
+        w.crashed
+        and w.node.role is Role.PRIMARY
+        and not w.node.recovery_files
+        and control is not None
+        and control.state in RESTARTABLE
+    )
 
 
 def fail_over_at_once(w: World) -> Decision | None:
@@ -63,8 +70,10 @@ def restart_as_primary(w: World) -> Decision | None:
     """A crashed primary whose lock is proven is started again on the same timeline, once. (HA rules 13.2, EC 80, 81)"""
     if w.holds and restartable(w) and not w.memory.recovering:
         limit = w.settings.primary_start_timeout or 300
-        return end(StartServer(Role.PRIMARY, timeout_s=limit, after_crash=True),
-                   because="PostgreSQL crashed; the lock is proven, so it is started again as the primary")
+        return end(
+            StartServer(Role.PRIMARY, timeout_s=limit, after_crash=True),
+            because="PostgreSQL crashed; the lock is proven, so it is started again as the primary",
+        )
     return None
 
 
@@ -79,8 +88,11 @@ def failed_recently(w: World) -> Decision | None:
 def start_to_promote(w: World) -> Decision | None:
     """I hold the lock with a stopped server: start it in recovery; it is promoted once it is up. (HA rules 13.3)"""
     if w.holds:
-        return end(SetRewind(RewindState.INITIAL), StartServer(Role.REPLICA),
-                   because="the lock is mine and PostgreSQL is down: starting it in recovery, to be promoted")
+        return end(
+            SetRewind(RewindState.INITIAL),
+            StartServer(Role.REPLICA),
+            because="the lock is mine and PostgreSQL is down: starting it in recovery, to be promoted",
+        )
     return None
 
 
@@ -105,6 +117,21 @@ def start_as_standby(w: World) -> Decision | None:
     return end(StartServer(Role.REPLICA, source), because=f"starting as a standby {whom}")
 
 
-DOWN = Table("down", renew, paused, start_failed, fail_over_at_once, restart_as_primary, failed_recently, start_to_promote,
-             check_first, divergence.compare, divergence.judge, divergence.undecided, divergence.rewind, divergence.copy_anew,
-             wait_for_comparison, start_as_standby)
+DOWN = Table(
+    "down",
+    renew,
+    paused,
+    start_failed,
+    fail_over_at_once,
+    restart_as_primary,
+    failed_recently,
+    start_to_promote,
+    check_first,
+    divergence.compare,
+    divergence.judge,
+    divergence.undecided,
+    divergence.rewind,
+    divergence.copy_anew,
+    wait_for_comparison,
+    start_as_standby,
+)

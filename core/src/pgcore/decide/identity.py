@@ -25,8 +25,11 @@ def _valid(system_id: str) -> bool:
 def unreadable(w: World) -> Decision | None:
     """pg_control cannot be read: do nothing, stay so that a reinit remains possible. (HA rules 7.1, EC 177)"""
     if w.node.system_id is None or not _valid(w.node.system_id):
-        return rest(because="the data directory is not empty but its pg_control cannot be read: restore it, or empty the "
-                            "directory so that this node is cloned anew", wake_after=5.0)
+        return rest(
+            because="the data directory is not empty but its pg_control cannot be read: restore it, or empty the "
+            "directory so that this node is cloned anew",
+            wake_after=5.0,
+        )
     return None
 
 
@@ -41,26 +44,39 @@ def foreign_paused(w: World) -> Decision | None:
 def foreign(w: World) -> Decision | None:
     """The data directory belongs to another cluster: end the agent, delete nothing. (HA rules 7.2, EC 176)"""
     if w.cluster.initialized:
-        return end(Exit(1, f"system identifier mismatch: data directory has {w.node.system_id}, scope {w.settings.scope} in the store "
-                           f"has {w.cluster.initialize}. Check scope and namespace, or empty the data directory to clone this node anew"),
-                   because=f"data directory {w.node.system_id}, store {w.cluster.initialize}")
+        return end(
+            Exit(
+                1,
+                f"system identifier mismatch: data directory has {w.node.system_id}, scope {w.settings.scope} in the store "
+                f"has {w.cluster.initialize}. Check scope and namespace, or empty the data directory to clone this node anew",
+            ),
+            because=f"data directory {w.node.system_id}, store {w.cluster.initialize}",
+        )
     return None
 
 
 def replica_first(w: World) -> Decision | None:
     """A running replica must not found the cluster: its primary's agent has to be first. (HA rules 7.3, EC 175)"""
     if w.node.running and not w.node.is_primary and w.node.recovery_files:
-        return end(Exit(1, "PostgreSQL runs as a replica but the cluster is not initialised in the store: start the agent on its "
-                           "primary first. PostgreSQL is left running", leave_running=True),
-                   because="a running replica cannot found a cluster")
+        return end(
+            Exit(
+                1,
+                "PostgreSQL runs as a replica but the cluster is not initialised in the store: start the agent on its "
+                "primary first. PostgreSQL is left running",
+                leave_running=True,
+            ),
+            because="a running replica cannot found a cluster",
+        )
     return None
 
 
 def found(w: World) -> Decision | None:
     """An existing server founds the cluster in the store. (HA rules 7.3)"""
     assert w.node.system_id is not None
-    return act(WriteInitialize(w.node.system_id, w.cluster.initialize_version),
-               because=f"the store knows no cluster; this data directory is {w.node.system_id}")
+    return act(
+        WriteInitialize(w.node.system_id, w.cluster.initialize_version),
+        because=f"the store knows no cluster; this data directory is {w.node.system_id}",
+    )
 
 
 IDENTITY = Table("identity", unreadable, foreign_paused, foreign, replica_first, found)

@@ -25,7 +25,10 @@ def paused_without_primary(w: World) -> Decision | None:
 def refused(w: World) -> Decision | None:
     """The lock is lost: stop accepting writes at once and leave the lock alone. (HA rules 8.2, EC 1)"""
     if w.refused and w.node.is_primary and not w.paused:
-        return act(BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP), because=f"the store refused the renewal: the lock is {w.lease}")
+        return act(
+            BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
+            because=f"the store refused the renewal: the lock is {w.lease}",
+        )
     return None
 
 
@@ -48,8 +51,12 @@ def promote(w: World) -> Decision | None:
     """The lock is proven and this server is a standby: promote it. (HA rules 8.5)"""
     if w.holds and not w.node.is_primary and w.node.running:
         limit = float(w.settings.primary_start_timeout or 300)
-        return end(SetRewind(RewindState.INITIAL), SetRole(Role.PROMOTED), Promote(limit),
-                   because=f"the lock is mine and this server is a standby at {w.node.position}: promoting")
+        return end(
+            SetRewind(RewindState.INITIAL),
+            SetRole(Role.PROMOTED),
+            Promote(limit),
+            because=f"the lock is mine and this server is a standby at {w.node.position}: promoting",
+        )
     return None
 
 
@@ -65,5 +72,15 @@ def keep(w: World) -> Decision | None:
     return rest(because="I am the leader with the lock")
 
 
-LEADER = Table("leader", renew, paused_without_primary, refused, refused_standby, promotion_failed, promote, become_primary,
-               *switchover.HOLDER_RULES, keep)
+LEADER = Table(
+    "leader",
+    renew,
+    paused_without_primary,
+    refused,
+    refused_standby,
+    promotion_failed,
+    promote,
+    become_primary,
+    *switchover.HOLDER_RULES,
+    keep,
+)

@@ -24,8 +24,11 @@ from pgcore.model.world import World
 def orphan(w: World) -> Decision | None:
     """A postmaster still runs although its data directory is gone: stop it. (EC 11)"""
     if w.node.running and not w.busy:
-        return end(SetRole(Role.UNINITIALIZED), StopServer(StopMode.IMMEDIATE, w.settings.timing.retry_timeout),
-                   because="the data directory is gone or unreadable but its postmaster still runs")
+        return end(
+            SetRole(Role.UNINITIALIZED),
+            StopServer(StopMode.IMMEDIATE, w.settings.timing.retry_timeout),
+            because="the data directory is gone or unreadable but its postmaster still runs",
+        )
     return None
 
 
@@ -59,8 +62,12 @@ def claim(w: World) -> Decision | None:
     """No cluster exists: win the right to create it. (HA rules 6.1, EC 172)"""
     allowed = w.settings.has_bootstrap and not w.settings.tags.nofailover
     if w.cluster.unlocked and w.cluster.initialize is None and allowed:
-        return act(ClaimInitialize(), EnterBootstrap(BootstrapPhase.CREATE), Bootstrap(),
-                   because="no cluster of this scope exists and this node may create it")
+        return act(
+            ClaimInitialize(),
+            EnterBootstrap(BootstrapPhase.CREATE),
+            Bootstrap(),
+            because="no cluster of this scope exists and this node may create it",
+        )
     return None
 
 
@@ -68,8 +75,11 @@ def clone(w: World) -> Decision | None:
     """The cluster has a leader: copy from it or from a willing replica. (HA rules 6.1, 6.3)"""
     source = clone_source(w)
     if not w.cluster.unlocked and source is not None:
-        return end(SetRole(Role.UNINITIALIZED), Clone(w.upstream_of(source)),
-                   because=f"the data directory is empty; copying from {source.name} (leader {w.cluster.leader})")
+        return end(
+            SetRole(Role.UNINITIALIZED),
+            Clone(w.upstream_of(source)),
+            because=f"the data directory is empty; copying from {source.name} (leader {w.cluster.leader})",
+        )
     return None
 
 

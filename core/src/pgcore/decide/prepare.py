@@ -23,7 +23,9 @@ def config_missing(w: World) -> Decision | None:
     """I hold the lock and ``/config`` is missing or unreadable: write the last known one back. (HA rules 4.5, EC 16)"""
     config = w.cluster.config
     if _may_restore(w) and (config is None or config.document is None) and w.settings.dynamic:
-        return act(WriteConfig(w.settings.dynamic, config.version if config else None), because="/config is missing or unreadable")
+        return act(
+            WriteConfig(w.settings.dynamic, config.version if config else None), because="/config is missing or unreadable"
+        )
     return None
 
 

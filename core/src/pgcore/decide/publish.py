@@ -14,8 +14,14 @@ from pgcore.model.world import World
 def card(w: World) -> dict[str, Json]:
     """The fields of the card; only those that are known. (dcs-layout 3)"""
     s, node = w.settings, w.node
-    fields: dict[str, Json] = {"conn_url": s.conn_url, "api_url": s.api_url, "state": str(node.state), "role": str(node.role),
-                               "version": PATRONI_VERSION, "pgcore_version": __version__}
+    fields: dict[str, Json] = {
+        "conn_url": s.conn_url,
+        "api_url": s.api_url,
+        "state": str(node.state),
+        "role": str(node.role),
+        "version": PATRONI_VERSION,
+        "pgcore_version": __version__,
+    }
     if s.proxy_url:
         fields["proxy_url"] = s.proxy_url
     if w.memory.checkpoint_needed and w.is_holder:
@@ -36,8 +42,11 @@ def card(w: World) -> dict[str, Json]:
 
 def _positions(w: World) -> dict[str, Json]:
     node = w.node
-    fields: dict[str, Json] = {"xlog_location": int(node.position) if node.position is not None else None, "timeline": node.timeline,
-                               "replication_state": node.replication_state}
+    fields: dict[str, Json] = {
+        "xlog_location": int(node.position) if node.position is not None else None,
+        "timeline": node.timeline,
+        "replication_state": node.replication_state,
+    }
     if not node.is_primary:
         fields["receive_lsn"] = int(node.received) if node.received else None
         fields["replay_lsn"] = int(node.replayed) if node.replayed else None

@@ -40,8 +40,10 @@ def outdated_primary(w: World) -> Decision | None:
     """A primary on an older timeline than the cluster's: somebody was promoted since. (HA rules 15.2, EC 3)"""
     own = w.node.timeline or w.memory.last_timeline
     if w.node.is_primary and not w.paused and own is not None and own < w.cluster.timeline:
-        return act(BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
-                   because=f"this primary is on timeline {own}, the cluster is on {w.cluster.timeline}")
+        return act(
+            BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
+            because=f"this primary is on timeline {own}, the cluster is on {w.cluster.timeline}",
+        )
     return None
 
 
@@ -84,8 +86,10 @@ def lagging(w: World) -> Decision | None:
     """Further behind the last known position than allowed. (HA rules 15.3.1, EC 41)"""
     lag, allowed = lag_behind_status(w), w.settings.maximum_lag_on_failover
     if lag > allowed:
-        return rest(because=f"{lag} bytes behind the last known position of the leader, maximum_lag_on_failover is {allowed}",
-                    wake_after=AGAIN_S)
+        return rest(
+            because=f"{lag} bytes behind the last known position of the leader, maximum_lag_on_failover is {allowed}",
+            wake_after=AGAIN_S,
+        )
     return None
 
 
@@ -127,7 +131,7 @@ def peer_ahead(w: World) -> Decision | None:
 
 
 def peer_may_have_more(w: World) -> Decision | None:
-    """I lack WAL that the leader had, and a member that may have it is just starting: wait for it, ttl at most. (principles, safety 2)
+    """I lack WAL the leader had, and a member that may have it is just starting: wait, ttl at most. (principles, safety 2)
 
     So a cluster that was shut down in order and is started again does not lose what one standby had not received.
     """
@@ -136,8 +140,11 @@ def peer_may_have_more(w: World) -> Decision | None:
         return None
     names = [name for name, peer in sorted((w.peers or {}).items()) if peer.starting and not peer.nofailover]
     if names:
-        return rest(because=f"{lag_behind_status(w)} bytes behind the last known position and {', '.join(names)} is just starting: "
-                            f"waiting for it ({w.now - since:.1f} of {w.settings.timing.ttl} s)", wake_after=AGAIN_S / 4)
+        return rest(
+            because=f"{lag_behind_status(w)} bytes behind the last known position and {', '.join(names)} is just starting: "
+            f"waiting for it ({w.now - since:.1f} of {w.settings.timing.ttl} s)",
+            wake_after=AGAIN_S / 4,
+        )
     return None
 
 
@@ -148,7 +155,9 @@ def peer_preferred(w: World) -> Decision | None:
     for peer in _answers(w):
         equal = not peer.nofailover and not peer.watchdog_failed and peer.position == w.node.position
         if equal and peer.failover_priority > mine and peer.name != former:
-            return rest(because=f"{peer.name} is as far and has priority {peer.failover_priority} against {mine}", wake_after=AGAIN_S / 2)
+            return rest(
+                because=f"{peer.name} is as far and has priority {peer.failover_priority} against {mine}", wake_after=AGAIN_S / 2
+            )
     return None
 
 
@@ -158,6 +167,23 @@ def acquire(w: World) -> Decision | None:
     return act(AcquireLease(), because=f"healthy at {w.node.position} ({heard}): taking the lock")
 
 
-RACE = Table("race", lost, failed_before, outdated_primary, primary_takes_it, paused, nofailover, unanswering,
-             *switchover.RACE_RULES, not_synchronous, lagging, old_timeline, ask_peers, primary_alive, peer_ahead,
-             peer_may_have_more, peer_preferred, acquire)
+RACE = Table(
+    "race",
+    lost,
+    failed_before,
+    outdated_primary,
+    primary_takes_it,
+    paused,
+    nofailover,
+    unanswering,
+    *switchover.RACE_RULES,
+    not_synchronous,
+    lagging,
+    old_timeline,
+    ask_peers,
+    primary_alive,
+    peer_ahead,
+    peer_may_have_more,
+    peer_preferred,
+    acquire,
+)

@@ -46,7 +46,9 @@ def timeline_grew(w: World) -> Decision | None:
     own = w.node.timeline or w.memory.last_timeline
     behind = leader is not None and leader.timeline is not None and own is not None and own < leader.timeline
     if behind and w.node.replication_state != "streaming" and w.memory.rewind in (RewindState.INITIAL, RewindState.NOT_NEED):
-        return act(SetRewind(RewindState.CHECK), because=f"{w.cluster.leader} is on timeline {leader.timeline}, this server on {own}")  # type: ignore[union-attr]
+        return act(
+            SetRewind(RewindState.CHECK), because=f"{w.cluster.leader} is on timeline {leader.timeline}, this server on {own}"
+        )  # type: ignore[union-attr]
     return None
 
 
@@ -89,6 +91,20 @@ def keep(w: World) -> Decision | None:
     return rest(because=f"a replica following the leader {w.cluster.leader}")
 
 
-REPLICA = Table("replica", paused_primary, second_primary, become_replica, timeline_grew, divergence.compare, divergence.judge,
-                divergence.undecided, divergence.rewind, divergence.copy_anew, compare_recovery, follow_by_restart,
-                follow_by_reload, not_streaming, keep)
+REPLICA = Table(
+    "replica",
+    paused_primary,
+    second_primary,
+    become_replica,
+    timeline_grew,
+    divergence.compare,
+    divergence.judge,
+    divergence.undecided,
+    divergence.rewind,
+    divergence.copy_anew,
+    compare_recovery,
+    follow_by_restart,
+    follow_by_reload,
+    not_streaming,
+    keep,
+)

@@ -14,8 +14,10 @@ def lost_lock(w: World) -> Decision | None:
     """It starts as a primary although another node holds the lock: stop it. (HA rules 14.1)"""
     primary = w.node.is_primary or not w.node.recovery_files
     if primary and not w.paused and (w.refused or (not w.cluster.unlocked and not w.is_holder)):
-        return act(BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
-                   because=f"{w.cluster.leader} holds the lock and this server starts as a primary")
+        return act(
+            BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
+            because=f"{w.cluster.leader} holds the lock and this server starts as a primary",
+        )
     return None
 
 

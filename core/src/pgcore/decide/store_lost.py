@@ -20,9 +20,11 @@ def paused(w: World) -> Decision | None:
 def primary_must_stop(w: World) -> Decision | None:
     """A primary whose lease is about to end without proof stops accepting writes. (HA rules 9.3, EC 22)"""
     if w.node.is_primary and lease_running_out(w):
-        return act(BeginDemotion(DemoteMode.OFFLINE, Phase.STOP),
-                   because=f"the store does not answer and only {w.lease_left:.1f} s of the lease are proven "
-                           f"(demoting below {DEMOTE_SHARE * w.settings.timing.ttl:.1f} s)")
+        return act(
+            BeginDemotion(DemoteMode.OFFLINE, Phase.STOP),
+            because=f"the store does not answer and only {w.lease_left:.1f} s of the lease are proven "
+            f"(demoting below {DEMOTE_SHARE * w.settings.timing.ttl:.1f} s)",
+        )
     return None
 
 

@@ -25,7 +25,8 @@ def _refuse(request: FailoverRequest, reason: str) -> Decision:
     return act(Refuse(reason), WriteFailover(version=request.version), because="request dropped: " + reason)
 
 
-# -- on the holder (HA rules 16.2) ---------------------------------------------------------------------------------------
+# -- on the holder (HA rules 16.2) ---------------------------------------------------------------------------
+
 
 def _due(w: World) -> FailoverRequest | None:
     """The request that must be dealt with now: present, on a primary, scheduled for no later than now."""
@@ -89,7 +90,11 @@ def no_candidate(w: World) -> Decision | None:
     """Nobody could take over. (HA rules 16.5, EC 68)"""
     request = _due(w)
     if request is not None and not could_lead(w, request):
-        named = f"the candidate {request.candidate} is not a member that may lead" if request.candidate else "no other member may lead"
+        named = (
+            f"the candidate {request.candidate} is not a member that may lead"
+            if request.candidate
+            else "no other member may lead"
+        )
         return _refuse(request, named)
     return None
 
@@ -104,9 +109,13 @@ def ask_candidates(w: World) -> Decision | None:
 
 def _good(w: World, request: FailoverRequest) -> tuple[str, ...]:
     position = w.node.position or 0
-    return tuple(m.name for m in could_lead(w, request)
-                 if fit(peer := (w.peers or {}).get(m.name)) and peer is not None
-                 and position - peer.position <= w.settings.maximum_lag_on_failover)
+    return tuple(
+        m.name
+        for m in could_lead(w, request)
+        if fit(peer := (w.peers or {}).get(m.name))
+        and peer is not None
+        and position - peer.position <= w.settings.maximum_lag_on_failover
+    )
 
 
 def unfit_candidates(w: World) -> Decision | None:
@@ -130,7 +139,7 @@ def _streaming(w: World, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def candidate_not_streaming(w: World) -> Decision | None:
-    """A candidate that answers but does not stream would stop the cluster for nothing: wait for it, bounded. (principles, safety 2)"""
+    """A candidate that does not stream would stop the cluster for nothing: wait for it, bounded. (principles, safety 2)"""
     request = _due(w)
     if request is None or _streaming(w, _good(w, request)):
         return None
@@ -150,14 +159,28 @@ def hand_over(w: World) -> Decision | None:
         return None
     names = _streaming(w, _good(w, request))
     what = "switchover" if request.is_switchover else "manual failover"
-    return act(BeginDemotion(DemoteMode.GRACEFUL, Phase.CHECKPOINT, names), because=f"{what} asked for; candidates: {describe(w, names)}")
+    return act(
+        BeginDemotion(DemoteMode.GRACEFUL, Phase.CHECKPOINT, names), because=f"{what} asked for; candidates: {describe(w, names)}"
+    )
 
 
-HOLDER_RULES = (unreadable_schedule, stale_schedule, scheduled, wrong_leader, candidate_is_leader, paused_without_candidate,
-                no_candidate, ask_candidates, unfit_candidates, candidate_not_streaming, hand_over)
+HOLDER_RULES = (
+    unreadable_schedule,
+    stale_schedule,
+    scheduled,
+    wrong_leader,
+    candidate_is_leader,
+    paused_without_candidate,
+    no_candidate,
+    ask_candidates,
+    unfit_candidates,
+    candidate_not_streaming,
+    hand_over,
+)
 
 
-# -- in the race (HA rules 16.3) -------------------------------------------------------------------------------------------
+# -- in the race (HA rules 16.3) -----------------------------------------------------------------------------
+
 
 def _now(w: World) -> FailoverRequest | None:
     request = w.cluster.failover
@@ -169,8 +192,10 @@ def missing_wal(w: World) -> Decision | None:
     request, optime, position = _now(w), w.cluster.status.optime, w.node.position
     orderly = request is not None and request.is_switchover and request.leader != w.me
     if orderly and optime is not None and position is not None and position < optime:
-        return rest(because=f"switchover from {request.leader}: this node is at {position}, the hand-over at {optime}",  # type: ignore[union-attr]
-                    wake_after=0.5)
+        return rest(
+            because=f"switchover from {request.leader}: this node is at {position}, the hand-over at {optime}",  # type: ignore[union-attr]
+            wake_after=0.5,
+        )
     return None
 
 
@@ -178,8 +203,11 @@ def asked_for_me(w: World) -> Decision | None:
     """The request names me: take the lock. (HA rules 16.3.1, 30.10)"""
     request = _now(w)
     if request is not None and request.candidate == w.me:
-        return act(AcquireLease(), because=f"the request names this node; at {w.node.position}, timeline {w.node.timeline}, "
-                                           f"last known position of the leader {w.cluster.status.optime}")
+        return act(
+            AcquireLease(),
+            because=f"the request names this node; at {w.node.position}, timeline {w.node.timeline}, "
+            f"last known position of the leader {w.cluster.status.optime}",
+        )
     return None
 
 
@@ -206,8 +234,11 @@ def others_before_old_leader(w: World) -> Decision | None:
         return None
     if w.peers is None and w.known_peers():
         return act(PollPeers(w.known_peers()), because="a switchover away from this node was asked for; asking the others")
-    able = [name for name, peer in sorted((w.peers or {}).items())
-            if fit(peer) and name != request.candidate and peer.position >= (w.cluster.status.optime or 0)]
+    able = [
+        name
+        for name, peer in sorted((w.peers or {}).items())
+        if fit(peer) and name != request.candidate and peer.position >= (w.cluster.status.optime or 0)
+    ]
     if able:
         return rest(because=f"a switchover away from this node was asked for and {', '.join(able)} can take over", wake_after=1.0)
     return None

@@ -1,4 +1,4 @@
-"""Repairs that must not delay the decision: adoption, status, history, settings, slots, the request that is done. (HA rules 4.14, 8)"""
+"""Repairs that must not delay the decision: adoption, status, history, settings, slots, fulfilled requests. (HA rules 4.14, 8)"""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def adopt(w: World) -> Decision | None:
 def request_done(w: World) -> Decision | None:
     """The request that brought me the lock is fulfilled. (HA rules 15.4, EC 60)"""
     request = w.cluster.failover
-    fulfilled = request is not None and not request.scheduled_at and request.leader != w.me \
-        and request.candidate in (None, w.me)
+    fulfilled = request is not None and not request.scheduled_at and request.leader != w.me and request.candidate in (None, w.me)
     if w.holds and fulfilled and w.demotion is None and not w.paused:
         return act(WriteFailover(), because="the switchover request is fulfilled")
     return None
@@ -75,7 +74,14 @@ def write_history(w: World) -> Decision | None:
 
 def apply_settings(w: World) -> Decision | None:
     """The configuration changed: give it to the running server. (config 1.7)"""
-    if w.settings.server_stale and w.node.running and w.node.answering and not w.busy and w.bootstrapping is None and w.demotion is None:
+    if (
+        w.settings.server_stale
+        and w.node.running
+        and w.node.answering
+        and not w.busy
+        and w.bootstrapping is None
+        and w.demotion is None
+    ):
         return act(ApplySettings(), because="the configuration changed")
     return None
 
@@ -93,4 +99,6 @@ def member_slots(w: World) -> Decision | None:
     return act(change, because="; ".join(f"{verb} {', '.join(names)}" for verb, names in parts.items() if names))
 
 
-UPKEEP = Table("upkeep", adopt, request_done, checkpoint_after_promotion, status, read_history, write_history, apply_settings, member_slots)
+UPKEEP = Table(
+    "upkeep", adopt, request_done, checkpoint_after_promotion, status, read_history, write_history, apply_settings, member_slots
+)

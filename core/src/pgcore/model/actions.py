@@ -1,7 +1,7 @@
 """Every effect as data. The set is closed: ``daemon.perform`` has one function for each, and nothing else has effects.
 
-*Looks* read, *store* actions write keys, *quick* server actions end within their deadline, *slow* ones start the one task and return
-at once, *memory* actions have no effect: ``decide.advance`` remembers them.
+*Looks* read, *store* actions write keys, *quick* server actions end within their deadline, *slow* ones start the one task and
+return at once, *memory* actions have no effect: ``decide.advance`` remembers them.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Outcome:
 
 # -- looks ------------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True, slots=True)
 class ObserveNode:
     """Look at the local server; the value is a NodeView."""
@@ -117,6 +118,7 @@ class ReadHistory:
 
 
 # -- store ------------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class AcquireLease:
@@ -195,6 +197,7 @@ class Announce:
 
 # -- server, quick ----------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True, slots=True)
 class FollowByReload:
     """Point the running standby at another upstream without a restart."""
@@ -230,6 +233,7 @@ class SetRole:
 
 
 # -- server, slow -----------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class StartServer:
@@ -295,6 +299,7 @@ class PostBootstrap:
 
 # -- node -------------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True, slots=True)
 class CancelTask:
     """Cancel the running task; it ends as cancelled soon."""
@@ -322,6 +327,7 @@ class Exit:
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class BeginDemotion:
@@ -386,12 +392,48 @@ class Refuse:
 
 
 Action = (
-    ObserveNode | ReadCluster | PollPeers | CompareTimelines | CompareRecovery | ReadHistory
-    | AcquireLease | RenewLease | ReleaseLease | ClaimInitialize | WriteInitialize | DropInitialize | WriteConfig | WriteStatus
-    | WriteHistory | WriteFailover | Announce
-    | FollowByReload | ApplySettings | ChangeSlots | RunCheckpoint | SetRole
-    | StartServer | StopServer | Checkpoint | Promote | FollowByRestart | Rewind | Clone | Bootstrap | PostBootstrap
-    | CancelTask | RemoveDataDir | SetAsideDataDir | Exit
-    | BeginDemotion | EnterPhase | EndProcedure | EnterBootstrap | SetRewind
-    | Adopt | MarkUndecided | NoteRequest | Refuse
+    ObserveNode
+    | ReadCluster
+    | PollPeers
+    | CompareTimelines
+    | CompareRecovery
+    | ReadHistory
+    | AcquireLease
+    | RenewLease
+    | ReleaseLease
+    | ClaimInitialize
+    | WriteInitialize
+    | DropInitialize
+    | WriteConfig
+    | WriteStatus
+    | WriteHistory
+    | WriteFailover
+    | Announce
+    | FollowByReload
+    | ApplySettings
+    | ChangeSlots
+    | RunCheckpoint
+    | SetRole
+    | StartServer
+    | StopServer
+    | Checkpoint
+    | Promote
+    | FollowByRestart
+    | Rewind
+    | Clone
+    | Bootstrap
+    | PostBootstrap
+    | CancelTask
+    | RemoveDataDir
+    | SetAsideDataDir
+    | Exit
+    | BeginDemotion
+    | EnterPhase
+    | EndProcedure
+    | EnterBootstrap
+    | SetRewind
+    | Adopt
+    | MarkUndecided
+    | NoteRequest
+    | Refuse
 )

@@ -184,7 +184,7 @@ class NodeView:
 
     @property
     def starting(self) -> bool:
-        """"Is starting" of HA rules 1."""
+        """ "Is starting" of HA rules 1."""
         return self.state in (State.STARTING, State.BOOTSTRAP_STARTING)
 
     @property

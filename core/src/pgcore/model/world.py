@@ -146,7 +146,7 @@ class World:
     """The checkpoint after the promotion was begun or asked about in this beat."""
     last: Outcome | None = None
 
-    # -- who I am ------------------------------------------------------------------------------------------------------
+    # -- who I am --------------------------------------------------------------------------------------------
 
     @property
     def me(self) -> str:
@@ -214,7 +214,7 @@ class World:
         """The data directory holds a cluster."""
         return self.node.data_dir is DataDir.PRESENT
 
-    # -- others --------------------------------------------------------------------------------------------------------
+    # -- others ----------------------------------------------------------------------------------------------
 
     @property
     def others(self) -> tuple[Member, ...]:
