@@ -69,10 +69,11 @@ def group(ctx: click.Context, config_file: str | None, dcs_url: str | None, inse
 @group.command("run")
 @click.argument("config", required=False)
 def run_agent(config: str | None) -> None:
-    """Run the agent of this node until it is told to stop."""
-    from pgcore.daemon.run import run
+    """Run the agent of this node until it is told to stop.
 
-    sys.exit(run(config))
+    Reached only with options before the word ``run``; the program then begins anew, as the agent forks its guard first of all.
+    """
+    os.execv(sys.executable, [sys.executable, "-m", "pgcore", "run", *([config] if config else [])])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Giving up the primary role, step by step, and the end of the agent. (HA rules 17, 27)
 
-An orderly hand-over releases the lock only when a candidate has received everything up to the end of the shutdown checkpoint; that
-is why a switchover can never lose an acknowledged commit. If nobody gets there in bounded time, the node resumes as primary.
+An orderly hand-over releases the lock only when a candidate has received everything up to the end of the shutdown checkpoint.
+That is why a switchover can never lose an acknowledged commit. If nobody gets there in bounded time, the node resumes as primary.
 """
 
 from __future__ import annotations
