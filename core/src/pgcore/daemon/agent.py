@@ -35,6 +35,7 @@ QUIET = (
     a.Announce,
     a.WriteStatus,
     a.PollPeers,
+    a.ProbePeers,
     a.CompareRecovery,
     a.CompareTimelines,
     a.ReadHistory,

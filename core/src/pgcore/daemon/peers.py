@@ -7,19 +7,23 @@ import json
 import queue
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from pgcore.clock import Deadline
-from pgcore.model.basics import Json, Lsn, State
+from pgcore.clock import Deadline, now
+from pgcore.model.basics import Instant, Json, Lsn, State
 from pgcore.model.cluster import Member
 from pgcore.model.world import PeerView
 from pgcore.net.http import Connector, HttpClient, HttpUnavailableError
 
 THREADS = 4
+PROBE_S = 1.0
+BRIEF_S = 0.3
+"""How long a member that was silent a moment ago is waited for."""
+SILENCE_COUNTS_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +56,55 @@ class PeerAccess:
 
 
 class Peers:
-    """Polls members. One caller at a time: the heartbeat."""
+    """Polls and probes members. One caller at a time: the heartbeat."""
 
     def __init__(self, access: PeerAccess) -> None:
         self.access = access
         self._work: queue.SimpleQueue[tuple[Member, Deadline, Future[PeerView]]] = queue.SimpleQueue()
+        self._silent: dict[str, Instant] = {}
+        self._probing: Future[PeerView] | None = None
         for number in range(THREADS):
             threading.Thread(target=self._loop, name=f"peer-{number}", daemon=True).start()
 
-    def poll(self, members: Sequence[Member], timeout_s: float) -> dict[str, PeerView]:
-        """The answers by name; a member without one in time is there as unreachable."""
-        deadline = Deadline.after(timeout_s)
-        asked: dict[str, Future[PeerView]] = {}
+    def poll(self, members: Sequence[Member], timeout_s: float, brief: Collection[str] = ()) -> dict[str, PeerView]:
+        """The answers by name; a member without one in time is there as unreachable. Those in ``brief`` get BRIEF_S at most."""
+        asked: dict[str, tuple[Future[PeerView], Deadline]] = {}
         for member in members:
-            asked[member.name] = Future()
-            self._work.put((member, deadline, asked[member.name]))
+            deadline = Deadline.after(min(timeout_s, BRIEF_S) if member.name in brief else timeout_s)
+            asked[member.name] = (self._submit(member, deadline), deadline)
         answers = {}
-        for name, future in asked.items():
+        for name, (future, deadline) in asked.items():
             try:
                 answers[name] = future.result(deadline.left() + 0.05)
             except FutureTimeoutError:
                 answers[name] = PeerView(name, False)
         return answers
 
+    def probe(self, members: Sequence[Member]) -> None:
+        """Ask in the background whether these still answer; skipped while the last probe is under way."""
+        if self._probing is None or self._probing.done():
+            for member in members:
+                self._probing = self._submit(member, Deadline.after(PROBE_S))
+
+    def silent(self) -> frozenset[str]:
+        """Members that did not answer when they were last asked, within the last SILENCE_COUNTS_S seconds."""
+        at = now()
+        return frozenset(name for name, since in dict(self._silent).items() if at - since < SILENCE_COUNTS_S)
+
+    def _submit(self, member: Member, deadline: Deadline) -> Future[PeerView]:
+        future: Future[PeerView] = Future()
+        self._work.put((member, deadline, future))
+        return future
+
     def _loop(self) -> None:
         while True:
             member, deadline, future = self._work.get()
-            future.set_result(self._ask(member, deadline))
+            view = self._ask(member, deadline)
+            if view.reachable or view.starting:
+                self._silent.pop(member.name, None)
+            else:
+                self._silent[member.name] = now()
+            future.set_result(view)
 
     def _ask(self, member: Member, deadline: Deadline) -> PeerView:
         parts = urlsplit(member.api_url or "")

@@ -72,6 +72,7 @@ class Performer:
             a.ObserveNode: self._observe,
             a.ReadCluster: self._read,
             a.PollPeers: self._poll,
+            a.ProbePeers: lambda action, world: ports.peers.probe(action.members),
             a.CompareTimelines: self._timelines,
             a.CompareRecovery: self._recovery,
             a.ReadHistory: self._history,
@@ -128,7 +129,7 @@ class Performer:
         limit = min(OBSERVE_S, world.settings.timing.retry_timeout / 2, world.settings.timing.ttl / 10)
         finished = self.ports.tasks.finished()
         view = self.ports.postgres.observe(Deadline.after(limit))
-        return replace(view, task=self.ports.tasks.view(), finished=finished)
+        return replace(view, task=self.ports.tasks.view(), finished=finished, silent=self.ports.peers.silent())
 
     def _read(self, action: a.ReadCluster, world: World) -> ClusterReading:
         snapshot = retrying(lambda d: self.ports.store.read(fresh=action.fresh, deadline=d), self._store_deadline(world))
@@ -145,7 +146,7 @@ class Performer:
         return world.node.server_version // 10000 if world.node.server_version else self.ports.configuration.server_major
 
     def _poll(self, action: a.PollPeers, world: World) -> object:
-        return self.ports.peers.poll(action.members, action.timeout_s)
+        return self.ports.peers.poll(action.members, action.timeout_s, action.brief)
 
     def _timelines(self, action: a.CompareTimelines, world: World) -> LeaderTimeline:
         found = self.ports.postgres.leader_timeline(action.source, Deadline.after(COMPARE_S))

@@ -12,14 +12,15 @@ from pgcore.model.world import World
 
 def lost_lock(w: World) -> Decision | None:
     """The lock is gone while this node becomes a primary: cancel that and stop. (HA rules 14.2.2, 30.4, EC 57, 93)"""
+    task = w.node.task
     becoming = w.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY, TaskKind.RESTART)
-    if becoming and not w.paused and (w.refused or not w.is_holder):
+    if task is not None and becoming and not w.paused and (w.refused or not w.is_holder):
         holder = w.cluster.leader if w.cluster.leader != w.me else None
         return act(
             CancelTask(),
             BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
-            because=f"lost the lock to {holder or 'nobody'} during {w.node.task.kind}",
-        )  # type: ignore[union-attr]
+            because=f"lost the lock to {holder or 'nobody'} during {task.kind}",
+        )
     return None
 
 

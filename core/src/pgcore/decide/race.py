@@ -105,7 +105,7 @@ def ask_peers(w: World) -> Decision | None:
     """Everybody known is asked for role and position. (HA rules 15.3)"""
     peers = w.known_peers()
     if w.peers is None and peers:
-        return act(PollPeers(peers), because="the lock is free; asking " + ", ".join(m.name for m in peers))
+        return act(PollPeers(peers, brief=w.node.silent), because="the lock is free; asking " + ", ".join(m.name for m in peers))
     return None
 
 

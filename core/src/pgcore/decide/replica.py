@@ -12,6 +12,7 @@ from pgcore.model.actions import (
     FollowByReload,
     FollowByRestart,
     Phase,
+    ProbePeers,
     RewindState,
     SetRewind,
     SetRole,
@@ -43,12 +44,11 @@ def become_replica(w: World) -> Decision | None:
 def timeline_grew(w: World) -> Decision | None:
     """The leader is on a newer timeline and this standby does not stream it: compare histories. (HA rules 11.2.7, EC 107)"""
     leader = w.cluster.leader_member
+    theirs = leader.timeline if leader else None
     own = w.node.timeline or w.memory.last_timeline
-    behind = leader is not None and leader.timeline is not None and own is not None and own < leader.timeline
+    behind = theirs is not None and own is not None and own < theirs
     if behind and w.node.replication_state != "streaming" and w.memory.rewind in (RewindState.INITIAL, RewindState.NOT_NEED):
-        return act(
-            SetRewind(RewindState.CHECK), because=f"{w.cluster.leader} is on timeline {leader.timeline}, this server on {own}"
-        )  # type: ignore[union-attr]
+        return act(SetRewind(RewindState.CHECK), because=f"{w.cluster.leader} is on timeline {theirs}, this server on {own}")
     return None
 
 
@@ -79,6 +79,14 @@ def _whom(w: World) -> str:
     return f"following {source.name} at {source.host}:{source.port}" if source else "following nobody"
 
 
+def probe_leader(w: World) -> Decision | None:
+    """Know whether the leader still answers, so that at its lease's end nobody waits for a dead node. (architecture 11)"""
+    leader = w.cluster.leader_member
+    if not w.probed and leader is not None and leader.api_url:
+        return act(ProbePeers((leader,)), because=f"probing {leader.name} in the background")
+    return None
+
+
 def not_streaming(w: World) -> Decision | None:
     """The comparison is open, or the stream is not up yet: look again soon."""
     if divergence.still_undecided(w) or (w.node.replication_state != "streaming" and not w.settings.tags.nostream):
@@ -105,6 +113,7 @@ REPLICA = Table(
     compare_recovery,
     follow_by_restart,
     follow_by_reload,
+    probe_leader,
     not_streaming,
     keep,
 )

@@ -215,7 +215,7 @@ def ask_candidate(w: World) -> Decision | None:
     """The request names another: ask it, together with everybody else. (HA rules 16.3.2)"""
     request = _now(w)
     if request is not None and request.candidate and w.peers is None:
-        return act(PollPeers(w.known_peers()), because=f"the request names {request.candidate}; asking")
+        return act(PollPeers(w.known_peers(), brief=w.node.silent), because=f"the request names {request.candidate}; asking")
     return None
 
 
@@ -233,7 +233,10 @@ def others_before_old_leader(w: World) -> Decision | None:
     if request is None or request.leader != w.me:
         return None
     if w.peers is None and w.known_peers():
-        return act(PollPeers(w.known_peers()), because="a switchover away from this node was asked for; asking the others")
+        return act(
+            PollPeers(w.known_peers(), brief=w.node.silent),
+            because="a switchover away from this node was asked for; asking the others",
+        )
     able = [
         name
         for name, peer in sorted((w.peers or {}).items())

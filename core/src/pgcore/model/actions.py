@@ -93,6 +93,15 @@ class PollPeers:
 
     members: tuple[Member, ...]
     timeout_s: float = 2.0
+    brief: frozenset[str] = frozenset()
+    """Members that have been silent of late: they get BRIEF_S only, so that nobody waits for a dead node."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePeers:
+    """Ask these members in the background; who stays silent is seen in the next looks as ``NodeView.silent``."""
+
+    members: tuple[Member, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +404,7 @@ Action = (
     ObserveNode
     | ReadCluster
     | PollPeers
+    | ProbePeers
     | CompareTimelines
     | CompareRecovery
     | ReadHistory

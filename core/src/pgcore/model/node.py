@@ -181,6 +181,8 @@ class NodeView:
     finished: TaskResult | None = None
     """The task that ended since the previous look."""
     watchdog_failed: bool = False
+    silent: frozenset[str] = frozenset()
+    """Members that did not answer when they were last asked, a moment ago."""
 
     @property
     def starting(self) -> bool:

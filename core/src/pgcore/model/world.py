@@ -142,6 +142,8 @@ class World:
     recovery_change: str | None = None
     history: tuple[object, ...] | None = None
     slots_done: bool = False
+    probed: bool = False
+    """The leader is being probed since this beat."""
     checkpoint_asked: bool = False
     """The checkpoint after the promotion was begun or asked about in this beat."""
     last: Outcome | None = None
