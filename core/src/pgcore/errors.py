@@ -15,7 +15,7 @@ class ConfigError(PgcoreError):
     def __init__(self, path: str, problem: str, hint: str = "", source: str = "") -> None:
         self.path, self.problem, self.hint, self.source = path, problem, hint, source
         where = ": ".join(part for part in (source, path) if part)
-        super().__init__(f"{where}: {problem}" + (f" ({hint})" if hint else ""))
+        super().__init__((f"{where}: " if where else "") + problem + (f" ({hint})" if hint else ""))
 
 
 class ConfigErrors(PgcoreError):

@@ -80,9 +80,14 @@ def restart_as_primary(w: World) -> Decision | None:
 def failed_recently(w: World) -> Decision | None:
     """One attempt per ``loop_wait``, no tight loop. (EC 86)"""
     if w.cooling_down:
-        error = w.memory.last_result.error if w.memory.last_result else ""
+        error = _gist(w.memory.last_result.error) if w.memory.last_result else ""
         return rest(because=f"the last attempt failed ({error}); the next begins soon", wake_after=w.cooling_down)
     return None
+
+
+def _gist(error: str) -> str:
+    """Of several lines the server's FATAL one, else the beginning."""
+    return next((part for part in error.split(" | ") if "FATAL" in part), error[:200])
 
 
 def start_to_promote(w: World) -> Decision | None:
