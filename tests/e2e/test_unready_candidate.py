@@ -1,7 +1,7 @@
 """A switchover towards a standby that is not ready for it: never a lost commit, and somebody is primary afterwards.
 
-Replication is asynchronous. Either the switchover succeeds without loss, or the old primary stays (or becomes again) primary and the
-request ends with an error.
+Replication is asynchronous. Either the switchover succeeds without loss, or the old primary stays (or becomes again) primary and
+the request ends with an error.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def test_switchover_to_a_standby_that_joined_a_moment_ago(
         assert lost_commits(cluster, writer) == []
         writer = cluster.writer().start()
     _no_commit_is_lost(cluster, writer, old, candidate, answer)
-    measured(f"switchover to a node that just joined ({answer.status if answer else None}): write gap", writer.report().longest_gap())
+    gap = writer.report().longest_gap()
+    measured(f"switchover to a node that just joined ({answer.status if answer else None}): write gap", gap)
     cluster.wait_healthy()
 
 

@@ -61,19 +61,19 @@ class Node:
 
     # the agent
 
-    def write_file(self) -> None:
-        """Write the node file; the directory belongs to the user PostgreSQL runs as."""
+    def write_file(self, text: str | None = None) -> None:
+        """Write the node file, or ``text`` in its place; the directory belongs to the user PostgreSQL runs as."""
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "pg_log").mkdir(exist_ok=True)
-        self.node_file.write_text(yaml.safe_dump(self.document, sort_keys=False))
+        self.node_file.write_text(text or yaml.safe_dump(self.document, sort_keys=False))
         for path in (self.directory, self.directory / "pg_log", self.node_file):
             shutil.chown(path, POSTGRES_USER, POSTGRES_USER)
         self.node_file.chmod(0o600)
 
-    def start(self) -> None:
-        """Start the agent; its output goes to ``log_file``. PostgreSQL programs are on the path only through ``bin_dir``."""
+    def start(self, text: str | None = None) -> None:
+        """Start the agent on its node file, or on ``text`` in its place; its output goes to ``log_file``."""
         assert not self.running, f"the agent of {self.name} runs already"
-        self.write_file()
+        self.write_file(text)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PATRONI_"))}
         environment |= {MARKER: self._mark, "PYTHONUNBUFFERED": "1", "HOME": str(self.directory)}
         with open(self.log_file, "ab") as log:
