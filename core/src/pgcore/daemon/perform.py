@@ -25,7 +25,7 @@ from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Store, Stor
 from pgcore.dcs.store import version as at_version
 from pgcore.decide.advance import ClusterReading
 from pgcore.decide.lease import DEMOTE_SHARE
-from pgcore.errors import PgcoreError
+from pgcore.errors import PgcoreError, ServerUnavailableError
 from pgcore.hookspecs import CallbackEvent, Facts
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Lsn, Role, Timing
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 OBSERVE_S = 1.0
 COMPARE_S = 3.0
 LEAST_S = 0.3
+BEAT_SHARE = 1 / 3
+"""Everything in a beat that is not looking at the store or proving the lock fits into this share of ttl."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,7 @@ class Performer:
         self.dcs_last_seen = 0
         self.lease_until: Instant | None = None
         """End of the proven lease as of the last action; read by long actions right before what needs it."""
+        self._beat_began = now()
         self._checkpoint = _Checkpoint(ports)
         long = LongActions(ports, lambda: self.lease_until)
         self._handlers: dict[type, Callable[[Any, World], Any]] = {
@@ -104,6 +107,8 @@ class Performer:
         self.lease_until = world.memory.lease_until
         handler = self._handlers.get(type(action))
         began = now()
+        if isinstance(action, a.ObserveNode):
+            self._beat_began = began
         if handler is None:  # remembered by ``advance``, nothing to do
             return a.Outcome(began, began=began)
         try:
@@ -122,6 +127,11 @@ class Performer:
         if world.demotion is not None:
             limit = min(limit, 1.0)  # its steps must not wait for a store that is away
         return Deadline.after(limit)
+
+    def _spare_deadline(self, world: World) -> Deadline:
+        """For writes that may wait for the next beat: what is left of a third of ttl since this beat began. (architecture 11)"""
+        left = self._beat_began + world.settings.timing.ttl * BEAT_SHARE - now()
+        return self._store_deadline(world).within(max(LEAST_S, left))
 
     # -- looks -----------------------------------------------------------------------------------------------
 
@@ -189,7 +199,7 @@ class Performer:
 
     def _put(self, key: Key, value: str, expect: Expect, world: World) -> Stored | None:
         """Write once: an undecided conditional write must not be repeated."""
-        answer = self.ports.store.put(key, value, expect=expect, deadline=self._store_deadline(world))
+        answer = self.ports.store.put(key, value, expect=expect, deadline=self._spare_deadline(world))
         return None if isinstance(answer, Refused) else answer
 
     def write_key(self, key: Key, value: str, expect: Expect, timing: Timing) -> Stored | Refused:
@@ -225,7 +235,7 @@ class Performer:
         card = dict(action.card)
         for fields in self.ports.registry.collect("pgcore_member_fields", facts=facts(world)).values():
             card |= {name: value for name, value in fields.items() if name not in card}
-        self.ports.store.announce(codec.compact(card), deadline=self._store_deadline(world))
+        self.ports.store.announce(codec.compact(card), deadline=self._spare_deadline(world))
 
     # -- server, quick ---------------------------------------------------------------------------------------
 
@@ -239,7 +249,6 @@ class Performer:
         self.ports.configuration.server_stale = False
 
     def _slots(self, action: a.ChangeSlots, world: World) -> None:
-        problems = []
         steps: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
             *((self.ports.postgres.create_slot, (name,)) for name in action.create),
             *((self.ports.postgres.drop_slot, (name,)) for name in action.drop),
@@ -248,10 +257,10 @@ class Performer:
         for step, arguments in steps:
             try:
                 step(*arguments)
+            except ServerUnavailableError:
+                raise  # the others would wait just as long
             except PgcoreError as error:
-                problems.append(str(error))
-        for problem in problems:
-            logger.warning("%s", problem)
+                logger.warning("%s", error)
 
     # -- node ------------------------------------------------------------------------------------------------
 
