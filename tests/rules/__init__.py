@@ -1,0 +1,1 @@
+"""Tests of the functional core: worlds in, rules out."""

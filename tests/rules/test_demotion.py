@@ -1,0 +1,452 @@
+"""Giving up the primary role, step by step: no release before a candidate has everything. (HA rules 17, 27, 30.1, 30.2)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pgcore.model.actions import (
+    BeginDemotion,
+    CancelTask,
+    Checkpoint,
+    DemoteMode,
+    EndProcedure,
+    EnterPhase,
+    Exit,
+    Phase,
+    PollPeers,
+    ReleaseLease,
+    RenewLease,
+    SetRole,
+    StartServer,
+    StopMode,
+    StopServer,
+    WriteFailover,
+    WriteStatus,
+)
+from pgcore.model.basics import Instant, Lsn, Role, State
+from pgcore.model.cluster import ClusterStatus, ClusterView
+from pgcore.model.decision import Then
+from pgcore.model.node import ControlState, NodeView, TaskKind
+from pgcore.model.world import LeaseState, World
+from pgcore.testing.builders import (
+    END,
+    NOW,
+    control,
+    demotion,
+    did,
+    doing,
+    down,
+    member,
+    peer,
+    peers,
+    primary,
+    request,
+    silent,
+    standby,
+    view,
+    world,
+)
+from rules.cases import Case, case, nothing
+
+GRACEFUL, SHUTDOWN, OFFLINE = DemoteMode.GRACEFUL, DemoteMode.SHUTDOWN, DemoteMode.OFFLINE
+AT_ONCE, NOLOCK = DemoteMode.IMMEDIATE, DemoteMode.IMMEDIATE_NOLOCK
+MINE, B_LEADS, FREE = view("a"), view("b"), view(None)
+ALONE = view("a", member("a", role="primary"))
+STOPPED = down(Role.PRIMARY, found=control(ControlState.SHUT_DOWN, 1200))
+STOPPING = doing(TaskKind.STOP, silent(primary(), state=State.STOPPING))
+SEEN = doing(TaskKind.STOP, silent(primary(), state=State.STOPPING), shut_down_end=1200)
+ENDED = STOPPED
+DONE = did(TaskKind.CHECKPOINT)
+ALL = peers(peer("b", 1200), peer("c", 1199))
+
+
+def during(mode: DemoteMode, phase: Phase, node: NodeView, cluster: ClusterView = MINE, **facts: Any) -> World:
+    """This phase for a second; ``b`` and ``c`` are the candidates; the shutdown checkpoint ended at 1200."""
+    about = {name: facts.pop(name) for name in ("seconds", "released") if name in facts}
+    end = Lsn(1200) if phase is Phase.HANDOVER and "end" not in facts else facts.pop("end", None)
+    return world(node, cluster, procedure=demotion(mode, phase, "b", "c", end=end, **about), **facts)
+
+
+SERVING = (
+    case(
+        "the agent is asked to end during a switchover",
+        during(GRACEFUL, Phase.CHECKPOINT, primary(), stopping=True),
+        "demotion.asked_to_end",
+        BeginDemotion(SHUTDOWN, Phase.CHECKPOINT, ("b", "c")),
+    ),
+    case(
+        "or while the server stops",
+        during(GRACEFUL, Phase.STOP, STOPPING, stopping=True),
+        "demotion.asked_to_end",
+        BeginDemotion(SHUTDOWN, Phase.STOP, ("b", "c")),
+    ),
+    case(
+        "the lock is proven before anything else",
+        during(GRACEFUL, Phase.CHECKPOINT, primary(), lease=LeaseState.UNRENEWED),
+        "demotion.renew",
+        RenewLease(),
+    ),
+    case(
+        "the lock is refused while still serving",
+        during(GRACEFUL, Phase.CHECKPOINT, primary(), lease=LeaseState.TAKEN),
+        "demotion.lost_while_serving",
+        BeginDemotion(NOLOCK, Phase.STOP),
+    ),
+    case(
+        "another holds the lock while still serving",
+        during(GRACEFUL, Phase.CHECKPOINT, primary(), B_LEADS),
+        "demotion.lost_while_serving",
+        BeginDemotion(NOLOCK, Phase.STOP),
+    ),
+    case(
+        "the store is away and the lease runs out while still serving",
+        during(GRACEFUL, Phase.CHECKPOINT, doing(TaskKind.CHECKPOINT, primary()), None, lease_until=Instant(NOW + 11)),
+        "demotion.unproven_while_serving",
+        BeginDemotion(OFFLINE, Phase.STOP),
+    ),
+    case(
+        "a checkpoint before the stop",
+        during(GRACEFUL, Phase.CHECKPOINT, primary()),
+        "demotion.checkpoint",
+        Checkpoint(),
+        then=Then.END,
+    ),
+    case(
+        "the checkpoint does not end",
+        during(GRACEFUL, Phase.CHECKPOINT, doing(TaskKind.CHECKPOINT, primary()), seconds=301),
+        "demotion.checkpoint_too_long",
+        CancelTask(),
+        EndProcedure,
+        WriteFailover(),
+        then=Then.END,
+    ),
+    case(
+        "the checkpoint is written",
+        during(GRACEFUL, Phase.CHECKPOINT, primary(), last_result=DONE),
+        "demotion.checkpoint_done",
+        EnterPhase(Phase.STOP),
+    ),
+    case(
+        "the checkpoint could not be written: the stop does it",
+        during(GRACEFUL, Phase.CHECKPOINT, primary(), last_result=did(TaskKind.CHECKPOINT, "no")),
+        "demotion.checkpoint_done",
+    ),
+    nothing(
+        "the checkpoint goes on",
+        during(GRACEFUL, Phase.CHECKPOINT, doing(TaskKind.CHECKPOINT, primary())),
+        "demotion.await_leader",
+    ),
+)
+
+STOP = (
+    case(
+        "another action runs",
+        during(NOLOCK, Phase.STOP, doing(TaskKind.PROMOTE, standby()), B_LEADS),
+        "demotion.cancel_running",
+        CancelTask(),
+        then=Then.REST,
+    ),
+    case(
+        "a switchover stops fast, bounded",
+        during(GRACEFUL, Phase.STOP, primary()),
+        "demotion.stop",
+        StopServer(StopMode.FAST, 60.0),
+        then=Then.END,
+    ),
+    case(
+        "primary_stop_timeout bounds it (EC 88)",
+        during(GRACEFUL, Phase.STOP, primary(), primary_stop_timeout=5),
+        "demotion.stop",
+        StopServer(StopMode.FAST, 5.0),
+    ),
+    case(
+        "the end of the agent may take longer",
+        during(SHUTDOWN, Phase.STOP, primary()),
+        "demotion.stop",
+        StopServer(StopMode.FAST, 300.0),
+    ),
+    case(
+        "a lost lock stops immediately",
+        during(NOLOCK, Phase.STOP, primary(), B_LEADS),
+        "demotion.stop",
+        StopServer(StopMode.IMMEDIATE, 10.0),
+    ),
+    case(
+        "without the store sessions end before the lease does (HA rules 30.1)",
+        during(OFFLINE, Phase.STOP, primary(), None, lease_until=Instant(NOW + 11)),
+        "demotion.stop",
+        StopServer(StopMode.FAST, 5.0),
+    ),
+    case(
+        "with next to nothing left of the lease",
+        during(OFFLINE, Phase.STOP, primary(), None),
+        "demotion.stop",
+        StopServer(StopMode.FAST, 0.5),
+    ),
+    case(
+        "the stop failed",
+        during(GRACEFUL, Phase.STOP, silent(primary()), last_result=did(TaskKind.STOP, "no")),
+        "demotion.stop_failed",
+        StopServer(StopMode.IMMEDIATE, 10.0),
+        then=Then.END,
+    ),
+    case(
+        "pg_control says shut down while the postmaster streams (EC 63)",
+        during(GRACEFUL, Phase.STOP, SEEN),
+        "demotion.shut_down_seen",
+        EnterPhase(Phase.HANDOVER, Lsn(1200)),
+    ),
+    nothing("not yet", during(GRACEFUL, Phase.STOP, STOPPING), "demotion.stopping"),
+    nothing("a node without the lock does not hand over", during(GRACEFUL, Phase.STOP, SEEN, B_LEADS), "demotion.stopping"),
+    case(
+        "stopped cleanly",
+        during(GRACEFUL, Phase.STOP, STOPPED),
+        "demotion.stopped_orderly",
+        EnterPhase(Phase.HANDOVER, Lsn(1200)),
+    ),
+    case(
+        "stopped uncleanly: its end is not known",
+        during(GRACEFUL, Phase.STOP, down(Role.PRIMARY, found=control(ControlState.IN_PRODUCTION))),
+        "demotion.stopped_orderly",
+        EnterPhase(Phase.HANDOVER, None),
+    ),
+    case(
+        "unsuitable: the lock goes to whoever is fit",
+        during(AT_ONCE, Phase.STOP, STOPPED),
+        "demotion.stopped_immediately",
+        SetRole(Role.DEMOTED),
+        ReleaseLease(),
+        EnterPhase(Phase.AWAIT_LEADER),
+    ),
+    case(
+        "the lock is another's: not touched (EC 1)",
+        during(NOLOCK, Phase.STOP, STOPPED, B_LEADS),
+        "demotion.stopped",
+        SetRole(Role.DEMOTED),
+        EndProcedure(),
+    ),
+    case(
+        "the store is away (EC 22)",
+        during(OFFLINE, Phase.STOP, STOPPED, None),
+        "demotion.stopped",
+        SetRole(Role.DEMOTED),
+        EndProcedure(),
+    ),
+    case(
+        "a stopped standby of an agent that ends",
+        during(SHUTDOWN, Phase.STOP, down(), B_LEADS, stopping=True),
+        "demotion.stopped",
+        EnterPhase(Phase.AWAIT_LEADER),
+    ),
+)
+
+HANDOVER = (
+    case(
+        "the lock was lost while stopping",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, B_LEADS),
+        "demotion.lock_lost_stopped",
+        SetRole(Role.DEMOTED),
+        EnterPhase(Phase.AWAIT_LEADER),
+    ),
+    case(
+        "the renewal is refused while stopping",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, lease=LeaseState.GONE),
+        "demotion.lock_lost_stopped",
+    ),
+    nothing(
+        "the store is away: nothing is released",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, None, lease_until=Instant(NOW + 1)),
+        "demotion.store_away_stopped",
+    ),
+    case(
+        "until the lease is over",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, None),
+        "demotion.store_away_stopped",
+        SetRole(Role.DEMOTED),
+        EnterPhase(Phase.AWAIT_LEADER),
+    ),
+    case(
+        "the candidates are asked",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED),
+        "demotion.ask_candidates",
+        PollPeers((MINE.members[1], MINE.members[2]), 1.0),
+    ),
+    nothing(
+        "all lack a byte (EC 62)",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, peers=peers(peer("b", 1199), peer("c", 1199))),
+        "demotion.wait_for_candidate",
+    ),
+    nothing(
+        "who has everything is no candidate (EC 62)",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, peers=peers(peer("d", 1200))),
+        "demotion.wait_for_candidate",
+    ),
+    nothing(
+        "who has everything runs as a primary",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, peers=peers(peer("b", 1200, is_primary=True))),
+        "demotion.wait_for_candidate",
+    ),
+    nothing(
+        "who has everything is tagged nofailover",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, peers=peers(peer("b", 1200, nofailover=True))),
+        "demotion.wait_for_candidate",
+    ),
+    case(
+        "b has everything (EC 61)",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, peers=ALL),
+        "demotion.give_away",
+        WriteFailover("a", "b"),
+        SetRole(Role.DEMOTED),
+        ReleaseLease(ClusterStatus(Lsn(1200))),
+        EnterPhase(Phase.AWAIT_LEADER),
+    ),
+    case(
+        "b is named already",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, view("a", failover=request("a", "b")), peers=ALL),
+        "demotion.give_away",
+        SetRole,
+        ReleaseLease,
+        EnterPhase,
+    ),
+    case("while the postmaster still streams (EC 63)", during(GRACEFUL, Phase.HANDOVER, SEEN, peers=ALL), "demotion.give_away"),
+    case(
+        "both have everything: the higher priority",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, peers=peers(peer("b", 1200), peer("c", 1200, failover_priority=2))),
+        "demotion.give_away",
+        WriteFailover("a", "c"),
+        SetRole,
+        ReleaseLease,
+        EnterPhase,
+    ),
+    case(
+        "the agent ends and is alone",
+        during(SHUTDOWN, Phase.HANDOVER, STOPPED, ALONE, peers={}, stopping=True),
+        "demotion.nobody_else",
+        SetRole,
+        ReleaseLease(ClusterStatus(Lsn(1200))),
+        EnterPhase,
+    ),
+    case(
+        "nobody has everything after 2 s: resume, release nothing",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, peers={}, seconds=2.1),
+        "demotion.nobody_caught_up",
+        CancelTask(),
+        EnterPhase(Phase.RESUME),
+    ),
+    nothing(
+        "while it streams 15 s are given",
+        during(GRACEFUL, Phase.HANDOVER, SEEN, peers={}, seconds=14.9),
+        "demotion.wait_for_candidate",
+    ),
+    case("and no more (EC 63)", during(GRACEFUL, Phase.HANDOVER, SEEN, peers={}, seconds=15.1), "demotion.nobody_caught_up"),
+    case(
+        "its end is not known: nobody can be shown to have it",
+        during(GRACEFUL, Phase.HANDOVER, STOPPED, peers=ALL, end=None),
+        "demotion.nobody_caught_up",
+        CancelTask(),
+        EnterPhase(Phase.RESUME),
+    ),
+    case(
+        "the agent ends and nobody has everything: the lock is left to its lease",
+        during(SHUTDOWN, Phase.HANDOVER, STOPPED, peers={}, seconds=3, stopping=True),
+        "demotion.nobody_caught_up",
+        WriteStatus(ClusterStatus(Lsn(1200))),
+        SetRole(Role.DEMOTED),
+        EnterPhase(Phase.AWAIT_LEADER),
+    ),
+)
+
+AFTERWARDS = (
+    case(
+        "resume as the primary",
+        during(GRACEFUL, Phase.RESUME, STOPPED),
+        "demotion.resume",
+        StartServer(Role.PRIMARY, timeout_s=300.0, after_crash=True),
+        then=Then.END,
+    ),
+    nothing(
+        "not without the proven lock",
+        during(GRACEFUL, Phase.RESUME, STOPPED, None, lease_until=Instant(NOW + 9)),
+        "demotion.resuming",
+    ),
+    case(
+        "its old postmaster still waits",
+        during(GRACEFUL, Phase.RESUME, silent(primary()), last_result=did(TaskKind.STOP, cancelled=True)),
+        "demotion.finish_stop",
+        StopServer(StopMode.IMMEDIATE, 10.0),
+        then=Then.END,
+    ),
+    case(
+        "it serves again",
+        during(GRACEFUL, Phase.RESUME, primary(), last_result=did(TaskKind.START_PRIMARY)),
+        "demotion.resumed",
+        SetRole(Role.PRIMARY),
+        WriteFailover(),
+        EndProcedure,
+    ),
+    case(
+        "it could not be started",
+        during(GRACEFUL, Phase.RESUME, STOPPED, last_result=did(TaskKind.START_PRIMARY, "no")),
+        "demotion.resume_failed",
+        SetRole(Role.DEMOTED),
+        EndProcedure,
+    ),
+    case(
+        "the lock was lost before it started",
+        during(GRACEFUL, Phase.RESUME, STOPPED, B_LEADS),
+        "demotion.resume_failed",
+        SetRole(Role.DEMOTED),
+        EndProcedure,
+    ),
+    case(
+        "it was refused before it started",
+        during(GRACEFUL, Phase.RESUME, STOPPED, lease=LeaseState.GONE),
+        "demotion.resume_failed",
+    ),
+    nothing("it is starting", during(GRACEFUL, Phase.RESUME, doing(TaskKind.START_PRIMARY, STOPPED)), "demotion.resuming"),
+    case(
+        "the agent ends with the server stopped",
+        during(SHUTDOWN, Phase.AWAIT_LEADER, ENDED, FREE, stopping=True),
+        "demotion.leave",
+        Exit(0, "stopped"),
+        then=Then.END,
+    ),
+    case("a leader is found", during(GRACEFUL, Phase.AWAIT_LEADER, ENDED, B_LEADS), "demotion.leader_found", EndProcedure()),
+    case(
+        "nobody took the lock within 3 s",
+        during(GRACEFUL, Phase.AWAIT_LEADER, ENDED, FREE, seconds=3.1),
+        "demotion.leader_found",
+        EndProcedure(),
+    ),
+    case(
+        "the store went away as well (EC 39)",
+        during(GRACEFUL, Phase.AWAIT_LEADER, ENDED, None, seconds=3.1),
+        "demotion.leader_found",
+        EndProcedure(),
+    ),
+    nothing("a moment for the others", during(GRACEFUL, Phase.AWAIT_LEADER, ENDED, FREE), "demotion.await_leader"),
+)
+
+CASES: tuple[Case, ...] = SERVING + STOP + HANDOVER + AFTERWARDS
+
+
+@pytest.mark.parametrize("each", CASES, ids=str)
+def test_a_demotion(each: Case) -> None:
+    each.check()
+
+
+@pytest.mark.parametrize("phase", [Phase.CHECKPOINT, Phase.STOP, Phase.HANDOVER, Phase.RESUME])
+@pytest.mark.parametrize("mode", [GRACEFUL, SHUTDOWN])
+@pytest.mark.parametrize("answers", [{}, peers(peer("b", int(END)), peer("c", 1199))], ids=["nobody answers", "all lack a byte"])
+def test_no_orderly_demotion_releases_the_lock_before_a_candidate_has_everything(
+    phase: Phase, mode: DemoteMode, answers: dict
+) -> None:
+    for node in (primary(), STOPPING, SEEN, STOPPED):
+        for seconds in (0.1, 3.0, 20.0, 400.0):
+            for end in (None, Lsn(1200)):
+                at = during(mode, phase, node, end=end, peers=answers, seconds=seconds, stopping=mode is SHUTDOWN)
+                decision = case("", at, "").decision()
+                assert decision is not None
+                assert not any(isinstance(action, ReleaseLease) for action in decision.actions), decision

@@ -1,0 +1,217 @@
+"""Nobody holds the lock and PostgreSQL runs. (HA rules 15, 16.3)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pgcore.model.actions import AcquireLease, BeginDemotion, DemoteMode, Phase, PollPeers, ReadCluster, RewindState, SetRewind
+from pgcore.model.basics import Instant, Lsn, Tags
+from pgcore.model.cluster import ClusterView, SyncView
+from pgcore.model.node import NodeView
+from pgcore.model.world import World
+from pgcore.testing.builders import NOW, history, member, peer, peers, primary, request, silent, standby, view, world
+from rules.cases import Case, case, nothing
+
+FREE = view(None, optime=1000)
+BEFORE = view("c")
+ON_2 = view(None, history=history(900))
+EQUAL = peers(peer("b"), peer("c", reachable=False))
+
+
+def free(node: NodeView | None = None, cluster: ClusterView | None = None, **facts: Any) -> World:
+    """A standby that finds the lock of ``c`` free; the others have answered: ``b`` is as far, ``c`` does not answer."""
+    return world(node or standby(), cluster or FREE, **{"peers": EQUAL, "old_cluster": BEFORE} | facts)
+
+
+PRIMARY = (
+    case(
+        "a primary on the cluster's timeline takes the free lock back (EC 4, 17, 29)",
+        world(primary(), FREE),
+        "race.primary_takes_it",
+        AcquireLease(),
+    ),
+    case(
+        "a primary while /history is wiped: unknown does not block (EC 4)",
+        world(primary(timeline=3), view(None, history=None)),
+        "race.primary_takes_it",
+    ),
+    case(
+        "a thawed primary on an older timeline stops and takes nothing (EC 3, 100)",
+        world(primary(timeline=1), ON_2),
+        "race.outdated_primary",
+        BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
+    ),
+    case(
+        "its timeline is remembered while it does not answer (EC 3)",
+        world(silent(primary()), ON_2, last_timeline=1),
+        "race.outdated_primary",
+    ),
+    case(
+        "an outdated primary in maintenance mode is left alone",
+        world(primary(timeline=1), ON_2, paused=True),
+        "race.primary_takes_it",
+    ),
+    case(
+        "a primary in maintenance mode takes the free lock",
+        world(primary(), FREE, paused=True),
+        "race.primary_takes_it",
+        AcquireLease(),
+    ),
+)
+
+GATES = (
+    case("another was faster: read who leads (EC 42)", free(race_lost=True), "race.lost", ReadCluster(fresh=True)),
+    nothing("my promotion failed 29 s ago (EC 55)", free(promotion_failed_at=Instant(NOW - 29)), "race.failed_before"),
+    case("my promotion failed 31 s ago (EC 55)", free(promotion_failed_at=Instant(NOW - 31)), "race.acquire"),
+    nothing("no standby races in maintenance mode (EC 190)", free(paused=True), "race.paused"),
+    case(
+        "tagged nofailover: compare with the next leader (EC 54)",
+        free(tags=Tags({"nofailover": True})),
+        "race.nofailover",
+        SetRewind(RewindState.CHECK),
+    ),
+    nothing(
+        "tagged nofailover: others race (EC 54)",
+        free(tags=Tags({"nofailover": True}), rewind=RewindState.CHECK),
+        "race.nofailover",
+    ),
+    nothing(
+        "nofailover does not race even when asked for",
+        free(None, view(None, failover=request(None, "a")), tags=Tags({"nofailover": True}), rewind=RewindState.CHECK),
+        "race.nofailover",
+    ),
+    nothing("the own position is unknown (EC 50)", free(silent(standby())), "race.unanswering"),
+    nothing(
+        "not part of synchronous replication", free(None, view(None, sync=SyncView("1", "c", ("b",)))), "race.not_synchronous"
+    ),
+    case("part of it under another spelling (EC 127)", free(None, view(None, sync=SyncView("1", "c", ("A",)))), "race.acquire"),
+    nothing("one byte more behind than allowed (EC 41)", free(standby(1000), view(None, optime=1000 + 1048577)), "race.lagging"),
+    case("exactly as far behind as allowed (EC 41)", free(standby(1000), view(None, optime=1000 + 1048576)), "race.acquire"),
+    nothing("on an older timeline than the cluster's", free(None, ON_2), "race.old_timeline"),
+    nothing(
+        "own timeline unknown and check_timeline on (EC 52)",
+        free(standby(timeline=None), check_timeline=True),
+        "race.old_timeline",
+    ),
+    case("own timeline unknown and check_timeline off (EC 52)", free(standby(timeline=None)), "race.acquire"),
+    case(
+        "the others are asked, also those whose card expired (EC 51)",
+        free(None, view(None, member("a")), peers=None),
+        "race.ask_peers",
+        PollPeers((BEFORE.members[1], BEFORE.members[2])),
+    ),
+    case(
+        "there is nobody to ask",
+        free(None, view(None, member("a")), peers=None, old_cluster=None),
+        "race.acquire",
+        AcquireLease(),
+    ),
+    nothing(
+        "the old primary still answers as one (EC 46)",
+        free(peers=peers(peer("b"), peer("c", 0, is_primary=True))),
+        "race.primary_alive",
+    ),
+    nothing(
+        "whatever its tags (HA rules 30.3)",
+        free(peers=peers(peer("c", 0, is_primary=True, nofailover=True))),
+        "race.primary_alive",
+    ),
+    nothing("a peer is ahead by one byte (EC 43)", free(peers=peers(peer("b", 1001))), "race.peer_ahead"),
+    nothing(
+        "ahead by a byte beats any priority (EC 43)",
+        free(peers=peers(peer("b", 1001)), tags=Tags({"failover_priority": 9})),
+        "race.peer_ahead",
+    ),
+    case(
+        "a peer that is ahead but tagged nofailover (EC 54)", free(peers=peers(peer("b", 1001, nofailover=True))), "race.acquire"
+    ),
+    case(
+        "a peer that is ahead but has no working watchdog (EC 53)",
+        free(peers=peers(peer("b", 1001, watchdog_failed=True))),
+        "race.acquire",
+    ),
+    case(
+        "a peer that does not answer does not block (EC 49)", free(peers=peers(peer("b", 1001, reachable=False))), "race.acquire"
+    ),
+    case("a peer whose server is down is not ahead (EC 48)", free(peers=peers(peer("b", 0))), "race.acquire"),
+    nothing(
+        "I lack WAL, and one that may have it is just starting",
+        free(standby(990), peers=peers(peer("b", 0, starting=True)), unlocked_since=Instant(NOW - 29)),
+        "race.peer_may_have_more",
+    ),
+    case(
+        "it has been starting for longer than ttl",
+        free(standby(990), peers=peers(peer("b", 0, starting=True)), unlocked_since=Instant(NOW - 31)),
+        "race.acquire",
+    ),
+    case(
+        "I lack nothing: nobody is waited for", free(peers=peers(peer("b", 0, starting=True)), unlocked_since=NOW), "race.acquire"
+    ),
+    nothing(
+        "as far, and b has the higher priority (EC 43)", free(peers=peers(peer("b", failover_priority=2))), "race.peer_preferred"
+    ),
+    case(
+        "the former leader's priority does not count (EC 44)", free(peers=peers(peer("c", failover_priority=2))), "race.acquire"
+    ),
+    case("equal in everything: the atomic create decides (EC 42)", free(), "race.acquire", AcquireLease()),
+)
+
+
+def gone(leader: str, candidate: str | None, **facts: Any) -> World:
+    """The lock is free and the request still there."""
+    return free(None, view(None, optime=1000, failover=request(leader, candidate)), **facts)
+
+
+REQUESTS = (
+    nothing(
+        "the candidate lacks one byte of the hand-over",
+        free(standby(999), view(None, failover=request("c", "a"))),
+        "race.missing_wal",
+    ),
+    nothing(
+        "nobody else who lacks a byte takes it either",
+        free(standby(999), view(None, failover=request("c", "b"))),
+        "race.missing_wal",
+    ),
+    case("the candidate has everything", gone("c", "a", peers=None), "race.asked_for_me", AcquireLease()),
+    case(
+        "a manual failover goes to a lagging candidate as well (EC 78)",
+        free(standby(1), view(None, optime=2**30, failover=request(None, "a"))),
+        "race.asked_for_me",
+    ),
+    case("the request names another: ask it", gone("c", "b", peers=None), "race.ask_candidate", PollPeers),
+    nothing("the named candidate is well: leave it the lock", gone("c", "b"), "race.candidate_first"),
+    case(
+        "the named candidate is dead: others race (EC 64)",
+        gone("c", "b", peers=peers(peer("b", reachable=False))),
+        "race.acquire",
+    ),
+    case("the former leader asks first (EC 64)", gone("a", None, peers=None), "race.others_before_old_leader", PollPeers),
+    nothing(
+        "the former leader leaves it to one who has everything",
+        gone("a", None, peers=peers(peer("b"))),
+        "race.others_before_old_leader",
+    ),
+    case(
+        "nobody else has everything: the former leader comes back (EC 64)",
+        gone("a", "b", peers=peers(peer("b", reachable=False), peer("c", 999))),
+        "race.acquire",
+    ),
+    case("a request for later does not matter now", free(None, view(None, failover=request("c", "b", due=60))), "race.acquire"),
+)
+
+CASES: tuple[Case, ...] = PRIMARY + GATES + REQUESTS
+
+
+@pytest.mark.parametrize("each", CASES, ids=str)
+def test_the_race(each: Case) -> None:
+    each.check()
+
+
+def test_the_peers_are_known_by_name_once_and_the_present_card_wins() -> None:
+    now_at = member("b", xlog_location=Lsn(5))
+    known = world(standby(), view(None, now_at), old_cluster=BEFORE).known_peers()
+    assert [each.name for each in known] == ["b", "c"]
+    assert known[0] == now_at
