@@ -179,7 +179,7 @@ def _failover(record: Record | None) -> FailoverRequest | None:
     if document is None:
         leader, colon, candidate = record.value.partition(":")
         document = {"leader": leader.strip(), "member": candidate.strip()} if colon else {}
-    leader, candidate, scheduled = (document.get(name) or None for name in ("leader", "member", "scheduled_at"))
+    leader, candidate, scheduled = document.get("leader") or None, document.get("member") or None, document.get("scheduled_at") or None
     if not leader and not candidate:
         return None
     return FailoverRequest(record.version, leader, candidate, scheduled, parse_moment(scheduled) if scheduled else None)

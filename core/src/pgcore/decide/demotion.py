@@ -212,11 +212,13 @@ def lock_lost_stopped(w: World) -> Decision | None:
 
 
 def store_away_stopped(w: World) -> Decision | None:
-    """The store is away during the hand-over: the server is stopped, so waiting is safe, until the lease is over."""
+    """The store is away during the hand-over: the server is stopped, so waiting is safe, but bounded."""
     if not (_in(w, Phase.HANDOVER) and w.store_lost):
         return None
-    if w.lease_left == 0:
-        return act(SetRole(Role.DEMOTED), EnterPhase(Phase.AWAIT_LEADER), because="the lease ended while the store was away")
+    waited = w.memory.stopping and w.now - _d(w).since > GONE_LIMIT_S
+    if w.lease_left == 0 or waited:
+        what = "the lease ended" if w.lease_left == 0 else "the agent was asked to end"
+        return act(SetRole(Role.DEMOTED), EnterPhase(Phase.AWAIT_LEADER), because=f"{what} while the store was away")
     return rest(because="the store does not answer during the hand-over", wake_after=0.2)
 
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cheroot import server as cheroot
 from cheroot.workers import threadpool
@@ -29,6 +30,9 @@ from pgcore.rest.front import ConfigOf, Fresh, FrontDoor
 from pgcore.rest.gateway import Doors, gateway_for
 from pgcore.rest.lazy import LazyDoor
 from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings, split_address
+
+if TYPE_CHECKING:
+    from pgcore.rest.app import SecondDoor
 
 WRITE_S = 10.0
 """Seconds a client may take to receive its answer."""
