@@ -52,6 +52,12 @@ def test_a_cluster_of_one_works_and_is_quick(sections, start, soon):
     assert values(store) == {"leader": "a", "members/a": "card", "config": "19"}
 
 
+def test_a_cluster_of_one_can_be_read_before_anything_was_written(sections, start, soon):
+    part, = sections(1)
+    store = start(part, "a")
+    assert store.read(fresh=False, deadline=soon()).records == {}
+
+
 def test_a_cluster_of_one_remembers_everything_after_a_restart(sections, start, soon):
     section, = sections(1)
     store = start(section, "a")

@@ -253,13 +253,15 @@ class RaftNode:
                 return self._contact
             heard_at, self._heartbeat = self._heartbeat[0], None
             return heard_at
+        others = self._raft.otherNodes
+        if not others:  # alone, whatever is committed was decided by all
+            return moment if self._raft.raftLastApplied >= self._raft.raftCommitIndex else self._contact
         # A new leader knows what is decided only when the first entry of its own term is.
         if not self._commit_at_election < self._raft.raftCommitIndex <= self._raft.raftLastApplied:
             return self._contact
-        others = self._raft.otherNodes
         answers = sorted((self._responses.get(node.id, NEVER) for node in others), reverse=True)
         needed = (len(others) + 1) // 2  # of the others, to be a majority with this node
-        return answers[needed - 1] if needed else moment
+        return answers[needed - 1]
 
     def _note(self, leader: str | None, contact: Instant) -> None:
         with self._state:
