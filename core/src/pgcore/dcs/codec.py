@@ -177,8 +177,8 @@ def _failover(record: Record | None) -> FailoverRequest | None:
         return None
     document = _object(record.value)
     if document is None:
-        leader, colon, candidate = record.value.partition(":")
-        document = {"leader": leader.strip(), "member": candidate.strip()} if colon else {}
+        before, colon, after = record.value.partition(":")
+        document = {"leader": before.strip(), "member": after.strip()} if colon else {}
     leader, candidate, scheduled = document.get("leader") or None, document.get("member") or None, document.get("scheduled_at") or None
     if not leader and not candidate:
         return None
