@@ -1,0 +1,183 @@
+"""Walks of a whole cluster in one process: the story ends as it should, and never are two writable under a lease."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgcore.model.basics import Lsn
+from rules.walk import Cluster
+
+GREW = "replica.timeline_grew ends every beat before the new leader is followed"
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    """``a`` leads, ``b`` and ``c`` stream from it."""
+    made = Cluster()
+    assert made.leader == "a" and made.writable() == ["a"]
+    assert all(made.streams_from(made[name]) is made["a"].server for name in "bc")
+    return made
+
+
+def settled(cluster: Cluster, leader: str, timeline: int) -> None:
+    """One leader on this timeline, everybody alive follows it, and what was acknowledged by anyone is there."""
+    assert cluster.leader == leader
+    assert cluster.writable() == [leader]
+    server = cluster[leader].server
+    assert server.timeline == timeline
+    for node in cluster.nodes.values():
+        if node.alive and node.name != leader:
+            assert cluster.streams_from(node) is server, f"{node.name}: {node.server} {node.trail[-8:]}"
+    for name, acknowledged in cluster.acknowledged.items():
+        assert server.contains(acknowledged), f"lost what {name} acknowledged: {acknowledged}"
+
+
+def test_a_healthy_cluster_rests(cluster: Cluster) -> None:
+    cluster.run(120)
+    settled(cluster, "a", 1)
+
+
+def test_a_switchover_loses_nothing_and_needs_no_rewind(cluster: Cluster) -> None:
+    """EC 61."""
+    cluster.ask("a", "b")
+    cluster.run(20)
+    settled(cluster, "b", 2)
+    assert cluster.asked() == "{}"
+    assert "demotion.give_away" in cluster["a"].trail
+    assert not any(rule.endswith(".rewind") for rule in cluster["a"].trail)
+
+
+def test_a_candidate_that_stops_receiving_during_the_stop_makes_the_old_primary_resume(cluster: Cluster) -> None:
+    """Principles, safety 2: nobody is promoted who lacks a byte."""
+    cluster.ask("a", "b")
+    cluster.run(5, until=lambda: cluster["a"].server.stopping)
+    cluster["b"].cut = True
+    cluster.run(15)
+    cluster["b"].cut = False
+    cluster.run(15)
+    settled(cluster, "a", 1)
+    assert "demotion.resumed" in cluster["a"].trail
+    assert cluster.asked() == "{}"
+    assert cluster["a"].memory.refusal
+
+
+def test_a_candidate_that_does_not_stream_stops_nothing(cluster: Cluster) -> None:
+    cluster["b"].cut = True
+    cluster.run(1)
+    cluster.ask("a", "b")
+    cluster.run(25)
+    cluster["b"].cut = False
+    cluster.run(5)
+    settled(cluster, "a", 1)
+    assert not any(rule.startswith("demotion") for rule in cluster["a"].trail)
+    assert cluster.asked() == "{}"
+
+
+def test_a_dead_leader_is_replaced_after_its_lease_by_exactly_one_of_two(cluster: Cluster) -> None:
+    """EC 42, 43."""
+    cluster["a"].alive = False
+    cluster.run(29, until=lambda: cluster.leader is None)
+    died = cluster.now
+    cluster.run(10)
+    assert cluster.leader in ("b", "c")
+    settled(cluster, str(cluster.leader), 2)
+    assert cluster.now - died <= 11
+
+
+@pytest.mark.xfail(strict=True, reason=GREW)
+def test_the_one_that_is_ahead_wins(cluster: Cluster) -> None:
+    """EC 43."""
+    cluster["b"].cut = True
+    cluster.run(1)
+    cluster["a"].alive = False
+    cluster["b"].cut = False
+    cluster.run(45)
+    settled(cluster, "c", 2)
+
+
+def test_an_old_primary_that_comes_back_is_stopped_rewound_and_follows(cluster: Cluster) -> None:
+    """EC 3, 100: frozen with its server for longer than ttl, it thaws as a primary on the older timeline."""
+    a = cluster["a"]
+    a.alive = False
+    cluster.run(45)
+    assert cluster.leader in ("b", "c")
+    a.server.position += 500  # what it wrote and nobody received
+    a.alive = True
+    cluster.run(30)
+    settled(cluster, str(cluster.leader), 2)
+    assert "down.rewind" in a.trail
+
+
+@pytest.mark.xfail(strict=True, reason=GREW)
+def test_a_leader_cut_off_from_the_store_stops_before_another_leads(cluster: Cluster) -> None:
+    """EC 22: it serves reads meanwhile and follows afterwards."""
+    a = cluster["a"]
+    a.reaches_store = False
+    cluster.run(30, until=lambda: not a.server.writable)
+    assert cluster.leader == "a"
+    cluster.run(60)
+    assert cluster.leader in ("b", "c")
+    assert a.server.running and not a.server.primary
+    a.reaches_store = True
+    cluster.run(30)
+    settled(cluster, str(cluster.leader), 2)
+
+
+def test_a_short_outage_of_the_store_changes_nothing(cluster: Cluster) -> None:
+    """EC 21."""
+    cluster.run(30)
+    with cluster.kv.outage():
+        cluster.run(8)
+    cluster.run(15)
+    settled(cluster, "a", 1)
+
+
+@pytest.mark.xfail(strict=True, reason="the lock is renewed every 10 s and given up 18.6 s after that: only 8.6 s are bridged")
+def test_an_outage_of_the_store_shorter_than_retry_timeout_demotes_nobody(cluster: Cluster) -> None:
+    """EC 21, whenever it begins."""
+    cluster.run(30)
+    for moment in range(1, 40):
+        cluster.run(0.25 * moment)
+        with cluster.kv.outage():
+            cluster.run(9.5)
+        assert cluster["a"].server.writable, f"stopped at {cluster.now}"
+        cluster.run(15)
+
+
+def test_a_store_that_was_wiped_heals_without_a_failover(cluster: Cluster) -> None:
+    """EC 17."""
+    cluster.kv.entries.clear()
+    cluster.run(30)
+    settled(cluster, "a", 1)
+    assert {"leader", "initialize", "config", "status"} <= cluster.kv.entries.keys()
+
+
+@pytest.mark.xfail(strict=True, reason=GREW)
+def test_a_candidate_that_dies_right_after_the_hand_over_is_replaced(cluster: Cluster) -> None:
+    """EC 64."""
+    cluster.ask("a", "b")
+    cluster.run(20, until=lambda: cluster.leader == "b")
+    cluster["b"].alive = False
+    cluster.run(40)
+    assert cluster.leader in ("a", "c")
+    settled(cluster, str(cluster.leader), 2)
+
+
+def test_many_switchovers_in_a_row_lose_nothing(cluster: Cluster) -> None:
+    for number, candidate in enumerate("bcabca", 2):
+        cluster.ask(str(cluster.leader), candidate)
+        cluster.run(30)
+        settled(cluster, candidate, number)
+    assert cluster["a"].server.position > Lsn(1000)
+
+
+@pytest.mark.xfail(strict=True, reason=GREW)
+def test_a_replica_cut_off_from_the_store_during_a_failover_follows_afterwards(cluster: Cluster) -> None:
+    """EC 107."""
+    cluster["c"].reaches_store = False
+    cluster["a"].alive = False
+    cluster.run(45)
+    assert cluster.leader == "b"
+    cluster["c"].reaches_store = True
+    cluster.run(40)
+    settled(cluster, "b", 2)
