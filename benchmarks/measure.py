@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import psycopg2
@@ -32,10 +32,10 @@ class Round:
 
 
 class Measurement:
-    """One round on a new cluster with default timing."""
+    """One round on a new cluster; ``timing`` is laid over the agent's own defaults."""
 
-    def __init__(self, agent: AgentKind, store: StoreKind, idle_s: float) -> None:
-        self.cluster = Cluster(agent=agent, store=store, timing="default")
+    def __init__(self, agent: AgentKind, store: StoreKind, idle_s: float, timing: Mapping[str, int]) -> None:
+        self.cluster = Cluster(agent=agent, store=store, timing="default", dynamic=timing)
         self.result = Round()
         self._idle_s = idle_s
 

@@ -24,6 +24,11 @@ from harness.agents import AgentKind, patroni_agent, pgcore_agent
 from harness.configuration import BIN_DIR
 
 
+def timing(text: str) -> dict[str, int]:
+    """The value of ``--timing``."""
+    return dict(zip(("ttl", "loop_wait", "retry_timeout"), map(int, text.split(",")), strict=True))
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -32,6 +37,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--store", choices=("etcd3", "raft"), default="etcd3")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help=f"comma-separated, of {','.join(SCENARIOS)}")
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long an idle cluster is watched (30)")
+    parser.add_argument("--timing", type=timing, default={}, metavar="TTL,LOOP_WAIT,RETRY_TIMEOUT",
+                        help="the same seconds for all systems, such as 30,10,10 (each system's own defaults)")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where Patroni is installed if missing (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single value to FILE")
     chosen = parser.parse_args()
@@ -65,20 +72,21 @@ def main() -> int:
         # Alternating systems share whatever else happens on the machine meanwhile.
         for name, agent in systems.items():
             print(f"round {number + 1} of {chosen.rounds}: {name}", file=sys.stderr, flush=True)
-            rounds[name].append(Measurement(agent, chosen.store, chosen.idle_seconds).run(tuple(chosen.scenarios.split(","))))
+            measurement = Measurement(agent, chosen.store, chosen.idle_seconds, chosen.timing)
+            rounds[name].append(measurement.run(tuple(chosen.scenarios.split(","))))
     values = {name: {figure: [done.figures[figure] for done in found if figure in done.figures]
                      for figure in dict.fromkeys(figure for done in found for figure in done.figures)}
               for name, found in rounds.items()}
     failures = {name: [failure for done in found for failure in done.failures] for name, found in rounds.items()}
-    print(f"{chosen.rounds} rounds, store {chosen.store}, {', '.join(f'{key} {value}' for key, value in machine().items())}")
+    print(f"{chosen.rounds} rounds, store {chosen.store}, timing {chosen.timing or 'default'}, {', '.join(f'{key} {value}' for key, value in machine().items())}")
     print("min / median / max\n")
     print(table(values))
     for name, texts in failures.items():
         for text in texts:
             print(f"FAILED {name}: {text}")
     if chosen.json:
-        chosen.json.write_text(json.dumps({"machine": machine(), "store": chosen.store, "rounds": chosen.rounds, "values": values,
-                                           "failures": failures}, indent=2) + "\n")
+        chosen.json.write_text(json.dumps({"machine": machine(), "store": chosen.store, "timing": chosen.timing or "default",
+                                           "rounds": chosen.rounds, "values": values, "failures": failures}, indent=2) + "\n")
     return 1 if any(failures.values()) else 0
 
 

@@ -119,7 +119,7 @@ def pool() -> Iterator[ClusterPool]:
 @pytest.fixture(scope="session", params=["etcd3", "raft"])
 def store(request: pytest.FixtureRequest) -> StoreKind:
     """Each store in turn."""
-    return request.param  # type: ignore[no-any-return]
+    return request.param
 
 
 @pytest.fixture
