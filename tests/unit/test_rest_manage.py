@@ -221,7 +221,7 @@ def _with(*members: Member, **fields: object) -> ClusterView:
             "switchover is not possible: no good candidates have been found",
         ),
         (
-            {"cluster": _with(member("a", "primary"), member("b", state="stopped"))},
+            {"cluster": _with(member("a", "primary"), member("b", tags={"nofailover": True}))},
             "/failover",
             {"candidate": "b"},
             412,

@@ -179,7 +179,8 @@ def _failover(record: Record | None) -> FailoverRequest | None:
     if document is None:
         before, colon, after = record.value.partition(":")
         document = {"leader": before.strip(), "member": after.strip()} if colon else {}
-    leader, candidate, scheduled = document.get("leader") or None, document.get("member") or None, document.get("scheduled_at") or None
+    leader, candidate = document.get("leader") or None, document.get("member") or None
+    scheduled = document.get("scheduled_at") or None
     if not leader and not candidate:
         return None
     return FailoverRequest(record.version, leader, candidate, scheduled, parse_moment(scheduled) if scheduled else None)

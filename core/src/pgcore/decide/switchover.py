@@ -17,8 +17,8 @@ from pgcore.model.cluster import FailoverRequest
 from pgcore.model.decision import Decision, act, rest
 from pgcore.model.world import World
 
-STREAM_WAIT_S = 10.0
-"""How long a request waits for its candidate to begin streaming before it is refused."""
+READY_WAIT_S = 10.0
+"""How long a request waits for its candidate to be up and to stream before it is refused."""
 
 
 def _refuse(request: FailoverRequest, reason: str) -> Decision:
@@ -118,6 +118,25 @@ def _good(w: World, request: FailoverRequest) -> tuple[str, ...]:
     )
 
 
+def _wait(w: World, request: FailoverRequest, what: str) -> Decision | None:
+    """Wait for a candidate that is not ready yet; None when it has been waited for long enough."""
+    if w.memory.request_seen is None or w.memory.request_seen[0] != request.version:
+        return act(NoteRequest(request.version), because=what)
+    waited = w.now - w.memory.request_seen[1]
+    if waited > READY_WAIT_S:
+        return None
+    return rest(because=f"switchover: {what}; waiting for it ({waited:.1f} of {READY_WAIT_S:.0f} s)", wake_after=0.2)
+
+
+def candidate_starting(w: World) -> Decision | None:
+    """None is fit yet but one is just starting, as a former primary does after a switchover: wait for it, bounded."""
+    request = _due(w)
+    if request is None or _good(w, request):
+        return None
+    starting = [m.name for m in could_lead(w, request) if (peer := (w.peers or {}).get(m.name)) is not None and peer.starting]
+    return _wait(w, request, f"{', '.join(starting)} is just starting") if starting else None
+
+
 def unfit_candidates(w: World) -> Decision | None:
     """None of them answers, may lead, and is close enough. (HA rules 16.5, EC 68)"""
     request = _due(w)
@@ -144,12 +163,8 @@ def candidate_not_streaming(w: World) -> Decision | None:
     if request is None or _streaming(w, _good(w, request)):
         return None
     names = ", ".join(_good(w, request))
-    if w.memory.request_seen is None or w.memory.request_seen[0] != request.version:
-        return act(NoteRequest(request.version), because=f"{names} does not stream from here yet")
-    waited = w.now - w.memory.request_seen[1]
-    if waited > STREAM_WAIT_S:
-        return _refuse(request, f"{names} did not stream from {w.me} within {STREAM_WAIT_S:.0f} s")
-    return rest(because=f"switchover: waiting until {names} streams ({waited:.1f} s)", wake_after=0.2)
+    waiting = _wait(w, request, f"{names} does not stream from {w.me}")
+    return waiting or _refuse(request, f"{names} did not stream from {w.me} within {READY_WAIT_S:.0f} s")
 
 
 def hand_over(w: World) -> Decision | None:
@@ -173,6 +188,7 @@ HOLDER_RULES = (
     paused_without_candidate,
     no_candidate,
     ask_candidates,
+    candidate_starting,
     unfit_candidates,
     candidate_not_streaming,
     hand_over,

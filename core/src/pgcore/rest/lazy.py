@@ -1,7 +1,7 @@
 """The second door behind a hinge: the framework is imported by the first unsafe request, not by every agent.
 
-It weighs 8 MiB beside a database, and most agents are never asked for anything but checks (docs/decisions). That it is installed is
-made sure of at the start, so a node in trouble discovers no missing module.
+It weighs 8 MiB beside a database, and most agents are never asked for anything but checks (docs/decisions/0001). That it is
+installed is made sure of at the start, so a node in trouble discovers no missing module.
 """
 
 from __future__ import annotations

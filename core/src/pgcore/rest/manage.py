@@ -17,7 +17,7 @@ from pgcore.clock import Deadline, now
 from pgcore.daemon.board import Board, Status
 from pgcore.daemon.mailbox import Mailbox, ReloadConfig, WriteFailover
 from pgcore.errors import PgcoreError
-from pgcore.model.basics import Instant, Json, State
+from pgcore.model.basics import Instant, Json
 from pgcore.model.cluster import ClusterView
 
 SLICE_S = 1.0
@@ -186,7 +186,7 @@ def _refused_by_cluster(ask: Ask, status: Status, view: ClusterView) -> Reply | 
             return Reply(412, f"{ask.action} is not possible: can not find sync_standby")
     if not members and not ask.candidate:
         return Reply(412, f"{ask.action} is not possible: cluster does not have members except leader")
-    good = [member for member in members if not member.tags.nofailover and member.state == State.RUNNING]
+    good = [member for member in members if not member.tags.nofailover]  # whether they are up, the leader asks them itself
     if not good and ask.candidate != view.leader:
         return Reply(412, f"{ask.action} is not possible: no good candidates have been found")
     return None
