@@ -371,7 +371,7 @@ def test_slots_are_made_although_the_settings_cannot_be_applied() -> None:
 @pytest.mark.parametrize(
     "at",
     [
-        world(primary(senders=()), view("a", failover=request("a", "b")), peers=peers(peer("b"))),
+        world(primary(senders=()), view("a", failover=request("a", "b"))),
         world(standby(), view(None, failover=request("a"))),
     ],
     ids=["leader.candidate_not_streaming", "race.others_before_old_leader"],

@@ -175,6 +175,22 @@ REQUESTS = (
     case("the candidate lags too far", world(primary(2**21), TO_B, peers=GOOD), "leader.unfit_candidates"),
     case("the candidate lags as far as allowed (EC 41)", world(primary(1000 + 1048576), TO_B, peers=GOOD), "leader.hand_over"),
     case(
+        "the candidate is just starting: note since when",
+        world(primary(2**21), TO_B, peers=peers(peer("b", 0, starting=True))),
+        "leader.candidate_starting",
+        NoteRequest("7"),
+    ),
+    nothing(
+        "it is still starting",
+        world(primary(2**21), TO_B, peers=peers(peer("b", 0, starting=True)), request_seen=("7", Instant(NOW - 9))),
+        "leader.candidate_starting",
+    ),
+    case(
+        "it has been starting for 11 s: refused, nothing is stopped",
+        world(primary(2**21), TO_B, peers=peers(peer("b", 0, starting=True)), request_seen=("7", Instant(NOW - 11))),
+        "leader.unfit_candidates",
+    ),
+    case(
         "the candidate answers but does not stream: note since when",
         world(primary(senders=()), TO_B, peers=GOOD),
         "leader.candidate_not_streaming",
