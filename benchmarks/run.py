@@ -78,15 +78,15 @@ def main() -> int:
                      for figure in dict.fromkeys(figure for done in found for figure in done.figures)}
               for name, found in rounds.items()}
     failures = {name: [failure for done in found for failure in done.failures] for name, found in rounds.items()}
-    print(f"{chosen.rounds} rounds, store {chosen.store}, timing {chosen.timing or 'default'}, {', '.join(f'{key} {value}' for key, value in machine().items())}")
+    about = {"store": chosen.store, "timing": chosen.timing or "default", "rounds": chosen.rounds, **machine()}
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
     print("min / median / max\n")
     print(table(values))
     for name, texts in failures.items():
         for text in texts:
             print(f"FAILED {name}: {text}")
     if chosen.json:
-        chosen.json.write_text(json.dumps({"machine": machine(), "store": chosen.store, "timing": chosen.timing or "default",
-                                           "rounds": chosen.rounds, "values": values, "failures": failures}, indent=2) + "\n")
+        chosen.json.write_text(json.dumps({"about": about, "values": values, "failures": failures}, indent=2) + "\n")
     return 1 if any(failures.values()) else 0
 
 
