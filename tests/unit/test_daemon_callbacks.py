@@ -104,7 +104,7 @@ def test_a_plugin_that_exits_stops_neither_the_others_nor_the_lane(plugins: Plug
     lane = CallbackLane(plugins.registry(listener=LISTENER, z_exiting=EXITING))
     lane.tell(event("first"))
     lane.tell(event("second"))
-    eventually(lambda: plugins.module("listener").HEARD == ["first", "second"], 0.5)
+    eventually(lambda: plugins.module("listener").HEARD == ["first", "second"], 0.3)
 
 
 def test_an_idle_lane_is_drained_at_once(plugins: Plugins) -> None:
@@ -256,7 +256,7 @@ def test_a_pre_promote_script_is_killed_when_the_promotion_is_cancelled(tmp_path
     eventually((tmp_path / "asked").exists)
     member.performer.perform(a.CancelTask(), member.world())
     try:
-        assert eventually(member.tasks.finished, 1.0).cancelled
+        assert eventually(member.tasks.finished, 0.4).cancelled
     finally:
         member.close()
 

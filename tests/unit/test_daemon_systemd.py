@@ -54,7 +54,7 @@ def test_a_listener_that_does_not_read_does_not_hold_the_agent_up(tmp_path: Path
         channel.bind(path)
         telling = threading.Thread(target=tell_often, daemon=True)
         telling.start()
-        telling.join(0.7)
+        telling.join(0.4)
         held_up = telling.is_alive()
     telling.join(5)  # the closed socket sets it free
     assert not held_up

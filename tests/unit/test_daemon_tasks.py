@@ -39,6 +39,15 @@ class Held:
         assert self.let_go.wait(10)
 
 
+def running_program(*argv: str) -> Callable[[TaskContext], None]:
+    """An action that runs a program to its end."""
+
+    def work(ctx: TaskContext) -> None:
+        ctx.run(list(argv))
+
+    return work
+
+
 def result_of(tasks: Tasks, action: Callable[[TaskContext], None], kind: TaskKind = TaskKind.START) -> TaskResult:
     assert tasks.begin(kind, action) == ""
     return eventually(tasks.finished)
@@ -117,17 +126,17 @@ def test_a_method_that_exits_ends_only_its_action(tasks: Tasks) -> None:
         raise SystemExit(3)
 
     tasks.begin(TaskKind.CLONE, leave)
-    assert not eventually(tasks.finished, 0.5).ok
+    assert not eventually(tasks.finished, 0.3).ok
 
 
 def test_a_failing_program_is_told_with_its_output(tasks: Tasks) -> None:
-    result = result_of(tasks, lambda ctx: ctx.run(["/bin/sh", "-c", "echo no room; exit 7"]) and None)
+    result = result_of(tasks, running_program("/bin/sh", "-c", "echo no room; exit 7"))
     assert "exited with 7: no room" in result.error
 
 
 def test_cancel_ends_the_program_and_its_children(tasks: Tasks, tmp_path: Path) -> None:
     script = write_script(tmp_path / "slow", f"sleep 60 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/self; wait")
-    tasks.begin(TaskKind.CLONE, lambda ctx: ctx.run([script]) and None)
+    tasks.begin(TaskKind.CLONE, running_program(script))
     pids = [int(eventually((tmp_path / name).exists) and eventually((tmp_path / name).read_text)) for name in ("self", "child")]
     began = time.monotonic()
     tasks.cancel()
