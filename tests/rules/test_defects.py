@@ -220,11 +220,11 @@ def test_given_up_locks_are_not_acquired_and_released_in_one_beat() -> None:
 def test_a_crashed_primary_that_could_not_be_started_goes_on_as_a_standby() -> None:
     """EC 83: a keeps trying as a standby."""
     failed = did(TaskKind.START_PRIMARY, "out of disk")
-    played = play(world(crashed(), MINE, recovering=True, last_result=failed))
-    assert played.did(ReleaseLease)
+    beats = [play(world(crashed(), MINE, recovering=True, last_result=failed))]
+    assert beats[0].did(ReleaseLease)
     for _ in range(3):
-        played = play(after(played, seconds=20.0, cluster=B_LEADS), CompareTimelines=LeaderTimeline(1, False))
-    assert played.did(StartServer)
+        beats.append(play(after(beats[-1], seconds=20.0, cluster=B_LEADS), CompareTimelines=LeaderTimeline(1, False)))
+    assert any(played.did(StartServer) for played in beats)
 
 
 @defect("start_failed looks at START_PRIMARY only: a holder whose server does not start keeps the lock for ever")
@@ -344,12 +344,12 @@ def test_a_stop_that_ends_while_the_store_is_away_for_a_moment_goes_on_with_the_
 
 @defect("leader.wrong_leader comes before upkeep.request_done: each fast switchover leaves a refusal behind")
 def test_a_fulfilled_switchover_is_not_refused_by_the_new_leader() -> None:
-    assert decision(world(primary(), view("a", failover=request("b", "a")))).rule == "leader.keep"
+    assert not play(world(primary(), view("a", failover=request("b", "a")))).beat.world.memory.refusal
 
 
 @defect("leader.candidate_is_leader comes before upkeep.request_done")
 def test_a_fulfilled_failover_is_not_refused_by_the_new_leader() -> None:
-    assert decision(world(primary(), view("a", failover=request(None, "a")), checkpoint_needed=True)).rule == "leader.keep"
+    assert not play(world(primary(), view("a", failover=request(None, "a")))).beat.world.memory.refusal
 
 
 @defect("request_done keeps a request that names another candidate: the winner hands over once more")
