@@ -163,7 +163,7 @@ ALL_STORE_ACTIONS = [
     a.ReleaseLease(ClusterStatus(Lsn(1))),
     a.ClaimInitialize(),
     a.WriteInitialize("7300000000000000001"),
-    a.DropInitialize(),
+    a.DropInitialize("1"),
     a.WriteConfig({"ttl": 30}),
     a.WriteStatus(ClusterStatus(Lsn(1))),
     a.WriteHistory(()),
@@ -176,7 +176,7 @@ ALL_STORE_ACTIONS = [
 def test_in_an_outage_every_store_action_is_undecided_within_its_time(
     member: Bench, action: a.Action, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = member.world(memory=Memory(lease_until=Instant(now() + 2)), is_primary=True)  # DEMOTE_SHARE leaves 0.3 s at least
+    world = member.world(memory=Memory(lease_until=Instant(now() + 2)), is_primary=True)
     with member.server.outage():
         began = time.monotonic()
         outcome = member.performer.perform(action, replace(world, settings=replace(world.settings, timing=Timing(5, 1, 1))))
@@ -235,7 +235,14 @@ def test_the_system_identifier_replaces_only_what_was_read(member: Bench) -> Non
     assert do(member, a.WriteInitialize("71", claimed)).value is True
     assert do(member, a.WriteInitialize("72", claimed)).value is False
     assert stored(member, Key.INITIALIZE) == "71"
-    assert do(member, a.DropInitialize()).ok and do(member, a.DropInitialize()).ok
+
+
+def test_a_claim_is_dropped_only_while_it_is_ours(member: Bench) -> None:
+    claimed = str(do(member, a.ClaimInitialize()).value)
+    do(member, a.WriteInitialize("71", claimed))
+    assert do(member, a.DropInitialize(claimed)).value is False
+    assert stored(member, Key.INITIALIZE) == "71"
+    assert do(member, a.DropInitialize(version(member, Key.INITIALIZE))).value is True
     assert stored(member, Key.INITIALIZE) is None
 
 
