@@ -49,12 +49,12 @@ def heartbeat(world: World) -> Generator[Step, Outcome, Beat]:
             continue
         seen: set[str] = set()
         while True:
-            decision = decide(stage, world)
+            decision = decide(stage, world, seen)
             if decision is None:
                 break
-            if decision.rule in seen:
+            if decision.rule in seen and decision.actions:
                 beat.repeated = decision.rule
-                ended = True
+                ended = ended or stage == MAIN
                 break
             seen.add(decision.rule)
             beat.add(stage, decision)

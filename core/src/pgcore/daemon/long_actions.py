@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pgcore.clock import now
+from pgcore.clock import Deadline, now
 from pgcore.config.server import bootstrap_method
-from pgcore.errors import PgcoreError, ServerError
+from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import GateRequest, TaskContext
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Role
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GATE_TIMEOUT_S = 60.0
+SOURCE_S = 5.0
+"""How long the source of a failed pg_rewind is asked whether it is still there."""
 PROMOTE_LEAST_LEASE_S = 0.5
 """A promotion is not begun with less of the lease proven than this."""
 
@@ -100,6 +102,7 @@ class LongActions:
             )  # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
             if until is None or until - now() < PROMOTE_LEAST_LEASE_S:
                 raise ServerError("no promotion: the lock is not proven to be ours any more")
+            self._tell("on_role_change", Role.PRIMARY)
             self._ports.postgres.promote(ctx, timeout_s=action.timeout_s)
 
         self._begin(TaskKind.PROMOTE, run)
@@ -115,7 +118,17 @@ class LongActions:
         self._begin(TaskKind.FOLLOW, run)
 
     def _rewind(self, action: a.Rewind, world: World) -> None:
-        self._begin(TaskKind.REWIND, lambda ctx: self._ports.postgres.rewind(ctx, action.source))
+        postgres = self._ports.postgres
+
+        def run(ctx: TaskContext) -> None:
+            try:
+                postgres.rewind(ctx, action.source)
+            except ServerError:
+                if postgres.leader_timeline(action.source, Deadline.after(SOURCE_S)).in_recovery:
+                    raise ServerUnavailableError(f"{action.source.name} is not a primary any more") from None
+                raise
+
+        self._begin(TaskKind.REWIND, run)
 
     def _clone(self, action: a.Clone, world: World) -> None:
         methods = self._methods()

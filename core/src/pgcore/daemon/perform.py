@@ -24,7 +24,7 @@ from pgcore.dcs.retry import retrying
 from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Store, Stored
 from pgcore.dcs.store import version as at_version
 from pgcore.decide.advance import ClusterReading
-from pgcore.decide.lease import DEMOTE_SHARE
+from pgcore.decide.lease import demote_left_s
 from pgcore.errors import PgcoreError, ServerUnavailableError
 from pgcore.hookspecs import CallbackEvent, Facts
 from pgcore.model import actions as a
@@ -123,7 +123,7 @@ class Performer:
         timing = world.settings.timing
         limit = float(timing.retry_timeout)
         if world.node.is_primary and world.memory.lease_until is not None:
-            limit = min(limit, max(LEAST_S, world.lease_left - DEMOTE_SHARE * timing.ttl))
+            limit = min(limit, max(LEAST_S, world.lease_left - demote_left_s(timing)))
         if world.demotion is not None:
             limit = min(limit, 1.0)  # its steps must not wait for a store that is away
         return Deadline.after(limit)
@@ -214,8 +214,9 @@ class Performer:
         expect = at_version(action.version) if action.version else ABSENT
         return self._put(Key.INITIALIZE, action.system_id, expect, world) is not None
 
-    def _drop_initialize(self, action: a.DropInitialize, world: World) -> None:
-        retrying(lambda d: self.ports.store.delete(Key.INITIALIZE, expect=ANYTHING, deadline=d), self._store_deadline(world))
+    def _drop_initialize(self, action: a.DropInitialize, world: World) -> bool:
+        expect, deadline = at_version(action.version), self._store_deadline(world)
+        return not isinstance(self.ports.store.delete(Key.INITIALIZE, expect=expect, deadline=deadline), Refused)
 
     def _config(self, action: a.WriteConfig, world: World) -> bool:
         expect = at_version(action.version) if action.version else ABSENT

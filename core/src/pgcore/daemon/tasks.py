@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from pgcore.clock import now
 from pgcore.daemon.mailbox import Mailbox
-from pgcore.errors import CancelledError, PgcoreError
+from pgcore.errors import CancelledError, PgcoreError, ServerUnavailableError
 from pgcore.hookspecs import TaskContext
 from pgcore.model.basics import Json
 from pgcore.model.node import TaskKind, TaskResult, TaskView
@@ -81,7 +81,7 @@ class Tasks:
             return TaskResult(kind, cancelled=True)
         except PgcoreError as error:
             logger.error("%s failed: %s", kind, error)
-            return TaskResult(kind, str(error))
+            return TaskResult(kind, str(error), retriable=isinstance(error, ServerUnavailableError))
         except Exception as error:
             logger.exception("%s failed unexpectedly", kind)
             return TaskResult(kind, f"{type(error).__name__}: {error}")

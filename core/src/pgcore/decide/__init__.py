@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from pgcore.decide.bootstrap import BOOTSTRAP
 from pgcore.decide.busy import BUSY
@@ -43,16 +43,19 @@ MAIN = "main"
 STAGES = ("prepare", MAIN, "upkeep", "publish")
 
 
-def decide(stage: str, world: World) -> Decision | None:
-    """The decision of one stage; None when a stage of repairs has nothing to do."""
+def decide(stage: str, world: World, done: Container[str] = ()) -> Decision | None:
+    """The decision of one stage; None when a stage of repairs has nothing to do.
+
+    In those stages each rule of ``done`` has had its turn in this beat; in the main stage every rule is asked again.
+    """
     if stage == MAIN:
         table = next(table for _, holds, table in SITUATIONS if holds(world))
         return table.decide(world)
-    if stage == "prepare":
-        return None if world.store_lost else PREPARE.decide(world)
-    if stage == "upkeep":
-        return None if world.store_lost else UPKEEP.decide(world)
-    return PUBLISH.decide(world)
+    if stage == "publish":
+        return PUBLISH.decide(world)
+    if world.store_lost:
+        return None
+    return (PREPARE if stage == "prepare" else UPKEEP).decide(world, done)
 
 
 TABLES = (PREPARE, *(table for _, _, table in SITUATIONS), UPKEEP, PUBLISH)

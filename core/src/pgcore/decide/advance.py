@@ -45,14 +45,15 @@ from pgcore.model.actions import (
     SetRole,
     StartServer,
     StopServer,
+    WriteConfig,
     WriteFailover,
     WriteHistory,
     WriteInitialize,
     WriteStatus,
 )
 from pgcore.model.basics import Instant, Role
-from pgcore.model.cluster import ClusterView
-from pgcore.model.node import NodeView, TaskKind, TaskView
+from pgcore.model.cluster import ClusterView, ConfigRecord
+from pgcore.model.node import NodeView, TaskKind, TaskResult, TaskView
 from pgcore.model.settings import Settings
 from pgcore.model.world import Bootstrapping, Demotion, LeaseState, Memory, World
 
@@ -83,7 +84,8 @@ def _remember(world: World, **changes: Any) -> World:
 def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
     node = outcome.value
     assert isinstance(node, NodeView)
-    changes: dict[str, Any] = {}
+    since = world.memory.starting_since
+    changes: dict[str, Any] = {"starting_since": (world.now if since is None else since) if node.starting else None}
     if node.finished is not None:
         changes |= _finished(world, node)
     if node.answering:
@@ -98,7 +100,7 @@ def _finished(world: World, node: NodeView) -> dict[str, Any]:
     assert result is not None
     changes: dict[str, Any] = {"last_result": result, "failed_at": world.now if result.error else None}
     if result.kind is TaskKind.REWIND and not result.cancelled:
-        changes["rewind"] = RewindState.SUCCESS if result.ok else _after_failed_rewind(node)
+        changes["rewind"] = RewindState.SUCCESS if result.ok else _after_failed_rewind(node, result)
     if result.kind is TaskKind.PROMOTE and not result.ok:
         changes["promotion_failed_at"] = world.now
         changes["checkpoint_needed"] = False
@@ -109,9 +111,9 @@ def _finished(world: World, node: NodeView) -> dict[str, Any]:
     return changes
 
 
-def _after_failed_rewind(node: NodeView) -> RewindState:
-    """Retried while pg_control is sound; a damaged one cannot be rewound any more. (HA rules 12.4.6, EC 111)"""
-    return RewindState.NEED if node.rewind_possible else RewindState.FAILED
+def _after_failed_rewind(node: NodeView, result: TaskResult) -> RewindState:
+    """Again when the source was gone and pg_control is sound; else it has failed for good. (HA rules 12.4.6, EC 111)"""
+    return RewindState.NEED if result.retriable and node.rewind_possible else RewindState.FAILED
 
 
 def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
@@ -149,6 +151,7 @@ def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
     retained = dict.fromkeys(world.cluster.status.retain_slots, world.now)
     return _remember(
         held,
+        last_result=None,
         old_cluster=cluster if world.memory.old_cluster is None else world.memory.old_cluster,
         slots_seen={**retained, **world.memory.slots_seen},
     )
@@ -200,9 +203,9 @@ def _promote(world: World, action: Promote, outcome: Outcome) -> World:
 
 
 def _role(world: World, action: SetRole, outcome: Outcome) -> World:
-    return replace(
-        world, node=replace(world.node, role=action.role, is_primary=world.node.is_primary and action.role is not Role.DEMOTED)
-    )
+    node = replace(world.node, role=action.role, is_primary=world.node.is_primary and action.role is not Role.DEMOTED)
+    world = replace(world, node=node)
+    return _remember(world, recovering=False, last_result=None) if action.role is Role.DEMOTED else world
 
 
 def _demotion(world: World, action: BeginDemotion, outcome: Outcome) -> World:
@@ -222,7 +225,8 @@ def _phase(world: World, action: EnterPhase, outcome: Outcome) -> World:
     demotion = world.demotion
     assert demotion is not None
     end = action.end if action.end is not None else demotion.end
-    return _remember(world, procedure=replace(demotion, phase=action.phase, since=world.now, end=end))
+    mark = action.mark if action.mark is not None else demotion.mark
+    return _remember(world, procedure=replace(demotion, phase=action.phase, since=world.now, end=end, mark=mark))
 
 
 def _ended(world: World, action: EndProcedure, outcome: Outcome) -> World:
@@ -230,14 +234,22 @@ def _ended(world: World, action: EndProcedure, outcome: Outcome) -> World:
 
 
 def _bootstrap_phase(world: World, action: EnterBootstrap, outcome: Outcome) -> World:
-    return _remember(world, procedure=Bootstrapping(action.phase, world.now))
+    before = world.bootstrapping
+    claim = before.claim if before is not None else world.cluster.initialize_version
+    return _remember(world, procedure=Bootstrapping(action.phase, world.now, claim), last_result=None)
 
 
 def _rewind_state(world: World, action: SetRewind, outcome: Outcome) -> World:
     if action.state is RewindState.CHECK and world.memory.rewind is RewindState.NEED:
         return world
-    since = world.memory.undecided_since if action.state is RewindState.CHECK else None
-    return _remember(world, rewind=action.state, undecided_since=since)
+    check = action.state is RewindState.CHECK
+    compared = world.leader_timeline.timeline if world.leader_timeline is not None else None
+    return _remember(
+        world,
+        rewind=action.state,
+        undecided_since=world.memory.undecided_since if check else None,
+        compared_timeline=world.memory.compared_timeline if check else compared,
+    )
 
 
 def _slots_changed(world: World, action: ChangeSlots, outcome: Outcome) -> World:
@@ -261,6 +273,12 @@ def _initialized(world: World, action: WriteInitialize, outcome: Outcome) -> Wor
     if not outcome.ok or not outcome.value:
         return world
     return replace(world, cluster=replace(world.cluster, initialize=action.system_id))
+
+
+def _config_written(world: World, action: WriteConfig, outcome: Outcome) -> World:
+    if not (outcome.ok and outcome.value):
+        return world
+    return replace(world, cluster=replace(world.cluster, config=ConfigRecord("", action.document)))
 
 
 def _status_written(world: World, action: WriteStatus, outcome: Outcome) -> World:
@@ -296,6 +314,7 @@ _HANDLERS: dict[type, Callable[[World, Any, Outcome], World]] = {
     ReleaseLease: _released,
     ClaimInitialize: _claimed,
     WriteInitialize: _initialized,
+    WriteConfig: _config_written,
     WriteStatus: _status_written,
     WriteHistory: _history_written,
     WriteFailover: _failover_written,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
     AcquireLease,
+    Action,
     BootstrapPhase,
     CancelTask,
     DropInitialize,
@@ -53,9 +54,14 @@ def working(w: World) -> Decision | None:
 def failed(w: World) -> Decision | None:
     """A step failed or did not begin, or the server is gone: undo what others would trip over. (HA rules 6.4.1)"""
     result = _result(w)
-    broken = result is None or not result.ok or not w.node.running
+    unbegun = result is None or (_phase(w) is BootstrapPhase.POST and result.kind is not TaskKind.POST_BOOTSTRAP)
+    broken = unbegun or result is None or not result.ok or not w.node.running
     if broken and _phase(w) is not BootstrapPhase.FAILED:
-        error = (result.error or "PostgreSQL is not running") if result else "it could not begin; the line above says why"
+        error = (
+            (result.error or "PostgreSQL is not running")
+            if result and not unbegun
+            else "it could not begin; the line above says why"
+        )
         return act(EnterBootstrap(BootstrapPhase.FAILED), because=f"the bootstrap failed: {error}")
     return None
 
@@ -68,20 +74,23 @@ def stop_failed_server(w: World) -> Decision | None:
 
 
 def give_up(w: World) -> Decision | None:
-    """Free ``/initialize`` for another node, set the data directory aside, end the agent. (EC 173)"""
-    if _phase(w) is BootstrapPhase.FAILED:
-        return end(
-            DropInitialize(),
-            SetAsideDataDir(),
-            EndProcedure(),
-            Exit(
-                0 if w.memory.stopping else 1,
-                "the bootstrap failed; see the lines above for the reason. /initialize was "
-                "freed and the data directory renamed to <data_dir>.failed",
-            ),
-            because="the bootstrap did not succeed",
-        )
-    return None
+    """Free ``/initialize`` if it is still our claim, set the data directory aside, end the agent. (EC 173)"""
+    if _phase(w) is not BootstrapPhase.FAILED:
+        return None
+    assert w.bootstrapping is not None
+    ours = w.cluster.initialize == "" and w.cluster.initialize_version == w.bootstrapping.claim
+    free: tuple[Action, ...] = (DropInitialize(w.bootstrapping.claim),) if ours and w.bootstrapping.claim else ()
+    message = (
+        "the bootstrap failed; see the lines above for the reason. /initialize was freed and the data directory renamed to "
+        "<data_dir>.failed"
+    )
+    return end(
+        *free,
+        SetAsideDataDir(),
+        EndProcedure(),
+        Exit(0 if w.memory.stopping else 1, message),
+        because="the bootstrap did not succeed",
+    )
 
 
 def recovering(w: World) -> Decision | None:
@@ -104,7 +113,7 @@ def create_users(w: World) -> Decision | None:
 
 
 def finish(w: World) -> Decision | None:
-    """Publish the new cluster and take the lock unconditionally. (HA rules 6.4.4)"""
+    """The users are made: publish the new cluster and take the lock unconditionally. (HA rules 6.4.4)"""
     assert w.node.system_id is not None
     return act(
         AcquireLease(force=True),

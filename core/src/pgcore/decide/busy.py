@@ -24,21 +24,6 @@ def lost_lock(w: World) -> Decision | None:
     return None
 
 
-def recovery_too_long(w: World) -> Decision | None:
-    """A crashed primary recovers longer than allowed while another node could lead. (HA rules 14.2.1, EC 84)"""
-    task = w.node.task
-    limit = w.settings.primary_start_timeout
-    if not (w.holds and task is not None and task.kind is TaskKind.START_PRIMARY and w.now - task.since > limit):
-        return None
-    if not any(m.running and m.api_url and not m.tags.nofailover for m in w.others):
-        return None
-    return act(
-        CancelTask(),
-        BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
-        because=f"recovery takes longer than primary_start_timeout ({limit} s) and another member is running",
-    )
-
-
 def wait(w: World) -> Decision | None:
     """The action goes on; its end wakes the next beat."""
     task = w.node.task
@@ -46,4 +31,4 @@ def wait(w: World) -> Decision | None:
     return rest(because=f"{task.kind} since {w.now - task.since:.1f} s")
 
 
-BUSY = Table("busy", renew, lost_lock, recovery_too_long, wait)
+BUSY = Table("busy", renew, lost_lock, wait)

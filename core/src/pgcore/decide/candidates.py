@@ -30,8 +30,13 @@ def fit(peer: PeerView | None) -> bool:
 
 
 def best_with(w: World, names: Iterable[str], end: Lsn) -> str | None:
-    """Of these members the fit one that has received everything up to ``end``: highest priority, then name. (HA rules 30.2)"""
-    peers = [p for name in names if (p := (w.peers or {}).get(name)) is not None and fit(p) and p.position >= end]
+    """Of these members the fit one that has received everything up to ``end``, on this timeline: highest priority, then name.
+
+    (HA rules 30.2) Positions of an abandoned timeline do not count.
+    """
+    timeline = (w.node.control.checkpoint_timeline if w.node.control else None) or w.memory.last_timeline or 0
+    asked = [p for name in names if (p := (w.peers or {}).get(name)) is not None]
+    peers = [p for p in asked if fit(p) and p.position >= end and (p.timeline is None or p.timeline >= timeline)]
     peers.sort(key=lambda p: (-p.failover_priority, -p.position, p.name))
     return peers[0].name if peers else None
 

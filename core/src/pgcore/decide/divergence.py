@@ -9,6 +9,8 @@ from pgcore.model.actions import (
     Rewind,
     RewindState,
     SetRewind,
+    StopMode,
+    StopServer,
 )
 from pgcore.model.basics import Lsn
 from pgcore.model.decision import Decision, act, end
@@ -132,9 +134,11 @@ def copy_anew(w: World) -> Decision | None:
     failed = w.memory.rewind is RewindState.FAILED and (
         settings.remove_data_directory_on_rewind_failure or settings.remove_data_directory_on_diverged_timelines
     )
-    if (diverged or failed) and w.leader_upstream is not None and not w.node.running:
-        because = "pg_rewind failed" if failed else "diverged, and pg_rewind is not possible"
+    if not (diverged or failed) or w.leader_upstream is None:
+        return None
+    because = ("pg_rewind failed" if failed else "diverged, and pg_rewind is not possible") + "; a new copy is allowed"
+    if w.node.running:
         return end(
-            RemoveDataDir(because), SetRewind(RewindState.INITIAL), because=because + "; a new copy is allowed by configuration"
+            StopServer(StopMode.FAST, float(settings.timing.retry_timeout)), because=because + ": stopping the server first"
         )
-    return None
+    return end(RemoveDataDir(because), SetRewind(RewindState.INITIAL), because=because)

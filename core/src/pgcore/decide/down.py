@@ -25,8 +25,10 @@ RESTARTABLE = (ControlState.IN_PRODUCTION, ControlState.IN_CRASH_RECOVERY, Contr
 
 
 def paused(w: World) -> Decision | None:
-    """In maintenance mode a stopped server stays stopped, and its holder gives the lock back. (HA rules 23, EC 188)"""
-    if not w.paused:
+    """Paused: a stopped server stays stopped, but for a demoted primary that is to be rewound. (HA rules 23, EC 188, 196)"""
+    waiting = w.memory.rewind in (RewindState.CHECK, RewindState.NEED) and w.node.rewind_possible
+    demoted = w.node.role is Role.DEMOTED and (waiting or w.memory.rewind is RewindState.SUCCESS)
+    if not w.paused or demoted:
         return None
     if w.is_holder:
         return end(ReleaseLease(), because="paused and PostgreSQL is not running: giving the lock back")
@@ -34,16 +36,15 @@ def paused(w: World) -> Decision | None:
 
 
 def start_failed(w: World) -> Decision | None:
-    """The attempt to start a crashed primary failed: tell, and give the lock away. (HA rules 13.4, EC 83)"""
-    result = w.ended(TaskKind.START_PRIMARY)
-    if not (w.memory.recovering and result is not None):
+    """The attempt to start a crashed primary, or a holder's server, failed: give the lock away. (HA rules 13.4, EC 83)"""
+    crashed = w.ended(TaskKind.START_PRIMARY) if w.memory.recovering else None
+    started = w.ended(TaskKind.START) if w.is_holder else None
+    result = crashed or (started if started is not None and not started.ok else None)
+    if result is None:
         return None
-    because = f"the server could not be started as a primary: {result.error or 'it is not running'}"
-    if w.is_holder:
-        return act(
-            SetRole(Role.DEMOTED), SetRewind(RewindState.CHECK), ReleaseLease(), because=because + "; giving the lock away"
-        )
-    return act(SetRole(Role.DEMOTED), SetRewind(RewindState.CHECK), because=because)
+    because = f"the server could not be started: {_gist(result.error) or 'it is not running'}"
+    free = (ReleaseLease(),) if w.is_holder else ()
+    return act(SetRole(Role.DEMOTED), SetRewind(RewindState.CHECK), *free, because=because)
 
 
 def restartable(w: World) -> bool:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from pgcore.decide import switchover
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
-from pgcore.model.actions import BeginDemotion, DemoteMode, Phase, Promote, ReleaseLease, RewindState, SetRewind, SetRole
+from pgcore.model.actions import (
+    BeginDemotion,
+    DemoteMode,
+    Phase,
+    Promote,
+    ReleaseLease,
+    RewindState,
+    SetRewind,
+    SetRole,
+    WriteFailover,
+)
 from pgcore.model.basics import Role
 from pgcore.model.decision import Decision, act, end, rest
 from pgcore.model.node import TaskKind
@@ -18,7 +28,7 @@ def paused_without_primary(w: World) -> Decision | None:
         return None
     request = w.cluster.failover
     if request is not None and request.candidate == w.me:
-        return rest(because="paused: waiting for the manual promotion")
+        return None  # asked for by an operator
     return end(ReleaseLease(), because="paused and this server is not a primary: giving the lock back")
 
 
@@ -40,20 +50,38 @@ def refused_standby(w: World) -> Decision | None:
 
 
 def promotion_failed(w: World) -> Decision | None:
-    """The promotion did not succeed: give the lock away and stand back for ttl. (HA rules 8.5, EC 55)"""
+    """The promotion did not succeed: give the lock away and stand back for ttl. (HA rules 8.5, EC 55)
+
+    A server that was already asked to promote may still do so: it is stopped before the lock is given away.
+    """
     result = w.ended(TaskKind.PROMOTE)
-    if result is not None and not result.ok and not w.node.is_primary:
-        return end(SetRole(Role.REPLICA), ReleaseLease(), because=f"the promotion failed: {result.error}")
+    if result is None or result.ok or w.node.is_primary:
+        return None
+    because = f"the promotion failed: {result.error or 'cancelled'}"
+    if w.node.role is Role.PROMOTED and w.node.running:
+        return act(BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because=because)
+    request = w.cluster.failover
+    mine = (WriteFailover(version=request.version),) if request is not None and request.candidate == w.me else ()
+    return end(*mine, SetRole(Role.REPLICA), ReleaseLease(), because=because)
+
+
+def cannot_look(w: World) -> Decision | None:
+    """The server does not answer, so it is not known to be a standby that can be promoted."""
+    if not w.node.is_primary and w.node.running and not w.node.answering:
+        return rest(
+            because="the lock is mine but the server does not answer the monitoring query; a wrong "
+            "postgresql.authentication.superuser or a missing pg_hba line would do that",
+            wake_after=1.0,
+        )
     return None
 
 
 def promote(w: World) -> Decision | None:
     """The lock is proven and this server is a standby: promote it. (HA rules 8.5)"""
-    if w.holds and not w.node.is_primary and w.node.running:
+    if w.holds and not w.node.is_primary and w.node.answering:
         limit = float(w.settings.primary_start_timeout or 300)
         return end(
             SetRewind(RewindState.INITIAL),
-            SetRole(Role.PROMOTED),
             Promote(limit),
             because=f"the lock is mine and this server is a standby at {w.node.position}: promoting",
         )
@@ -79,6 +107,7 @@ LEADER = Table(
     refused,
     refused_standby,
     promotion_failed,
+    cannot_look,
     promote,
     become_primary,
     *switchover.HOLDER_RULES,

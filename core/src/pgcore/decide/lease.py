@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pgcore.model.actions import RenewLease
+from pgcore.model.basics import Timing
 from pgcore.model.decision import Decision, act
 from pgcore.model.world import LeaseState, World
-
-GUARD_FAST_SHARE = 0.30
-"""The guard stops a primary when this share of ttl is left (``daemon.guard``)."""
-DEMOTE_SHARE = 0.38
-"""A primary that cannot reach the store demotes itself when this share of ttl is left: before the guard has to act."""
 
 
 def renew(w: World) -> Decision | None:
@@ -19,6 +15,14 @@ def renew(w: World) -> Decision | None:
     return None
 
 
+def demote_left_s(timing: Timing) -> float:
+    """Seconds of the lease that must be left when a primary without the store begins to stop.
+
+    Late enough that an outage shorter than ``retry_timeout`` demotes nobody (EC 21), but before the guard acts at 30 % of ttl.
+    """
+    return max(0.33 * timing.ttl, min(0.38 * timing.ttl, float(timing.retry_timeout)))
+
+
 def lease_running_out(w: World) -> bool:
     """Too little of the proven lease is left to go on serving without the store."""
-    return w.lease_left <= DEMOTE_SHARE * w.settings.timing.ttl
+    return w.lease_left <= demote_left_s(w.settings.timing)

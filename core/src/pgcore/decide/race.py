@@ -47,6 +47,14 @@ def outdated_primary(w: World) -> Decision | None:
     return None
 
 
+def primary_unsure(w: World) -> Decision | None:
+    """A primary whose timeline is unknown in a cluster with a history: it may be outdated, so it does not take the lock."""
+    own = w.node.timeline or w.memory.last_timeline
+    if w.node.is_primary and own is None and w.cluster.timeline > 1:
+        return rest(because=f"this primary's timeline is unknown, the cluster is on {w.cluster.timeline}", wake_after=AGAIN_S / 2)
+    return None
+
+
 def primary_takes_it(w: World) -> Decision | None:
     """A running primary on the newest timeline takes the free lock back. (HA rules 15.2, EC 4, 17, 29)"""
     if w.node.is_primary:
@@ -55,8 +63,10 @@ def primary_takes_it(w: World) -> Decision | None:
 
 
 def paused(w: World) -> Decision | None:
-    """In maintenance mode no standby races. (HA rules 23, EC 190)"""
-    return rest(because="paused: the lock is free but no standby takes it") if w.paused else None
+    """In maintenance mode no standby races but the one an operator has named. (HA rules 16.4, 23, EC 73, 190)"""
+    request = w.cluster.failover
+    named = request is not None and request.candidate == w.me and not request.scheduled_at
+    return rest(because="paused: the lock is free but no standby takes it") if w.paused and not named else None
 
 
 def nofailover(w: World) -> Decision | None:
@@ -122,10 +132,11 @@ def primary_alive(w: World) -> Decision | None:
 
 
 def peer_ahead(w: World) -> Decision | None:
-    """An eligible peer has more WAL. (HA rules 15.3.3, EC 43)"""
+    """An eligible peer has more WAL; that of an abandoned timeline does not count. (HA rules 15.3.3, EC 43)"""
     assert w.node.position is not None
     for peer in _answers(w):
-        if not peer.nofailover and not peer.watchdog_failed and peer.position > w.node.position:
+        abandoned = peer.timeline is not None and peer.timeline < w.cluster.timeline
+        if not peer.nofailover and not peer.watchdog_failed and not abandoned and peer.position > w.node.position:
             return rest(because=f"{peer.name} is ahead: {peer.position} against {w.node.position}", wake_after=AGAIN_S)
     return None
 
@@ -170,9 +181,10 @@ def acquire(w: World) -> Decision | None:
 RACE = Table(
     "race",
     lost,
-    failed_before,
     outdated_primary,
+    primary_unsure,
     primary_takes_it,
+    failed_before,
     paused,
     nofailover,
     unanswering,

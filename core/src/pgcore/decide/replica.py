@@ -42,11 +42,11 @@ def become_replica(w: World) -> Decision | None:
 
 
 def timeline_grew(w: World) -> Decision | None:
-    """The leader is on a newer timeline and this standby does not stream it: compare histories. (HA rules 11.2.7, EC 107)"""
+    """The leader is on a newer timeline, this standby does not stream it: compare, once. (HA rules 11.2.7, EC 107)"""
     leader = w.cluster.leader_member
     theirs = leader.timeline if leader else None
     own = w.node.timeline or w.memory.last_timeline
-    behind = theirs is not None and own is not None and own < theirs
+    behind = theirs is not None and own is not None and own < theirs and theirs != w.memory.compared_timeline
     if behind and w.node.replication_state != "streaming" and w.memory.rewind in (RewindState.INITIAL, RewindState.NOT_NEED):
         return act(SetRewind(RewindState.CHECK), because=f"{w.cluster.leader} is on timeline {theirs}, this server on {own}")
     return None

@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
+from pgcore.decide.candidates import could_lead, fit
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
-from pgcore.model.actions import BeginDemotion, DemoteMode, Phase
+from pgcore.model.actions import BeginDemotion, DemoteMode, Phase, PollPeers
 from pgcore.model.basics import Role
+from pgcore.model.cluster import FailoverRequest
 from pgcore.model.decision import Decision, act, rest
 from pgcore.model.world import World
 
 
 def lost_lock(w: World) -> Decision | None:
-    """It starts as a primary although another node holds the lock: stop it. (HA rules 14.1)"""
+    """It starts as a primary without the lock being mine: stop it before it accepts a write. (HA rules 14.1)"""
     primary = w.node.is_primary or not w.node.recovery_files
-    if primary and not w.paused and (w.refused or (not w.cluster.unlocked and not w.is_holder)):
+    if primary and not w.paused and (w.refused or not w.is_holder):
+        holder = f"{w.cluster.leader} holds the lock" if w.cluster.leader not in (None, w.me) else "the lock is not mine"
         return act(
             BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
-            because=f"{w.cluster.leader} holds the lock and this server starts as a primary",
+            because=f"{holder} and this server starts as a primary",
+        )
+    return None
+
+
+def too_long(w: World) -> Decision | None:
+    """The holder recovers longer than allowed while another node could lead. (HA rules 14.1.2, EC 84)"""
+    since, limit = w.memory.starting_since, w.settings.primary_start_timeout
+    able = any(m.running and m.api_url and not m.tags.nofailover for m in w.others)
+    if w.holds and not w.paused and since is not None and w.now - since > limit and able:
+        return act(
+            BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
+            because=f"recovery takes longer than primary_start_timeout ({limit} s) and another member is running",
+        )
+    return None
+
+
+def _manual(w: World) -> FailoverRequest | None:
+    request = w.cluster.failover
+    asked = request is not None and not request.is_switchover and request.candidate != w.me
+    return request if asked and w.holds and not w.paused else None
+
+
+def ask_candidate(w: World) -> Decision | None:
+    """A manual failover is asked for: is its candidate well? (EC 72)"""
+    request = _manual(w)
+    if request is not None and w.peers is None and could_lead(w, request):
+        return act(PollPeers(could_lead(w, request)), because=f"a failover to {request.candidate} is asked for; asking it")
+    return None
+
+
+def fail_over(w: World) -> Decision | None:
+    """The holder still recovers and an operator wants another leader: give way. (HA rules 14.1.2, EC 72)"""
+    request = _manual(w)
+    if request is not None and request.candidate and fit((w.peers or {}).get(request.candidate)):
+        return act(
+            BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP, (request.candidate,)),
+            because=f"a failover to {request.candidate} is asked for while this server is still starting",
         )
     return None
 
@@ -27,4 +67,4 @@ def wait(w: World) -> Decision | None:
     return rest(because=f"PostgreSQL is starting {what}", wake_after=1.0)
 
 
-STARTING = Table("starting", renew, lost_lock, wait)
+STARTING = Table("starting", renew, lost_lock, too_long, ask_candidate, fail_over, wait)

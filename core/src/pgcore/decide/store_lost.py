@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pgcore.decide.lease import DEMOTE_SHARE, lease_running_out
+from pgcore.decide.lease import demote_left_s, lease_running_out
 from pgcore.decide.table import Table
-from pgcore.model.actions import BeginDemotion, DemoteMode, Phase, StartServer
+from pgcore.model.actions import BeginDemotion, CancelTask, DemoteMode, Phase, StartServer
 from pgcore.model.basics import Role
 from pgcore.model.decision import Decision, act, end, rest
+from pgcore.model.node import TaskKind
 from pgcore.model.world import World
 
 RETRY_S = 0.5
@@ -23,7 +24,18 @@ def primary_must_stop(w: World) -> Decision | None:
         return act(
             BeginDemotion(DemoteMode.OFFLINE, Phase.STOP),
             because=f"the store does not answer and only {w.lease_left:.1f} s of the lease are proven "
-            f"(demoting below {DEMOTE_SHARE * w.settings.timing.ttl:.1f} s)",
+            f"(demoting below {demote_left_s(w.settings.timing):.1f} s)",
+        )
+    return None
+
+
+def becoming_primary_must_stop(w: World) -> Decision | None:
+    """A server that is just becoming a primary would be one without a lease: cancel that and stop it. (HA rules 30.4)"""
+    if w.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY) and lease_running_out(w):
+        return act(
+            CancelTask(),
+            BeginDemotion(DemoteMode.OFFLINE, Phase.STOP),
+            because=f"the store does not answer and only {w.lease_left:.1f} s of the lease are proven",
         )
     return None
 
@@ -52,4 +64,6 @@ def standby_waits(w: World) -> Decision | None:
     return rest(because="the store does not answer; waiting for it", wake_after=RETRY_S * 2)
 
 
-STORE_LOST = Table("store_lost", paused, primary_must_stop, primary_waits, busy, readable_standby, standby_waits)
+STORE_LOST = Table(
+    "store_lost", paused, primary_must_stop, becoming_primary_must_stop, primary_waits, busy, readable_standby, standby_waits
+)

@@ -28,10 +28,18 @@ def _refuse(request: FailoverRequest, reason: str) -> Decision:
 # -- on the holder (HA rules 16.2) ---------------------------------------------------------------------------
 
 
+def fulfilled(w: World) -> bool:
+    """The request has brought me the lock, or I won over the candidate it names: it is over. (HA rules 15.4, EC 60)"""
+    request = w.cluster.failover
+    if request is None or request.scheduled_at or not w.is_holder or request.leader == w.me:
+        return False
+    return request.candidate in (None, w.me) or not w.node.is_primary
+
+
 def _due(w: World) -> FailoverRequest | None:
     """The request that must be dealt with now: present, on a primary, scheduled for no later than now."""
     request = w.cluster.failover
-    if request is None or not w.node.is_primary or w.refused:
+    if request is None or not w.node.is_primary or w.refused or fulfilled(w):
         return None
     if request.scheduled_at and (request.due_at is None or request.due_at > w.wall):
         return None
@@ -199,18 +207,26 @@ HOLDER_RULES = (
 
 
 def _now(w: World) -> FailoverRequest | None:
-    request = w.cluster.failover
-    return None if request is None or request.scheduled_at else request
+    """The request the race must respect; one that has led to nothing for ttl is over."""
+    request, since = w.cluster.failover, w.memory.unlocked_since
+    over = since is not None and w.now - since > w.settings.timing.ttl
+    return None if request is None or request.scheduled_at or over else request
 
 
 def missing_wal(w: World) -> Decision | None:
-    """An orderly hand-over promotes nobody who lacks a byte of it. (principles, safety 2)"""
+    """An orderly hand-over promotes nobody who lacks a byte of it, or is on an older timeline. (principles, safety 2)"""
     request, optime, position = _now(w), w.cluster.status.optime, w.node.position
-    orderly = request is not None and request.is_switchover and request.leader != w.me
-    if orderly and optime is not None and position is not None and position < optime:
+    if request is None or not request.is_switchover or request.leader == w.me:
+        return None
+    own = w.node.timeline or w.memory.last_timeline
+    if own is not None and own < w.cluster.timeline:
         return rest(
-            because=f"switchover from {request.leader}: this node is at {position}, the hand-over at {optime}",  # type: ignore[union-attr]
+            because=f"switchover from {request.leader}: this node is on timeline {own}, the cluster on {w.cluster.timeline}",
             wake_after=0.5,
+        )
+    if optime is not None and position is not None and position < optime:
+        return rest(
+            because=f"switchover from {request.leader}: this node is at {position}, the hand-over at {optime}", wake_after=0.5
         )
     return None
 
@@ -236,11 +252,14 @@ def ask_candidate(w: World) -> Decision | None:
 
 
 def candidate_first(w: World) -> Decision | None:
-    """The named candidate is well: leave the lock to it. (HA rules 16.3.2)"""
+    """The named candidate is well and has what was handed over: leave the lock to it. (HA rules 16.3.2)"""
     request = _now(w)
-    if request is not None and request.candidate and fit((w.peers or {}).get(request.candidate)):
-        return rest(because=f"the request names {request.candidate}, which is well: leaving the lock to it", wake_after=0.5)
-    return None
+    peer = (w.peers or {}).get(request.candidate) if request is not None and request.candidate else None
+    if request is None or peer is None or not fit(peer):
+        return None
+    if request.is_switchover and peer.position < (w.cluster.status.optime or 0):
+        return None
+    return rest(because=f"the request names {request.candidate}, which is well: leaving the lock to it", wake_after=0.5)
 
 
 def others_before_old_leader(w: World) -> Decision | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from pgcore.model.decision import Decision
 from pgcore.model.world import World
@@ -19,12 +19,13 @@ class Table:
         self.name = name
         self.rules = rules
 
-    def decide(self, world: World) -> Decision | None:
-        """The first answer, named; None when no rule answers (only tables of repairs may say that)."""
+    def decide(self, world: World, done: Container[str] = ()) -> Decision | None:
+        """The first answer of a rule not in ``done``, named; None when no rule answers (only tables of repairs may say that)."""
         for rule in self.rules:
-            decision = rule(world)
+            name = f"{self.name}.{rule.__name__}"
+            decision = rule(world) if name not in done else None
             if decision is not None:
-                return decision.named(f"{self.name}.{rule.__name__}")
+                return decision.named(name)
         return None
 
     def listing(self) -> Iterator[tuple[str, str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pgcore.decide import slots
+from pgcore.decide import slots, switchover
 from pgcore.decide.table import Table
 from pgcore.model.actions import Adopt, ApplySettings, ReadHistory, RunCheckpoint, WriteFailover, WriteHistory, WriteStatus
 from pgcore.model.cluster import ClusterStatus, HistoryEntry
 from pgcore.model.decision import Decision, act
+from pgcore.model.node import TaskKind
 from pgcore.model.world import World
 
 
@@ -23,10 +24,8 @@ def adopt(w: World) -> Decision | None:
 
 
 def request_done(w: World) -> Decision | None:
-    """The request that brought me the lock is fulfilled. (HA rules 15.4, EC 60)"""
-    request = w.cluster.failover
-    fulfilled = request is not None and not request.scheduled_at and request.leader != w.me and request.candidate in (None, w.me)
-    if w.holds and fulfilled and w.demotion is None and not w.paused:
+    """The request that brought me the lock, or that I won over, is cleared. (HA rules 15.4, EC 60)"""
+    if w.holds and w.demotion is None and switchover.fulfilled(w) and (w.node.is_primary or w.task_is(TaskKind.PROMOTE)):
         return act(WriteFailover(), because="the switchover request is fulfilled")
     return None
 

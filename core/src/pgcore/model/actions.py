@@ -29,6 +29,7 @@ class Phase(StrEnum):
     """Where a demotion stands."""
 
     CHECKPOINT = "checkpoint while still serving"
+    VERIFY = "making sure that a candidate receives what is written"
     STOP = "stopping the server"
     HANDOVER = "waiting for a candidate to have everything"
     RESUME = "resuming as primary"
@@ -163,7 +164,9 @@ class WriteInitialize:
 
 @dataclass(frozen=True, slots=True)
 class DropInitialize:
-    """Let another node bootstrap after our attempt failed."""
+    """Let another node bootstrap after our attempt failed: delete ``/initialize`` if it is still at this version."""
+
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,10 +352,14 @@ class BeginDemotion:
 
 @dataclass(frozen=True, slots=True)
 class EnterPhase:
-    """The demotion goes on with this phase; ``end`` is the end of the shutdown checkpoint once known."""
+    """The demotion goes on with this phase.
+
+    ``mark`` is the own position that shows a candidate alive, ``end`` the end of the shutdown checkpoint, each once known.
+    """
 
     phase: Phase
     end: Lsn | None = None
+    mark: Lsn | None = None
 
 
 @dataclass(frozen=True, slots=True)

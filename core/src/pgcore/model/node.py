@@ -131,6 +131,8 @@ class TaskResult:
     kind: TaskKind
     error: str = ""
     cancelled: bool = False
+    retriable: bool = False
+    """It failed because another server was not there; the same may work later."""
 
     @property
     def ok(self) -> bool:

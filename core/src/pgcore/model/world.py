@@ -67,6 +67,8 @@ class Demotion:
     candidates: tuple[str, ...] = ()
     end: Lsn | None = None
     """End of the shutdown checkpoint: what a candidate must have received."""
+    mark: Lsn | None = None
+    """Own position after the checkpoint: a candidate that has received it is alive."""
     released: bool = False
 
 
@@ -76,6 +78,8 @@ class Bootstrapping:
 
     phase: BootstrapPhase
     since: Instant
+    claim: str | None = None
+    """Version of the empty ``/initialize`` that this node created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,10 @@ class Memory:
     rewind: RewindState = RewindState.INITIAL
     undecided_since: Instant | None = None
     """Since when the comparison with the leader has stayed open."""
+    starting_since: Instant | None = None
+    """Since when the server has been seen starting without accepting connections."""
+    compared_timeline: int | None = None
+    """The leader's timeline that this history was last compared with."""
     recovering: bool = False
     """A start of dead PostgreSQL was attempted; its outcome is due."""
     procedure: Demotion | Bootstrapping | None = None
