@@ -181,7 +181,7 @@ IDENTITY = (
 
 def creating(phase: BootstrapPhase, node: NodeView, **facts: Any) -> World:
     """A bootstrap in this phase; /initialize is empty and ours."""
-    return world(node, CLAIMED, procedure=Bootstrapping(phase, NOW), managed=False, **facts)
+    return world(node, CLAIMED, procedure=Bootstrapping(phase, NOW, CLAIMED.initialize_version), managed=False, **facts)
 
 
 CREATED, MADE = did(TaskKind.BOOTSTRAP), did(TaskKind.POST_BOOTSTRAP)
@@ -226,7 +226,7 @@ BOOTSTRAP = (
         "everything is undone (EC 173)",
         creating(FAILED, down(), last_result=did(TaskKind.STOP)),
         "bootstrap.give_up",
-        DropInitialize(),
+        DropInitialize(CLAIMED.initialize_version or ""),
         SetAsideDataDir(),
         EndProcedure(),
         Exit,

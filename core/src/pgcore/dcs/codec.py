@@ -58,9 +58,7 @@ def decode(snapshot: Snapshot) -> ClusterView:
 def decode_member(name: str, text: str) -> Member:
     """One member card; bad JSON makes a member without data, the ancient URL form is understood."""
     if text.startswith("postgres"):
-        parts = urlsplit(text)
-        api_url = next(iter(parse_qs(parts.query).get("application_name", ())), None)
-        return Member(name, conn_url=parts._replace(query="").geturl(), api_url=api_url)
+        return _ancient_member(name, text)
     data = _object(text) or {}
     tags = data.get("tags")
     conn_url = data.get("conn_url")
@@ -68,8 +66,8 @@ def decode_member(name: str, text: str) -> Member:
         conn_url = "postgres://{host}:{port}/postgres".format(**{"host": "", "port": 5432, **data["conn_kwargs"]})
     return Member(
         name,
-        conn_url=conn_url or None,
-        api_url=data.get("api_url") or None,
+        conn_url=conn_url if isinstance(conn_url, str) and conn_url else None,
+        api_url=data["api_url"] if isinstance(data.get("api_url"), str) and data["api_url"] else None,
         state=str(data.get("state") or ""),
         role=str(data.get("role") or ""),
         version=data.get("version"),
@@ -83,6 +81,15 @@ def decode_member(name: str, text: str) -> Member:
         pause=data.get("pause") is True,
         data=data,
     )
+
+
+def _ancient_member(name: str, text: str) -> Member:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return Member(name)
+    api_url = next(iter(parse_qs(parts.query).get("application_name", ())), None)
+    return Member(name, conn_url=parts._replace(query="").geturl(), api_url=api_url)
 
 
 def encode_status(status: ClusterStatus) -> str:
@@ -128,7 +135,7 @@ def local_moment(epoch_s: float) -> str:
 def _object(text: str) -> dict[str, Json] | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -136,7 +143,7 @@ def _object(text: str) -> dict[str, Json] | None:
 def _int(value: Json) -> int | None:
     try:
         return None if value is None or isinstance(value, bool) else int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -203,7 +210,7 @@ def _history(record: Record | None) -> tuple[HistoryEntry, ...] | None:
     try:
         lines = json.loads(record.value)
         return tuple(HistoryEntry(int(line[0]), Lsn(line[1]), str(line[2]), *_tail(line), raw=tuple(line)) for line in lines)
-    except (ValueError, TypeError, IndexError, KeyError):
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError, RecursionError):
         return None
 
 

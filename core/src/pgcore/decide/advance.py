@@ -86,6 +86,8 @@ def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
     assert isinstance(node, NodeView)
     since = world.memory.starting_since
     changes: dict[str, Any] = {"starting_since": (world.now if since is None else since) if node.starting else None}
+    silent = world.memory.silent_since
+    changes["silent_since"] = (world.now if silent is None else silent) if node.running and not node.answering else None
     if node.finished is not None:
         changes |= _finished(world, node)
     if node.answering:
@@ -257,6 +259,13 @@ def _slots_changed(world: World, action: ChangeSlots, outcome: Outcome) -> World
     return _remember(replace(world, slots_done=True), slots_seen=keep)
 
 
+def _adopted(world: World, action: Adopt, outcome: Outcome) -> World:
+    """A standby found running may have diverged while nobody looked. (HA rules 12.1)"""
+    state = world.memory.rewind
+    unknown = state is RewindState.INITIAL and not world.node.is_primary
+    return _remember(world, managed=True, rewind=RewindState.CHECK if unknown else state)
+
+
 def _claimed(world: World, action: ClaimInitialize, outcome: Outcome) -> World:
     """A lost claim ends the plan: the rest of it must not happen."""
     won = outcome.ok and isinstance(outcome.value, str)
@@ -337,7 +346,7 @@ _HANDLERS: dict[type, Callable[[World, Any, Outcome], World]] = {
     EndProcedure: _ended,
     EnterBootstrap: _bootstrap_phase,
     SetRewind: _rewind_state,
-    Adopt: lambda w, a, o: _remember(w, managed=True),
+    Adopt: _adopted,
     MarkUndecided: lambda w, a, o: _remember(w, undecided_since=o.at),
     NoteRequest: lambda w, a, o: _remember(w, request_seen=(a.version, o.at)),
     Refuse: lambda w, a, o: _remember(w, refusal=a.reason),

@@ -28,6 +28,8 @@ from pgcore.model.decision import Decision, act, end, rest
 from pgcore.model.node import TaskKind, TaskResult
 from pgcore.model.world import World
 
+STORE_LIMIT_S = 60.0
+
 
 def _phase(w: World) -> BootstrapPhase:
     assert w.bootstrapping is not None
@@ -70,6 +72,14 @@ def stop_failed_server(w: World) -> Decision | None:
     """The half-made server is stopped."""
     if _phase(w) is BootstrapPhase.FAILED and w.node.running and w.ended(TaskKind.STOP) is None:
         return end(StopServer(StopMode.IMMEDIATE, w.settings.timing.retry_timeout), because="stopping the half-made server")
+    return None
+
+
+def wait_for_store(w: World) -> Decision | None:
+    """The store is away, so ``/initialize`` cannot be freed yet: wait for it, bounded."""
+    assert w.bootstrapping is not None
+    if _phase(w) is BootstrapPhase.FAILED and w.store_lost and w.now - w.bootstrapping.since < STORE_LIMIT_S:
+        return rest(because="the bootstrap failed; waiting for the store to free /initialize", wake_after=0.5)
     return None
 
 
@@ -124,4 +134,6 @@ def finish(w: World) -> Decision | None:
     )
 
 
-BOOTSTRAP = Table("bootstrap", stopping, working, failed, stop_failed_server, give_up, recovering, create_users, finish)
+BOOTSTRAP = Table(
+    "bootstrap", stopping, working, failed, stop_failed_server, wait_for_store, give_up, recovering, create_users, finish
+)

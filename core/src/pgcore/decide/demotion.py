@@ -228,7 +228,7 @@ def stopped(w: World) -> Decision | None:
     if not within(w, Phase.STOP):
         return None
     actions: tuple[Action, ...] = (SetRole(Role.DEMOTED),) if w.node.role in (Role.PRIMARY, Role.PROMOTED) else ()
-    if w.holds:
+    if w.holds and w.node.recovery_files:
         actions += (ReleaseLease(),)
     if w.memory.stopping:
         return act(*actions, EnterPhase(Phase.AWAIT_LEADER), because="stopped")

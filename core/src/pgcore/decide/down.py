@@ -27,7 +27,7 @@ RESTARTABLE = (ControlState.IN_PRODUCTION, ControlState.IN_CRASH_RECOVERY, Contr
 def paused(w: World) -> Decision | None:
     """Paused: a stopped server stays stopped, but for a demoted primary that is to be rewound. (HA rules 23, EC 188, 196)"""
     waiting = w.memory.rewind in (RewindState.CHECK, RewindState.NEED) and w.node.rewind_possible
-    demoted = w.node.role is Role.DEMOTED and (waiting or w.memory.rewind is RewindState.SUCCESS)
+    demoted = w.node.role is Role.DEMOTED and not w.is_holder and (waiting or w.memory.rewind is RewindState.SUCCESS)
     if not w.paused or demoted:
         return None
     if w.is_holder:

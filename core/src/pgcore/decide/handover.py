@@ -120,7 +120,7 @@ def nobody_caught_up(w: World) -> Decision | None:
         SetRole(Role.DEMOTED),
         EnterPhase(Phase.AWAIT_LEADER),
         because=f"no candidate has everything up to {demotion_of(w).end} ({heard}): the lock is left to its lease, so that nobody "
-        "is promoted in a hurry",
+        "who lacks it is promoted in a hurry",
     )
 
 
@@ -209,6 +209,16 @@ def resume_failed(w: World) -> Decision | None:
     return None
 
 
+def resume_stuck(w: World) -> Decision | None:
+    """It runs but never answers: give way. (HA rules 14.1.2)"""
+    limit = float(w.settings.primary_start_timeout or 300)
+    if within(w, Phase.RESUME) and not w.busy and w.node.running and w.now - demotion_of(w).since > limit:
+        return act(
+            BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because=f"the resumed server does not answer for {limit:.0f} s"
+        )
+    return None
+
+
 def resuming(w: World) -> Decision | None:
     """The start goes on."""
     return rest(because="resuming as the primary", wake_after=0.2) if within(w, Phase.RESUME) else None
@@ -227,5 +237,6 @@ HANDOVER_RULES = (
     finish_stop,
     resumed,
     resume_failed,
+    resume_stuck,
     resuming,
 )

@@ -58,22 +58,25 @@ def promotion_failed(w: World) -> Decision | None:
     if result is None or result.ok or w.node.is_primary:
         return None
     because = f"the promotion failed: {result.error or 'cancelled'}"
-    if w.node.role is Role.PROMOTED and w.node.running:
-        return act(BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because=because)
     request = w.cluster.failover
     mine = (WriteFailover(version=request.version),) if request is not None and request.candidate == w.me else ()
+    if w.node.role is Role.PROMOTED and w.node.running:
+        return act(*mine, BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because=because)
     return end(*mine, SetRole(Role.REPLICA), ReleaseLease(), because=because)
 
 
 def cannot_look(w: World) -> Decision | None:
-    """The server does not answer, so it is not known to be a standby that can be promoted."""
-    if not w.node.is_primary and w.node.running and not w.node.answering:
-        return rest(
-            because="the lock is mine but the server does not answer the monitoring query; a wrong "
-            "postgresql.authentication.superuser or a missing pg_hba line would do that",
-            wake_after=1.0,
-        )
-    return None
+    """The server does not answer, so it is not known to be a standby that can be promoted: wait, then give the lock away."""
+    if w.node.is_primary or not w.node.running or w.node.answering:
+        return None
+    since, limit = w.memory.silent_since, w.settings.primary_start_timeout
+    because = (
+        "the lock is mine but the server does not answer the monitoring query; a wrong postgresql.authentication.superuser or a "
+        "missing pg_hba line would do that"
+    )
+    if since is not None and w.now - since > limit:
+        return end(ReleaseLease(), because=f"{because}; giving the lock away after {limit} s")
+    return rest(because=because, wake_after=1.0)
 
 
 def promote(w: World) -> Decision | None:

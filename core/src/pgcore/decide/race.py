@@ -131,12 +131,20 @@ def primary_alive(w: World) -> Decision | None:
     return None
 
 
+def _rivals(w: World) -> list[PeerView]:
+    """Answers that count against me: eligible, and not on a timeline the cluster has left."""
+    return [
+        peer
+        for peer in _answers(w)
+        if not peer.nofailover and not peer.watchdog_failed and (peer.timeline is None or peer.timeline >= w.cluster.timeline)
+    ]
+
+
 def peer_ahead(w: World) -> Decision | None:
     """An eligible peer has more WAL; that of an abandoned timeline does not count. (HA rules 15.3.3, EC 43)"""
     assert w.node.position is not None
-    for peer in _answers(w):
-        abandoned = peer.timeline is not None and peer.timeline < w.cluster.timeline
-        if not peer.nofailover and not peer.watchdog_failed and not abandoned and peer.position > w.node.position:
+    for peer in _rivals(w):
+        if peer.position > w.node.position:
             return rest(because=f"{peer.name} is ahead: {peer.position} against {w.node.position}", wake_after=AGAIN_S)
     return None
 
@@ -163,11 +171,11 @@ def peer_preferred(w: World) -> Decision | None:
     """An eligible peer is as far and has a higher priority; not the former leader. (HA rules 15.3.3, EC 44)"""
     former = w.memory.old_cluster.leader if w.memory.old_cluster else None
     mine = w.settings.tags.failover_priority
-    for peer in _answers(w):
-        equal = not peer.nofailover and not peer.watchdog_failed and peer.position == w.node.position
-        if equal and peer.failover_priority > mine and peer.name != former:
+    for peer in _rivals(w):
+        if peer.position == w.node.position and peer.failover_priority > mine and peer.name != former:
             return rest(
-                because=f"{peer.name} is as far and has priority {peer.failover_priority} against {mine}", wake_after=AGAIN_S / 2
+                because=f"{peer.name} is as far and has priority {peer.failover_priority} against {mine}",
+                wake_after=AGAIN_S / 2,
             )
     return None
 

@@ -43,7 +43,7 @@ def _manual(w: World) -> FailoverRequest | None:
 
 
 def ask_candidate(w: World) -> Decision | None:
-    """A manual failover is asked for: is its candidate well? (EC 72)"""
+    """A manual failover is asked for: see whether its candidate is well. (EC 72)"""
     request = _manual(w)
     if request is not None and w.peers is None and could_lead(w, request):
         return act(PollPeers(could_lead(w, request)), because=f"a failover to {request.candidate} is asked for; asking it")

@@ -56,6 +56,8 @@ def before_promotion(me: str, sync: SyncView, names: Names, strict: bool) -> Ste
     known = _others(p) if p.sync.active else ()
     heirs = known if strict and p.sync.quorum == 0 else ()
     wanted = _waiting_for(known, p.sync.quorum) if strict else OFF
+    if strict and p.leads and not known and p.names.names:
+        wanted = p.names  # set a moment ago, before /sync was written
     if not p.names.same(wanted):
         return SetNames(wanted, f"before promotion commits must wait for: {render(wanted) or 'nobody'}")
     if not (p.leads and p.sync.quorum == 0 and set(p.sync.standbys) == set(heirs)):
@@ -99,11 +101,7 @@ def _without_candidates(p: Picture) -> Step | None:
 
 def _towards_chosen(p: Picture) -> Step | None:
     """Remove from ``/sync``, set the names, add to ``/sync`` what has everything. (HA rules 19.5.4 to 8, EC 118, 119)"""
-    chosen, listed = set(p.chosen), set(p.sync.standbys)
-    wanted = first_of(p.chosen)
-    named = set(p.names.names) == chosen and p.names.count == len(chosen) and not p.names.everybody
-    if chosen == listed and named:
-        return None if p.names.same(wanted) else SetNames(wanted, f"in priority form: {wanted}")
+    chosen, listed, wanted = set(p.chosen), set(p.sync.standbys), first_of(p.chosen)
     stay = listed & chosen & p.proven
     if stay != listed:
         return WriteSync(p.me, in_order(stay), 0, f"{_listing(listed - stay)} not synchronous any more")
@@ -112,7 +110,7 @@ def _towards_chosen(p: Picture) -> Step | None:
     ready = chosen & p.proven
     if ready != listed:
         return WriteSync(p.me, in_order(ready), 0, f"{_listing(ready - listed)} caught up")
-    return Wait(f"until {_listing(chosen - ready)} caught up", PROOF_WAIT_S)
+    return Wait(f"until {_listing(chosen - ready)} caught up", PROOF_WAIT_S) if ready != chosen else None
 
 
 def _others(p: Picture) -> tuple[str, ...]:

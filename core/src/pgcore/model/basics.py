@@ -164,7 +164,7 @@ _BOOLEAN_TAGS = frozenset({"clonefrom", "nofailover", "noloadbalance", "nosync",
 def _priority(value: Json) -> int:
     try:
         return 1 if value is None else int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 1
 
 

@@ -95,6 +95,8 @@ class Memory:
     """Since when the comparison with the leader has stayed open."""
     starting_since: Instant | None = None
     """Since when the server has been seen starting without accepting connections."""
+    silent_since: Instant | None = None
+    """Since when the running server has not answered the monitoring query."""
     compared_timeline: int | None = None
     """The leader's timeline that this history was last compared with."""
     recovering: bool = False
