@@ -164,6 +164,8 @@ class CallbackEvent:
     member: str
     command: str | None = None
     """The command configured under ``postgresql.callbacks`` for this action."""
+    timeout: float = 60.0
+    """Seconds it may take (``postgresql.callback_timeout``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +177,16 @@ class Veto:
 
 @dataclass(frozen=True, slots=True)
 class GateRequest:
-    """What a gate is asked about: this member of this scope, and the seconds it has for its answer."""
+    """What a gate is asked about: this member of this scope, and the seconds it has for its answer.
+
+    ``cancelled`` tells whether the question has become pointless (the lock is lost, the agent ends); one that waits looks at it.
+    """
 
     scope: str
     member: str
     timeout: float
     command: str | None = None
+    cancelled: Callable[[], bool] = lambda: False
 
 
 class CallbackSpecs:

@@ -8,6 +8,7 @@ import logging.handlers
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 
 from pgcore.model.basics import Json
 
@@ -49,6 +50,24 @@ class _TracebackFilter(logging.Filter):
         return True
 
 
+class _RotatingFile(logging.handlers.RotatingFileHandler):
+    """Every file, also the one after a rotation, gets the configured permissions."""
+
+    def __init__(self, path: str, size: int, count: int, mode: int | None) -> None:
+        self._permissions = mode
+        super().__init__(path, maxBytes=size, backupCount=count)
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        if self._permissions is not None:
+            os.chmod(self.baseFilename, self._permissions)
+        return stream
+
+
+_named: set[str] = set()
+"""Loggers given a level by the configuration; those no longer named inherit again (config 2.2)."""
+
+
 def configure(
     *,
     kind: str = "plain",
@@ -67,9 +86,7 @@ def configure(
     handler: logging.Handler
     if directory:
         path = os.path.join(directory, "patroni.log")
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=file_size, backupCount=file_num)
-        if mode is not None:
-            os.chmod(path, mode)
+        handler = _RotatingFile(path, file_size, file_num, mode)
     else:
         handler = logging.StreamHandler(sys.stderr)
     if kind == "json":
@@ -85,5 +102,9 @@ def configure(
         old.close()
     root.addHandler(handler)
     root.setLevel(level)
+    for name in _named - set(loggers or {}):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    _named.clear()
     for name, wanted in (loggers or {}).items():
         logging.getLogger(name).setLevel(wanted)
+        _named.add(name)

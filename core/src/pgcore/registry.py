@@ -21,6 +21,7 @@ from typing import Any
 import pluggy
 
 from pgcore import API_LEVEL
+from pgcore.clock import now
 from pgcore.errors import PluginError
 from pgcore.hookspecs import PROJECT, SPECS, BootstrapMethod, GateRequest, ReplicaMethod, StoreBackend, Veto
 
@@ -136,7 +137,7 @@ class Registry:
         for plugin, call in self._calls(hook, arguments):
             try:
                 value = _settled(call())
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if hook in _AT_START:
                     raise PluginError(plugin, f"failed in {hook}: {_told(error)}", "mend, upgrade or block it") from error
                 self._failed(plugin, hook, error)
@@ -152,7 +153,7 @@ class Registry:
         for plugin, call in self._calls(hook, arguments):
             try:
                 call()
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # sys.exit in a plugin must not end the lane
                 self._failed(plugin, hook, error)
 
     def ask(self, hook: str, *, request: GateRequest) -> list[Veto]:
@@ -162,12 +163,12 @@ class Registry:
         """
         vetoes = []
         for plugin, call in self._calls(hook, {"request": request}):
-            veto = self._asked(plugin, hook, call, request.timeout + GATE_GRACE_S)
+            veto = self._asked(plugin, hook, call, request)
             if veto is not None:
                 vetoes.append(veto)
         return vetoes
 
-    def _asked(self, plugin: str, hook: str, call: Callable[[], Any], timeout: float) -> Veto | None:
+    def _asked(self, plugin: str, hook: str, call: Callable[[], Any], request: GateRequest) -> Veto | None:
         answers: list[Veto | None] = []
 
         def gate() -> None:
@@ -185,7 +186,13 @@ class Registry:
         except RuntimeError as error:  # no thread to be had: the question was not asked, so the answer is no
             self._failed(plugin, hook, error)
             return Veto(f"plugin {plugin} could not be asked: {error}")
-        thread.join(timeout)
+        timeout = request.timeout + GATE_GRACE_S
+        end = now() + timeout
+        while thread.is_alive() and (left := end - now()) > 0:
+            if request.cancelled():
+                thread.join(GATE_GRACE_S)  # it may kill its script and say so
+                return answers[0] if answers else Veto(f"plugin {plugin} was still asked when the question became pointless")
+            thread.join(min(left, 0.1))
         if not answers:
             self._failed(plugin, hook, TimeoutError(f"no answer within {timeout:g} s"))
             return Veto(f"plugin {plugin} gave no answer to {hook} within {timeout:g} s")

@@ -12,16 +12,15 @@ import shlex
 import signal
 import subprocess
 from collections import deque
+from collections.abc import Callable
 from threading import Thread
 from typing import IO
 
-from pgcore.plugin import CallbackEvent, CancelledError, CommandFailedError, GateRequest, Veto, hookimpl
+from pgcore.plugin import CallbackEvent, CancelledError, CommandFailedError, GateRequest, Veto, hookimpl, now
 
 log = logging.getLogger(__name__)
 
-CALLBACK_TIMEOUT_S = 60.0
-"""How long a callback script may run."""
-
+CANCEL_POLL_S = 0.1
 OUTPUT_LINES = 20
 """How many of the last lines a script printed are kept for the log."""
 
@@ -33,7 +32,7 @@ def pgcore_callback(event: CallbackEvent) -> None:
         return
     what = f"callback {event.action}"
     try:
-        _run(what, event.command, (event.action, str(event.role), event.scope), CALLBACK_TIMEOUT_S)
+        _run(what, event.command, (event.action, str(event.role), event.scope), event.timeout)
     except (CommandFailedError, CancelledError) as error:
         log.warning("%s: %s", what, error)
 
@@ -44,7 +43,7 @@ def pgcore_before_promote(request: GateRequest) -> Veto | None:
     if not request.command:
         return None
     try:
-        _run("pre_promote", request.command, (), request.timeout)
+        _run("pre_promote", request.command, (), request.timeout, request.cancelled)
     except (CommandFailedError, CancelledError) as error:
         return Veto(f"pre_promote: {error}")
     return None
@@ -56,13 +55,14 @@ def pgcore_before_stop(request: GateRequest) -> None:
     if not request.command:
         return
     try:
-        _run("before_stop", request.command, (), request.timeout)
+        _run("before_stop", request.command, (), request.timeout, request.cancelled)
     except (CommandFailedError, CancelledError) as error:
         log.warning("before_stop: %s", error)
 
 
-def _run(what: str, command: str, arguments: tuple[str, ...], timeout_s: float) -> None:
-    """Raises CommandFailedError (not startable, not 0) or CancelledError (killed when its time was over)."""
+def _run(what: str, command: str, arguments: tuple[str, ...], timeout_s: float,
+         cancelled: Callable[[], bool] = lambda: False) -> None:
+    """Raises CommandFailedError (not startable, not 0) or CancelledError (killed when its time was over, or cancelled)."""
     try:
         argv = [*shlex.split(command), *arguments]
     except ValueError as error:
@@ -76,16 +76,27 @@ def _run(what: str, command: str, arguments: tuple[str, ...], timeout_s: float) 
     assert script.stdout is not None
     reader = Thread(target=_read, args=(script.stdout, tail), name="script-output", daemon=True)
     reader.start()
-    try:
-        code = script.wait(timeout_s)
-    except subprocess.TimeoutExpired as error:
+    code = _wait(script, timeout_s, cancelled)
+    if code is None:
         _kill_group(script)
-        raise CancelledError(f"{argv[0]} did not end within {timeout_s:g} s and was killed with its children") from error
+        why = "was cancelled" if cancelled() else f"did not end within {timeout_s:g} s"
+        raise CancelledError(f"{argv[0]} {why} and was killed with its children")
     # A child left in the background may keep the pipe open: what it prints later is nobody's concern.
     reader.join(1.0)
     if code != 0:
         raise CommandFailedError(argv, code, "\n".join(tail))
     log.info("%s: %s exited with 0%s", what, argv[0], "".join(f" | {line}" for line in list(tail)[-3:]))
+
+
+def _wait(script: subprocess.Popen[bytes], timeout_s: float, cancelled: Callable[[], bool]) -> int | None:
+    """The exit code; None when the time is over or the question has become pointless."""
+    end = now() + timeout_s
+    while (left := end - now()) > 0 and not cancelled():
+        try:
+            return script.wait(min(left, CANCEL_POLL_S))
+        except subprocess.TimeoutExpired:
+            continue
+    return script.poll()
 
 
 def _read(stream: IO[bytes], tail: deque[str]) -> None:

@@ -397,7 +397,7 @@ def _unknown(draft: Draft, name: str, raw: Mapping[Any, Any], known: Mapping[str
 
 def _check_top_level(draft: Draft) -> None:
     """Keys that mean nothing here; several stores or none (config 1.3, 3)."""
-    known = {*key_names(NodeSection), "log", "restapi", "ctl", "postgresql", "bootstrap", "watchdog", "tags", "citus",
+    known = {*key_names(NodeSection), "log", "restapi", "ctl", "postgresql", "bootstrap", "watchdog", "tags", "citus", "plugins",
              *DISTRIBUTION_OF, *draft.origin.section_types}
     for key in draft.tree:
         if key in DYNAMIC_ONLY:

@@ -91,6 +91,7 @@ class Agent:
         self._last_rule = ""
         self._guard_told: GuardAction | None = guard.last_action() if guard else None
         self._armed = False
+        self._guarded_pid: int | None = None
         self._bugs = 0
 
     def run(self) -> a.Exit:
@@ -134,7 +135,7 @@ class Agent:
         self._publish(beat, began)
         self._log(beat, reasons, began)
         self._tell_guard_action()
-        if not world.store_lost and world.has_data:
+        if not world.store_lost and world.has_data and world.memory.managed:
             self.performer.ports.configuration.save_cache()
         self.postmaster.follow(world.node.postmaster_pid)
         return beat
@@ -173,8 +174,9 @@ class Agent:
             self.guard.arm(until, ttl)
         elif not self.guard.armed and not self._armed:
             self.guard.arm(Instant(now() + ttl), ttl)
-        if world.node.postmaster_pid and not self._armed:
-            self.guard.watch(world.node.postmaster_pid)
+        if world.node.postmaster_pid and world.node.postmaster_pid != self._guarded_pid:
+            self._guarded_pid = world.node.postmaster_pid
+            self.guard.watch(self._guarded_pid)
         self._armed = True
 
     def _tell_guard_action(self) -> None:
@@ -276,5 +278,8 @@ class Agent:
         ports.postgres.configure(ports.configuration.server)
         ports.peers.access = ports.configuration.peer_access()
         self.settings = ports.configuration.settings()
-        self._reloaded()
+        try:
+            self._reloaded()
+        except PgcoreError as error:
+            logger.error("the reload is incomplete: %s", error)
         return changed

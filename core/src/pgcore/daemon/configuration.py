@@ -11,7 +11,7 @@ from pgcore.config.dynamic import Effective, effective, equal, initial_document,
 from pgcore.config.load import LocalConfig
 from pgcore.config.server import replica_methods, server_settings
 from pgcore.daemon.peers import PeerAccess
-from pgcore.errors import ConfigErrors
+from pgcore.errors import ConfigError, ConfigErrors
 from pgcore.model.basics import Json
 from pgcore.model.cluster import ClusterView
 from pgcore.model.server import ServerSettings
@@ -45,6 +45,7 @@ class Configuration:
         self.server_major = server_major
         self.patroni_present = False
         self.server_stale = False
+        self._refused: Mapping[str, Json] | None = None
         self._cache_path = os.path.join(os.path.abspath(local.postgresql.data_dir), CACHE_NAME)
         self._cached = read_cache(self._cache_path)
         self.effective = self._first()
@@ -58,7 +59,12 @@ class Configuration:
                 return self._effective(self._cached)
             except ConfigErrors as error:
                 logger.error("%s is not used: %s", self._cache_path, error)
-        return self._effective(initial_document(self.local, ttl_floor=self.ttl_floor))
+        try:
+            return self._effective(initial_document(self.local, ttl_floor=self.ttl_floor))
+        except ConfigErrors as errors:
+            raise ConfigErrors(
+                [ConfigError(f"bootstrap.dcs.{e.path}", e.problem, "correct it there", self.local.source) for e in errors.errors]
+            ) from errors
 
     def _effective(self, document: Mapping[str, Json]) -> Effective:
         return effective(
@@ -78,18 +84,31 @@ class Configuration:
         """Take over the dynamic configuration of the store; true if anything in force changed. A bad one is refused whole."""
         document = view.config.document if view.config is not None and view.config.document is not None else None
         wanted = document if document is not None else self.effective.document
-        same_shape = view.patroni_present == self.patroni_present and server_major == self.server_major
-        if same_shape and (wanted is self.effective.document or equal(wanted, self.effective.document)):
-            return False
+        reshaped = view.patroni_present != self.patroni_present or server_major != self.server_major
         self.patroni_present, self.server_major = view.patroni_present, server_major
+        refused = self._refused is not None and equal(wanted, self._refused)
+        if not reshaped and (refused or wanted is self.effective.document or equal(wanted, self.effective.document)):
+            return False
+        if not refused and self._accept(wanted):
+            return True
+        if not reshaped:
+            return False
+        self.effective = self._effective(self.effective.document)
+        self._recompose()
+        return True
+
+    def _accept(self, wanted: Mapping[str, Json]) -> bool:
+        """Put a document in force; one that cannot be used is remembered, so that it is complained about once."""
         try:
             new = self._effective(wanted)
+            problem = unsupported(new)
         except ConfigErrors as error:
-            logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", error)
+            problem = str(error)
+        if problem:
+            self._refused = wanted
+            logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", problem)
             return False
-        if missing := unsupported(new):
-            logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", missing)
-            return False
+        self._refused = None
         self._log_warnings(new)
         self.effective = new
         self._recompose()
@@ -102,12 +121,27 @@ class Configuration:
         except ConfigErrors as error:
             logger.error("the configuration was not reloaded, the old one stays in force:\n%s", error)
             return False
+        local = self._without_fixed(local)
         changed = local != self.local
         self.local = local
         self.effective = self._effective(self.effective.document)
         self._recompose()
         self.server_stale = True
         return changed
+
+    def _without_fixed(self, local: LocalConfig) -> LocalConfig:
+        """The reloaded configuration with the identity of the start: it cannot change while the agent runs (config 2.1, 6.1)."""
+        old_node, old_server = self.local.node, self.local.postgresql
+        for path, before, after in (
+            ("scope", old_node.scope, local.node.scope),
+            ("namespace", old_node.namespace, local.node.namespace),
+            ("name", old_node.name, local.node.name),
+            ("postgresql.data_dir", old_server.data_dir, local.postgresql.data_dir),
+        ):
+            if before != after:
+                logger.warning("%s stays %s: a change to %s needs a restart of the agent", path, before, after)
+        node = replace(local.node, scope=old_node.scope, namespace=old_node.namespace, name=old_node.name)
+        return replace(local, node=node, postgresql=replace(local.postgresql, data_dir=old_server.data_dir))
 
     def _recompose(self) -> None:
         server = self._server()

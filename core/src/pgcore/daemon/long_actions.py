@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgcore.clock import Deadline, now
 from pgcore.config.server import bootstrap_method
-from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
+from pgcore.errors import CancelledError, PgcoreError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import GateRequest, TaskContext
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Role
@@ -90,13 +90,14 @@ class LongActions:
 
     def _promote(self, action: a.Promote, world: World) -> None:
         command = self._ports.configuration.server.pre_promote
-        request = GateRequest(world.settings.scope, world.me, GATE_TIMEOUT_S, command)
+        scope, name = world.settings.scope, world.me
 
         def run(ctx: TaskContext) -> None:
+            request = GateRequest(scope, name, GATE_TIMEOUT_S, command, lambda: _cancelled(ctx))
             vetoes = self._ports.registry.ask("pgcore_before_promote", request=request)
+            ctx.check()
             if vetoes:
                 raise ServerError("no promotion: " + "; ".join(veto.reason for veto in vetoes))
-            ctx.check()
             until = (
                 self._lease_until()
             )  # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
@@ -165,3 +166,11 @@ class LongActions:
     def _remove(self, action: a.RemoveDataDir, world: World) -> None:
         logger.warning("removing the data directory %s: %s", self._ports.configuration.server.data_dir, action.because)
         self._begin(TaskKind.REMOVE, lambda ctx: self._ports.postgres.remove_data_dir())
+
+
+def _cancelled(ctx: TaskContext) -> bool:
+    try:
+        ctx.check()
+    except CancelledError:
+        return True
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import queue
 import ssl
 import threading
@@ -14,12 +15,16 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pgcore.clock import Deadline, now
-from pgcore.model.basics import Instant, Json, Lsn, State
+from pgcore.errors import PgcoreError
+from pgcore.model.basics import Instant, Json, Lsn, State, Tags
 from pgcore.model.cluster import Member
 from pgcore.model.world import PeerView
-from pgcore.net.http import Connector, HttpClient, HttpUnavailableError
+from pgcore.net.http import Connector, HttpClient
 
-THREADS = 4
+logger = logging.getLogger(__name__)
+
+THREADS, MOST_THREADS = 4, 32
+_UNREADABLE = (PgcoreError, OSError, ValueError, OverflowError, RecursionError)
 PROBE_S = 1.0
 BRIEF_S = 0.3
 """How long a member that was silent a moment ago is waited for."""
@@ -58,16 +63,17 @@ class PeerAccess:
 class Peers:
     """Polls and probes members. One caller at a time: the heartbeat."""
 
-    def __init__(self, access: PeerAccess) -> None:
+    def __init__(self, access: PeerAccess, threads: int = THREADS) -> None:
         self.access = access
         self._work: queue.SimpleQueue[tuple[Member, Deadline, Future[PeerView]]] = queue.SimpleQueue()
         self._silent: dict[str, Instant] = {}
         self._probing: Future[PeerView] | None = None
-        for number in range(THREADS):
-            threading.Thread(target=self._loop, name=f"peer-{number}", daemon=True).start()
+        self._threads = 0
+        self._grow(max(threads, THREADS))
 
     def poll(self, members: Sequence[Member], timeout_s: float, brief: Collection[str] = ()) -> dict[str, PeerView]:
         """The answers by name; a member without one in time is there as unreachable. Those in ``brief`` get BRIEF_S at most."""
+        self._grow(len(members))
         asked: dict[str, tuple[Future[PeerView], Deadline]] = {}
         for member in members:
             deadline = Deadline.after(min(timeout_s, BRIEF_S) if member.name in brief else timeout_s)
@@ -82,6 +88,7 @@ class Peers:
 
     def probe(self, members: Sequence[Member]) -> None:
         """Ask in the background whether these still answer; skipped while the last probe is under way."""
+        self._grow(len(members) + 1)
         if self._probing is None or self._probing.done():
             for member in members:
                 self._probing = self._submit(member, Deadline.after(PROBE_S))
@@ -91,6 +98,12 @@ class Peers:
         at = now()
         return frozenset(name for name, since in dict(self._silent).items() if at - since < SILENCE_COUNTS_S)
 
+    def _grow(self, count: int) -> None:
+        """One thread for each member that is asked at once, so that silent ones delay nobody; probing makes them in good time."""
+        while self._threads < min(count, MOST_THREADS):
+            threading.Thread(target=self._loop, name=f"peer-{self._threads}", daemon=True).start()
+            self._threads += 1
+
     def _submit(self, member: Member, deadline: Deadline) -> Future[PeerView]:
         future: Future[PeerView] = Future()
         self._work.put((member, deadline, future))
@@ -99,7 +112,14 @@ class Peers:
     def _loop(self) -> None:
         while True:
             member, deadline, future = self._work.get()
-            view = self._ask(member, deadline)
+            try:
+                view = self._ask(member, deadline)
+            except _UNREADABLE as error:
+                logger.debug("%s at %s: %s", member.name, member.api_url, error)
+                view = PeerView(member.name, False)
+            except Exception:  # whatever a peer sends, the thread must live on and the caller must get an answer
+                logger.exception("asking %s at %s failed unexpectedly", member.name, member.api_url)
+                view = PeerView(member.name, False)
             if view.reachable or view.starting:
                 self._silent.pop(member.name, None)
             else:
@@ -116,8 +136,6 @@ class Peers:
             path = parts.path or "/patroni"
             response = client.request("GET", f"{path}?fresh=1", headers=self.access.headers(), deadline=deadline, idempotent=True)
             return parse_status(member.name, json.loads(response.body))
-        except (HttpUnavailableError, ValueError):
-            return PeerView(member.name, False)
         finally:
             client.close()
 
@@ -127,35 +145,27 @@ def parse_status(name: str, document: Json) -> PeerView:
     if not isinstance(document, Mapping):
         return PeerView(name, False)
     found = document.get("tags")
-    tags: Mapping[str, Json] = found if isinstance(found, Mapping) else {}
+    tags = Tags(found if isinstance(found, Mapping) else {})
     wal = document.get("xlog") or document.get("wal")
     if not isinstance(wal, Mapping):
         starting = document.get("state") in (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
-        return PeerView(name, False, nofailover=_nofailover(tags), starting=starting)
+        return PeerView(name, False, nofailover=tags.nofailover, starting=starting)
     primary = bool(wal.get("location")) or document.get("role") in ("primary", "master")
     position = max(_integer(wal.get("received_location")), _integer(wal.get("replayed_location")))
-    priority = tags.get("failover_priority")
     return PeerView(
         name,
         True,
         is_primary=primary,
         position=Lsn(0 if primary else position),
         timeline=_integer(document.get("timeline")) or None,
-        nofailover=_nofailover(tags),
-        failover_priority=1 if priority is None else _integer(priority),
+        nofailover=tags.nofailover,
+        failover_priority=tags.failover_priority,
         watchdog_failed=document.get("watchdog_failed") is True,
     )
-
-
-def _nofailover(tags: Mapping[str, Json]) -> bool:
-    flag = tags.get("nofailover")
-    if flag is not None:
-        return bool(flag)
-    return tags.get("failover_priority") is not None and _integer(tags.get("failover_priority")) <= 0
 
 
 def _integer(value: Json) -> int:
     try:
         return int(value or 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0

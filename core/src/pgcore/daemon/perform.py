@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from pgcore.decide.lease import demote_left_s
 from pgcore.errors import PgcoreError, ServerUnavailableError
 from pgcore.hookspecs import CallbackEvent, Facts
 from pgcore.model import actions as a
-from pgcore.model.basics import Instant, Lsn, Role, Timing
+from pgcore.model.basics import Instant, Json, Lsn, Role, Timing
 from pgcore.model.cluster import HistoryEntry
 from pgcore.model.world import LeaderTimeline, World
 from pgcore.postgres.programs import ProgramRunner
@@ -69,6 +69,7 @@ class Performer:
         self.lease_until: Instant | None = None
         """End of the proven lease as of the last action; read by long actions right before what needs it."""
         self._beat_began = now()
+        self._complained: set[str] = set()
         self._checkpoint = _Checkpoint(ports)
         long = LongActions(ports, lambda: self.lease_until)
         self._handlers: dict[type, Callable[[Any, World], Any]] = {
@@ -97,7 +98,7 @@ class Performer:
             a.SetRole: self._role,
             a.Adopt: self._adopt,
             a.CancelTask: lambda action, world: ports.tasks.cancel(),
-            a.SetAsideDataDir: lambda action, world: ports.postgres.rename_failed_data_dir(),
+            a.SetAsideDataDir: self._set_aside,
             a.Exit: self._exit,
             **long.handlers,
         }
@@ -137,9 +138,9 @@ class Performer:
 
     def _observe(self, action: a.ObserveNode, world: World) -> object:
         limit = min(OBSERVE_S, world.settings.timing.retry_timeout / 2, world.settings.timing.ttl / 10)
-        finished = self.ports.tasks.finished()
+        task, finished = self.ports.tasks.look()  # before the server, so that what a task has done is seen with its end
         view = self.ports.postgres.observe(Deadline.after(limit))
-        return replace(view, task=self.ports.tasks.view(), finished=finished, silent=self.ports.peers.silent())
+        return replace(view, task=task, finished=finished, silent=self.ports.peers.silent())
 
     def _read(self, action: a.ReadCluster, world: World) -> ClusterReading:
         snapshot = retrying(lambda d: self.ports.store.read(fresh=action.fresh, deadline=d), self._store_deadline(world))
@@ -234,9 +235,22 @@ class Performer:
 
     def _announce(self, action: a.Announce, world: World) -> None:
         card = dict(action.card)
-        for fields in self.ports.registry.collect("pgcore_member_fields", facts=facts(world)).values():
-            card |= {name: value for name, value in fields.items() if name not in card}
+        for plugin, fields in self.ports.registry.collect("pgcore_member_fields", facts=facts(world)).items():
+            card |= self._plain_fields(plugin, fields, card)
         self.ports.store.announce(codec.compact(card), deadline=self._spare_deadline(world))
+
+    def _plain_fields(self, plugin: str, fields: object, card: Mapping[str, Json]) -> dict[str, Json]:
+        """What a plugin adds to the card; nothing of it counts unless all of it is JSON and the names are free."""
+        try:
+            if not isinstance(fields, Mapping):
+                raise TypeError(f"wanted a mapping, got {type(fields).__name__}")
+            codec.compact(dict(fields))
+        except (TypeError, ValueError, RecursionError) as error:
+            if plugin not in self._complained:
+                self._complained.add(plugin)
+                logger.error("plugin %s: its pgcore_member_fields cannot be published: %s", plugin, error)
+            return {}
+        return {str(name): value for name, value in fields.items() if name not in card}
 
     # -- server, quick ---------------------------------------------------------------------------------------
 
@@ -274,6 +288,9 @@ class Performer:
 
     def _adopt(self, action: a.Adopt, world: World) -> None:
         self.tell("on_start", world.node.role)
+
+    def _set_aside(self, action: a.SetAsideDataDir, world: World) -> None:
+        logger.error("the data directory was renamed to %s", self.ports.postgres.rename_failed_data_dir())
 
     def _exit(self, action: a.Exit, world: World) -> None:
         self.exit = action
@@ -327,4 +344,5 @@ def event_for(ports: Ports, event: str, role: Role) -> CallbackEvent:
     configuration = ports.configuration
     command = configuration.effective.postgresql.callbacks.get(event)
     shown = Role.PRIMARY if role is Role.PROMOTED else role
-    return CallbackEvent(event, shown, configuration.server.scope, configuration.server.name, command)
+    limit = configuration.effective.postgresql.callback_timeout
+    return CallbackEvent(event, shown, configuration.server.scope, configuration.server.name, command, limit)

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -31,10 +32,11 @@ from pgcore.daemon.tasks import Tasks
 from pgcore.daemon.watchers import watch_store
 from pgcore.dcs import codec
 from pgcore.dcs.store import Store
-from pgcore.errors import ConfigError, FatalError, PgcoreError, StoreUnavailableError
+from pgcore.errors import ConfigError, FatalError, PgcoreError, PluginError, StoreUnavailableError
 from pgcore.hookspecs import Facts, StoreBackend, StoreRequest
 from pgcore.model.basics import Role
 from pgcore.postgres import data_dir
+from pgcore.postgres.parameters import split_listen
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.postgres.server import Postgres
 from pgcore.registry import Registry
@@ -84,6 +86,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     refuse_unsupported(configuration)
     postgres = Postgres(configuration.server)
     check_programs(postgres)
+    check_listen(configuration.server.listen)
     guard = _guard(configuration.server.data_dir, prepared)
     threading.stack_size(local.node.thread_stack_size)
     mailbox, board = Mailbox(), Board()
@@ -104,7 +107,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
             store,
             postgres,
             Tasks(mailbox, lambda: postgres.user),
-            Peers(configuration.peer_access()),
+            Peers(configuration.peer_access(), local.node.thread_pool_size),
             CallbackLane(registry),
             registry,
             mailbox,
@@ -120,11 +123,12 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
 def _enforced(registry: Registry, local: LocalConfig) -> dict[str, str]:
     """Server parameters that plugins insist on."""
     facts = Facts(local.node.scope, local.node.name, Role.UNINITIALIZED, "", False, None)
-    return {
-        name: value
-        for wanted in registry.collect("pgcore_server_parameters", facts=facts).values()
-        for name, value in wanted.items()
-    }
+    parameters: dict[str, str] = {}
+    for plugin, wanted in registry.collect("pgcore_server_parameters", facts=facts).items():
+        if not isinstance(wanted, dict):
+            raise PluginError(plugin, "pgcore_server_parameters brings no mapping of names to values", "mend or block it")
+        parameters |= {str(name): str(value) for name, value in wanted.items()}
+    return parameters
 
 
 def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
@@ -138,7 +142,10 @@ def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
     wanted = [name for name in first.tree if name in DISTRIBUTION_OF or (name in registry.names and name not in _OWN_SECTIONS)]
     registry.activate([*("basebackup", "initdb", "callback_command"), *wanted, *((plugins or {}).get("use") or ())])
     stores = registry.stores()
-    local = load_local(path, os.environ, {name: backend.section for name, backend in stores.items()})
+    sections = {name: backend.section for name, backend in stores.items()}
+    for contributed in registry.collect("pgcore_config_sections").values():
+        sections |= {section.name: section.section for section in contributed}
+    local = load_local(path, os.environ, sections)
     chosen = [name for name in local.stores if name in stores]
     if not chosen:
         raise ConfigError(
@@ -209,6 +216,18 @@ def check_programs(postgres: Postgres) -> None:
         postgres.binary_version() % 10000,
         os.path.dirname(postgres.program("postgres")),
     )
+
+
+def check_listen(listen: str) -> None:
+    """PostgreSQL will be able to listen there as far as names go. Raises ConfigError before anything is created."""
+    hosts, port = split_listen(listen)
+    for host in (name.strip() for name in hosts.split(",")):
+        try:
+            if host not in ("*", ""):
+                socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            problem = f"{host!r} is not an address of this machine: {error}"
+            raise ConfigError("postgresql.listen", problem, "write it as host:port, e.g. 0.0.0.0:5432") from error
 
 
 def _guard(directory: str, prepared: Prepared | None) -> Guard | None:

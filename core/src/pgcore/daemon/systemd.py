@@ -17,6 +17,7 @@ def notify(address: str | None, state: str) -> None:
         return
     target = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.setblocking(False)
         try:
             channel.connect(target)
             channel.send(state.encode())

@@ -22,7 +22,7 @@ WAKING_PROGRESS = frozenset({"shut_down_end"})
 
 
 class Tasks:
-    """Owns the task thread. ``begin``, ``view``, ``finished`` and ``cancel`` are called by the heartbeat only."""
+    """Owns the task thread. ``begin``, ``look`` and ``cancel`` are called by the heartbeat only."""
 
     def __init__(self, mailbox: Mailbox, user: Callable[[], OsUser | None]) -> None:
         self._mailbox, self._user = mailbox, user
@@ -46,15 +46,11 @@ class Tasks:
             self._lock.notify()
             return ""
 
-    def view(self) -> TaskView | None:
-        """The running action with its progress."""
-        return self._view
-
-    def finished(self) -> TaskResult | None:
-        """The result of the action that ended since this was last asked."""
+    def look(self) -> tuple[TaskView | None, TaskResult | None]:
+        """The running action with its progress, and the result of the one that ended since this was last asked; at one moment."""
         with self._lock:
             result, self._result = self._result, None
-            return result
+            return self._view, result
 
     def cancel(self) -> None:
         """Ask the running action to end; its children are terminated, killed after 10 s."""
@@ -82,7 +78,7 @@ class Tasks:
         except PgcoreError as error:
             logger.error("%s failed: %s", kind, error)
             return TaskResult(kind, str(error), retriable=isinstance(error, ServerUnavailableError))
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin that calls sys.exit must not end the thread
             logger.exception("%s failed unexpectedly", kind)
             return TaskResult(kind, f"{type(error).__name__}: {error}")
         return TaskResult(kind)

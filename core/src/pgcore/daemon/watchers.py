@@ -13,6 +13,7 @@ from pgcore.dcs.store import Store
 
 SETTLE_S = 1.0
 """How long the watch waits for the heartbeat to read a change before it looks again."""
+LEAST_WATCH_S = 0.05
 PORTABLE_POLL_S = 0.25
 """Without pidfd (macOS) the postmaster is looked for this often."""
 
@@ -26,7 +27,11 @@ def watch_store(store: Store, mailbox: Mailbox, revision: Callable[[], str], pau
             if not seen:  # nothing was read yet
                 time.sleep(0.05)
                 continue
-            if store.watch(seen, timeout=pause_s()):
+            began = time.monotonic()
+            changed = store.watch(seen, timeout=pause_s())
+            if not changed and time.monotonic() - began < LEAST_WATCH_S:
+                time.sleep(LEAST_WATCH_S)  # a closed store answers at once
+            if changed:
                 mailbox.wake("the store changed")
                 deadline = time.monotonic() + SETTLE_S
                 while revision() == seen and time.monotonic() < deadline:
@@ -61,6 +66,8 @@ class PostmasterWatch:
                 watched = self._pid
             if self._ended(watched):
                 self._mailbox.wake("the postmaster ended")
+            else:
+                watched = None  # the same one may be named again
 
     def _ended(self, pid: int) -> bool:
         """Wait until it ends (true) or another one is to be watched (false)."""

@@ -91,8 +91,8 @@ def give_up(w: World) -> Decision | None:
     ours = w.cluster.initialize == "" and w.cluster.initialize_version == w.bootstrapping.claim
     free: tuple[Action, ...] = (DropInitialize(w.bootstrapping.claim),) if ours and w.bootstrapping.claim else ()
     message = (
-        "the bootstrap failed; see the lines above for the reason. /initialize was freed and the data directory renamed to "
-        "<data_dir>.failed"
+        "the bootstrap failed; the lines above say why. /initialize was freed for another attempt, and the half-made data "
+        "directory was set aside"
     )
     return end(
         *free,

@@ -119,8 +119,8 @@ def nobody_caught_up(w: World) -> Decision | None:
         *end_known,
         SetRole(Role.DEMOTED),
         EnterPhase(Phase.AWAIT_LEADER),
-        because=f"no candidate has everything up to {demotion_of(w).end} ({heard}): the lock is left to its lease, so that nobody "
-        "who lacks it is promoted in a hurry",
+        because=f"no candidate has everything up to {demotion_of(w).end} ({heard}): the lock is left to its lease, so that "
+        "nobody who lacks it is promoted in a hurry",
     )
 
 
