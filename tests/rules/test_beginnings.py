@@ -232,6 +232,33 @@ BOOTSTRAP = (
         Exit,
         then=Then.END,
     ),
+    nothing(
+        "everything is to be undone but the store is away: wait for it, else nobody can create the cluster",
+        world(down(), None, procedure=Bootstrapping(FAILED, Instant(NOW - 59), "3"), last_result=did(TaskKind.STOP)),
+        "bootstrap.wait_for_store",
+    ),
+    case(
+        "not longer than a minute",
+        world(down(), None, procedure=Bootstrapping(FAILED, Instant(NOW - 61), "3"), last_result=did(TaskKind.STOP)),
+        "bootstrap.give_up",
+        SetAsideDataDir(),
+        EndProcedure(),
+        Exit,
+    ),
+    case(
+        "/initialize was freed and claimed by another meanwhile: it is left alone",
+        world(down(), CLAIMED, procedure=Bootstrapping(FAILED, NOW, "2"), last_result=did(TaskKind.STOP)),
+        "bootstrap.give_up",
+        SetAsideDataDir(),
+        EndProcedure(),
+        Exit,
+    ),
+    case(
+        "the users were never made: the result is that of initdb",
+        creating(POST, primary(), last_result=CREATED),
+        "bootstrap.failed",
+        EnterBootstrap(FAILED),
+    ),
     nothing("a restored backup recovers", creating(CREATE, standby(), last_result=CREATED), "bootstrap.recovering"),
     case(
         "the new server is a primary",

@@ -64,9 +64,14 @@ ALL = peers(peer("b", 1200), peer("c", 1199))
 
 def during(mode: DemoteMode, phase: Phase, node: NodeView, cluster: ClusterView = MINE, **facts: Any) -> World:
     """This phase for a second; ``b`` and ``c`` are the candidates; the shutdown checkpoint ended at 1200."""
-    about = {name: facts.pop(name) for name in ("seconds", "released") if name in facts}
+    about = {name: facts.pop(name) for name in ("seconds", "released", "mark") if name in facts}
     end = Lsn(1200) if phase is Phase.HANDOVER and "end" not in facts else facts.pop("end", None)
     return world(node, cluster, procedure=demotion(mode, phase, "b", "c", end=end, **about), **facts)
+
+
+def verifying(node: NodeView | None = None, *, cluster: ClusterView | None = MINE, **facts: Any) -> World:
+    """The checkpoint ended at 1100; who has received it is being asked."""
+    return during(GRACEFUL, Phase.VERIFY, node or primary(), cluster, mark=Lsn(1100), **{"peers": {}} | facts)
 
 
 SERVING = (
@@ -102,9 +107,14 @@ SERVING = (
     ),
     case(
         "the store is away and the lease runs out while still serving",
-        during(GRACEFUL, Phase.CHECKPOINT, doing(TaskKind.CHECKPOINT, primary()), None, lease_until=Instant(NOW + 11)),
+        during(GRACEFUL, Phase.CHECKPOINT, doing(TaskKind.CHECKPOINT, primary()), None, lease_until=Instant(NOW + 10)),
         "demotion.unproven_while_serving",
         BeginDemotion(OFFLINE, Phase.STOP),
+    ),
+    nothing(
+        "the store is away for a moment while still serving (EC 21)",
+        during(GRACEFUL, Phase.CHECKPOINT, doing(TaskKind.CHECKPOINT, primary()), None, lease_until=Instant(NOW + 10.1)),
+        "demotion.await_leader",
     ),
     case(
         "a checkpoint before the stop",
@@ -123,15 +133,73 @@ SERVING = (
         then=Then.END,
     ),
     case(
-        "the checkpoint is written",
+        "the checkpoint is written: who receives it?",
         during(GRACEFUL, Phase.CHECKPOINT, primary(), last_result=DONE),
         "demotion.checkpoint_done",
-        EnterPhase(Phase.STOP),
+        EnterPhase(Phase.VERIFY, mark=END),
     ),
     case(
         "the checkpoint could not be written: the stop does it",
         during(GRACEFUL, Phase.CHECKPOINT, primary(), last_result=did(TaskKind.CHECKPOINT, "no")),
         "demotion.checkpoint_done",
+        EnterPhase(Phase.VERIFY, mark=END),
+    ),
+    case(
+        "the server does not tell its position: the hand-over will show who has everything",
+        during(GRACEFUL, Phase.CHECKPOINT, silent(primary()), last_result=DONE),
+        "demotion.checkpoint_done",
+        EnterPhase(Phase.STOP),
+    ),
+    case(
+        "the agent ends: it stops whoever receives (HA rules 27)",
+        during(SHUTDOWN, Phase.CHECKPOINT, primary(), last_result=DONE, stopping=True),
+        "demotion.checkpoint_done",
+        EnterPhase(Phase.STOP),
+    ),
+    case(
+        "the candidates are asked while the server still serves",
+        verifying(peers=None),
+        "demotion.verify",
+        PollPeers((MINE.members[1], MINE.members[2]), 1.0),
+    ),
+    case(
+        "one candidate has received the checkpoint",
+        verifying(peers=peers(peer("b", 1100), peer("c", 900))),
+        "demotion.verified",
+        EnterPhase(Phase.STOP),
+    ),
+    case("the server crashed meanwhile", verifying(STOPPED), "demotion.verified", EnterPhase(Phase.STOP)),
+    nothing("both lack a byte of it", verifying(peers=peers(peer("b", 1099), peer("c", 1099))), "demotion.unverified"),
+    nothing(
+        "WAL of an abandoned timeline does not count",
+        verifying(primary(timeline=2), last_timeline=2, peers=peers(peer("b", 5000, timeline=1))),
+        "demotion.unverified",
+    ),
+    case(
+        "nobody has received it within 3 s: the request ends, the server serves on (principles, safety 2)",
+        verifying(peers=peers(peer("b", 1099)), seconds=3.1),
+        "demotion.unverified",
+        WriteFailover(),
+        EndProcedure,
+        then=Then.END,
+    ),
+    case(
+        "the lock is lost while the candidates are asked",
+        verifying(lease=LeaseState.TAKEN),
+        "demotion.lost_while_serving",
+        BeginDemotion(NOLOCK, Phase.STOP),
+    ),
+    case(
+        "the store is away and the lease runs out while the candidates are asked",
+        verifying(cluster=None, lease_until=Instant(NOW + 10)),
+        "demotion.unproven_while_serving",
+        BeginDemotion(OFFLINE, Phase.STOP),
+    ),
+    case(
+        "the agent is asked to end while the candidates are asked",
+        verifying(stopping=True),
+        "demotion.asked_to_end",
+        BeginDemotion(SHUTDOWN, Phase.STOP, ("b", "c")),
     ),
     nothing(
         "the checkpoint goes on",
@@ -199,7 +267,30 @@ STOP = (
         EnterPhase(Phase.HANDOVER, Lsn(1200)),
     ),
     nothing("not yet", during(GRACEFUL, Phase.STOP, STOPPING), "demotion.stopping"),
-    nothing("a node without the lock does not hand over", during(GRACEFUL, Phase.STOP, SEEN, B_LEADS), "demotion.stopping"),
+    case(
+        "another took the lock during the stop: no more politeness (HA rules 8.2)",
+        during(GRACEFUL, Phase.STOP, STOPPING, B_LEADS),
+        "demotion.lost_while_stopping",
+        CancelTask(),
+        BeginDemotion(NOLOCK, Phase.STOP),
+    ),
+    case(
+        "the renewal is refused during the stop",
+        during(SHUTDOWN, Phase.STOP, STOPPING, lease=LeaseState.GONE, stopping=True),
+        "demotion.lost_while_stopping",
+        CancelTask(),
+        BeginDemotion(NOLOCK, Phase.STOP),
+    ),
+    nothing(
+        "it is shut down already and only streams: a lost lock changes nothing",
+        during(GRACEFUL, Phase.STOP, SEEN, B_LEADS),
+        "demotion.stopping",
+    ),
+    nothing(
+        "the store is away for a moment during the stop",
+        during(GRACEFUL, Phase.STOP, STOPPING, None, lease_until=Instant(NOW + 20)),
+        "demotion.stopping",
+    ),
     case(
         "stopped cleanly",
         during(GRACEFUL, Phase.STOP, STOPPED),
@@ -336,11 +427,11 @@ HANDOVER = (
         EnterPhase(Phase.RESUME),
     ),
     nothing(
-        "while it streams 15 s are given",
-        during(GRACEFUL, Phase.HANDOVER, SEEN, peers={}, seconds=14.9),
+        "while it streams 5 s are given",
+        during(GRACEFUL, Phase.HANDOVER, SEEN, peers={}, seconds=4.9),
         "demotion.wait_for_candidate",
     ),
-    case("and no more (EC 63)", during(GRACEFUL, Phase.HANDOVER, SEEN, peers={}, seconds=15.1), "demotion.nobody_caught_up"),
+    case("and no more (EC 63)", during(GRACEFUL, Phase.HANDOVER, SEEN, peers={}, seconds=5.1), "demotion.nobody_caught_up"),
     case(
         "its end is not known: nobody can be shown to have it",
         during(GRACEFUL, Phase.HANDOVER, STOPPED, peers=ALL, end=None),
@@ -387,11 +478,41 @@ AFTERWARDS = (
         EndProcedure,
     ),
     case(
-        "it could not be started",
+        "it could not be started: down.start_failed gives the lock away (EC 83)",
         during(GRACEFUL, Phase.RESUME, STOPPED, last_result=did(TaskKind.START_PRIMARY, "no")),
         "demotion.resume_failed",
-        SetRole(Role.DEMOTED),
         EndProcedure,
+    ),
+    case(
+        "another took the lock while it starts (HA rules 8.2)",
+        during(GRACEFUL, Phase.RESUME, doing(TaskKind.START_PRIMARY, STOPPED), B_LEADS),
+        "demotion.lost_while_resuming",
+        CancelTask(),
+        BeginDemotion(NOLOCK, Phase.STOP),
+    ),
+    case(
+        "the renewal is refused although it serves again",
+        during(GRACEFUL, Phase.RESUME, primary(), lease=LeaseState.GONE),
+        "demotion.lost_while_resuming",
+        BeginDemotion(NOLOCK, Phase.STOP),
+    ),
+    case(
+        "the store is away and the lease runs out while it starts (HA rules 9.3)",
+        during(GRACEFUL, Phase.RESUME, doing(TaskKind.START_PRIMARY, STOPPED), None, lease_until=Instant(NOW + 10)),
+        "demotion.lost_while_resuming",
+        CancelTask(),
+        BeginDemotion(OFFLINE, Phase.STOP),
+    ),
+    nothing(
+        "the store is away for a moment while it starts (EC 21)",
+        during(GRACEFUL, Phase.RESUME, doing(TaskKind.START_PRIMARY, STOPPED), None, lease_until=Instant(NOW + 10.1)),
+        "demotion.resuming",
+    ),
+    case(
+        "it runs but never answers (HA rules 14.1.2)",
+        during(GRACEFUL, Phase.RESUME, silent(primary()), last_result=did(TaskKind.START_PRIMARY), seconds=301),
+        "demotion.resume_stuck",
+        BeginDemotion(AT_ONCE, Phase.STOP),
     ),
     case(
         "the lock was lost before it started",
@@ -437,7 +558,7 @@ def test_a_demotion(each: Case) -> None:
     each.check()
 
 
-@pytest.mark.parametrize("phase", [Phase.CHECKPOINT, Phase.STOP, Phase.HANDOVER, Phase.RESUME])
+@pytest.mark.parametrize("phase", [Phase.CHECKPOINT, Phase.VERIFY, Phase.STOP, Phase.HANDOVER, Phase.RESUME])
 @pytest.mark.parametrize("mode", [GRACEFUL, SHUTDOWN])
 @pytest.mark.parametrize("answers", [{}, peers(peer("b", int(END)), peer("c", 1199))], ids=["nobody answers", "all lack a byte"])
 def test_no_orderly_demotion_releases_the_lock_before_a_candidate_has_everything(

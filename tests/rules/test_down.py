@@ -48,6 +48,17 @@ HOLDER = (
         ReleaseLease(),
         then=Then.END,
     ),
+    case(
+        "a demoted primary is rewound in maintenance mode (EC 196)",
+        world(down(Role.DEMOTED), B_LEADS, paused=True, **NEED),
+        "down.rewind",
+        Rewind(upstream("b")),
+    ),
+    case(
+        "and started afterwards (EC 196)",
+        world(down(Role.DEMOTED), B_LEADS, paused=True, rewind=RewindState.SUCCESS),
+        "down.start_as_standby",
+    ),
     nothing("a stopped server stays stopped in maintenance mode (EC 191)", world(down(), B_LEADS, paused=True), "down.paused"),
     case(
         "a crashed primary with the lock starts again as a primary (EC 80)",
@@ -81,6 +92,14 @@ HOLDER = (
     case(
         "the crashed primary could not be started: role and lock are given up (EC 83)",
         world(crashed(), MINE, recovering=True, last_result=did(TaskKind.START_PRIMARY, "out of disk")),
+        "down.start_failed",
+        SetRole(Role.DEMOTED),
+        SetRewind(RewindState.CHECK),
+        ReleaseLease(),
+    ),
+    case(
+        "a holder's server could not be started in recovery: the lock is given up (HA rules 13.4)",
+        world(down(), MINE, last_result=did(TaskKind.START, "FATAL: bad parameter")),
         "down.start_failed",
         SetRole(Role.DEMOTED),
         SetRewind(RewindState.CHECK),

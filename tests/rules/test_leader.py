@@ -32,6 +32,7 @@ from rules.cases import Case, case, nothing
 MINE = view("a")
 GOOD = peers(peer("b"), peer("c"))
 TO_B = view("a", failover=request("a", "b"))
+TO_A = view("a", failover=request("b", "a"))
 
 
 def asked(failover: FailoverRequest, **facts: Any) -> World:
@@ -80,18 +81,31 @@ LOCK = (
         ReleaseLease(),
         then=Then.END,
     ),
-    nothing(
-        "paused, not a primary, but awaited as one (EC 75)",
+    case(
+        "paused, not a primary, but asked for by an operator: the lock is kept and used (EC 73, 75)",
         world(standby(), view("a", failover=request(None, "a")), paused=True),
-        "leader.paused_without_primary",
+        "leader.promote",
+        SetRewind(RewindState.INITIAL),
+        Promote,
     ),
     case(
         "the lock is proven and this is a standby",
         world(standby(), MINE),
         "leader.promote",
         SetRewind(RewindState.INITIAL),
-        SetRole(Role.PROMOTED),
         Promote,
+        then=Then.END,
+    ),
+    nothing(
+        "the lock is mine, but the server does not tell whether it is a standby",
+        world(silent(standby()), MINE, silent_since=Instant(NOW - 299)),
+        "leader.cannot_look",
+    ),
+    case(
+        "it has not answered for longer than primary_start_timeout: others first",
+        world(silent(standby()), MINE, silent_since=Instant(NOW - 301)),
+        "leader.cannot_look",
+        ReleaseLease(),
         then=Then.END,
     ),
     case(
@@ -101,6 +115,20 @@ LOCK = (
         SetRole(Role.REPLICA),
         ReleaseLease,
         then=Then.END,
+    ),
+    case(
+        "the promotion failed: the request that named this node is over (EC 55)",
+        world(standby(), TO_A, last_result=did(TaskKind.PROMOTE, "pre_promote said no")),
+        "leader.promotion_failed",
+        WriteFailover(version="7"),
+        SetRole(Role.REPLICA),
+        ReleaseLease(),
+    ),
+    case(
+        "it was asked to promote and may still do so: stopped before the lock goes",
+        world(standby(role=Role.PROMOTED), MINE, last_result=did(TaskKind.PROMOTE, "still in recovery")),
+        "leader.promotion_failed",
+        BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
     ),
     case("promoted by hand", world(primary(role=Role.REPLICA), MINE), "leader.become_primary", SetRole(Role.PRIMARY)),
 )
@@ -126,11 +154,13 @@ REQUESTS = (
     case("it names another leader (EC 69)", asked(request("c", "b")), "leader.wrong_leader", Refuse, WriteFailover(version="7")),
     case(
         "it names me as the candidate (EC 69)",
-        asked(request(None, "a")),
+        asked(request("a", "a")),
         "leader.candidate_is_leader",
         Refuse,
         WriteFailover(version="7"),
     ),
+    nothing("a failover has brought me the lock: upkeep clears the request (EC 60)", asked(request(None, "a")), "leader.keep"),
+    nothing("and so has a switchover away from another (EC 60)", asked(request("b", "a")), "leader.keep"),
     case(
         "paused, no candidate named (EC 73)",
         asked(request("a"), paused=True),

@@ -17,6 +17,7 @@ from rules.cases import Case, case, nothing
 FREE = view(None, optime=1000)
 BEFORE = view("c")
 ON_2 = view(None, history=history(900))
+TO_ME, LATER = view(None, failover=request("c", "a")), view(None, failover=request("c", "a", due=60))
 EQUAL = peers(peer("b"), peer("c", reachable=False))
 
 
@@ -48,6 +49,21 @@ PRIMARY = (
         world(silent(primary()), ON_2, last_timeline=1),
         "race.outdated_primary",
     ),
+    nothing(
+        "a primary whose timeline nobody knows does not take the lock of a cluster with a history (EC 3)",
+        world(silent(primary()), ON_2),
+        "race.primary_unsure",
+    ),
+    case(
+        "in a cluster without one it does (EC 4, 7)",
+        world(silent(primary()), FREE),
+        "race.primary_takes_it",
+    ),
+    case(
+        "a promotion that was given up ended after all: the primary is not kept from the lock",
+        world(primary(timeline=2), FREE, promotion_failed_at=Instant(NOW - 1)),
+        "race.primary_takes_it",
+    ),
     case(
         "an outdated primary in maintenance mode is left alone",
         world(primary(timeline=1), ON_2, paused=True),
@@ -66,6 +82,8 @@ GATES = (
     nothing("my promotion failed 29 s ago (EC 55)", free(promotion_failed_at=Instant(NOW - 29)), "race.failed_before"),
     case("my promotion failed 31 s ago (EC 55)", free(promotion_failed_at=Instant(NOW - 31)), "race.acquire"),
     nothing("no standby races in maintenance mode (EC 190)", free(paused=True), "race.paused"),
+    case("but the one an operator has named (EC 73)", free(None, TO_ME, paused=True), "race.asked_for_me", AcquireLease()),
+    nothing("a request for later names nobody in maintenance mode", free(None, LATER, paused=True), "race.paused"),
     case(
         "tagged nofailover: compare with the next leader (EC 54)",
         free(tags=Tags({"nofailover": True})),
@@ -136,6 +154,11 @@ GATES = (
         "a peer that does not answer does not block (EC 49)", free(peers=peers(peer("b", 1001, reachable=False))), "race.acquire"
     ),
     case("a peer whose server is down is not ahead (EC 48)", free(peers=peers(peer("b", 0))), "race.acquire"),
+    case(
+        "a peer that is ahead on a timeline the cluster has left",
+        free(standby(timeline=2), ON_2, peers=peers(peer("b", 5000))),
+        "race.acquire",
+    ),
     nothing(
         "I lack WAL, and one that may have it is just starting",
         free(standby(990), peers=peers(peer("b", 0, starting=True)), unlocked_since=Instant(NOW - 29)),
@@ -174,6 +197,26 @@ REQUESTS = (
         "nobody else who lacks a byte takes it either",
         free(standby(999), view(None, failover=request("c", "b"))),
         "race.missing_wal",
+    ),
+    nothing(
+        "the candidate is on a timeline the cluster has left",
+        free(standby(5000), view(None, history=history(900), failover=request("c", "a"))),
+        "race.missing_wal",
+    ),
+    case(
+        "the hand-over has led to nothing for ttl: the usual race (principles, safety 2)",
+        free(standby(999), view(None, failover=request("c", "a")), peers={}, unlocked_since=Instant(NOW - 31)),
+        "race.acquire",
+    ),
+    nothing(
+        "not a moment earlier",
+        free(standby(999), view(None, failover=request("c", "a")), unlocked_since=Instant(NOW - 29)),
+        "race.missing_wal",
+    ),
+    case(
+        "the named candidate lacks a byte of the hand-over and may not take it: whoever has everything does",
+        gone("c", "b", peers=peers(peer("b", 999))),
+        "race.acquire",
     ),
     case("the candidate has everything", gone("c", "a", peers=None), "race.asked_for_me", AcquireLease()),
     case(

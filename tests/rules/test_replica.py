@@ -18,6 +18,8 @@ from pgcore.model.actions import (
     RewindState,
     SetRewind,
     SetRole,
+    StopMode,
+    StopServer,
 )
 from pgcore.model.basics import Instant, Lsn, Role, Tags
 from pgcore.model.decision import Then
@@ -101,6 +103,23 @@ CASES: tuple[Case, ...] = (
         "replica.rewind",
         Rewind(upstream("b")),
         then=Then.END,
+    ),
+    case(
+        "diverged, cannot be rewound, a new copy is allowed: the server is stopped first",
+        world(standby(), B_LEADS, rewind=RewindState.NEED, remove_data_directory_on_diverged_timelines=True),
+        "replica.copy_anew",
+        StopServer(StopMode.FAST, 10.0),
+        then=Then.END,
+    ),
+    case(
+        "diverged, cannot be rewound, a new copy is not allowed: it goes on and will complain (EC 112)",
+        world(standby(), B_LEADS, rewind=RewindState.NEED, probed=True),
+        "replica.compare_recovery",
+    ),
+    nothing(
+        "the leader's newer timeline was compared with already",
+        world(standby(streaming=False), ON_2, compared_timeline=2, **STILL),
+        "replica.not_streaming",
     ),
     case(
         "the upstream is not known to be right",

@@ -12,6 +12,7 @@ from pgcore.model.actions import (
     DemoteMode,
     Exit,
     Phase,
+    PollPeers,
     ReleaseLease,
     RenewLease,
     StartServer,
@@ -20,12 +21,31 @@ from pgcore.model.basics import Instant, Role
 from pgcore.model.decision import Then
 from pgcore.model.node import NodeView, TaskKind
 from pgcore.model.world import LeaseState, World
-from pgcore.testing.builders import NOW, crashed, did, doing, down, empty, member, primary, silent, standby, starting, view, world
+from pgcore.testing.builders import (
+    NOW,
+    crashed,
+    did,
+    doing,
+    down,
+    empty,
+    member,
+    peer,
+    peers,
+    primary,
+    request,
+    silent,
+    standby,
+    starting,
+    view,
+    world,
+)
 from rules.cases import Case, case, nothing
 
 MINE, B_LEADS, FREE = view("a"), view("b"), view(None)
 OFFLINE = BeginDemotion(DemoteMode.OFFLINE, Phase.STOP)
 NOLOCK = BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP)
+RECOVERING = starting(primary(recovery_files=False))
+TO_B = view("a", failover=request(None, "b"))
 
 
 def away(node: NodeView, seconds_of_lease: float = 30, **facts: Any) -> World:
@@ -35,10 +55,25 @@ def away(node: NodeView, seconds_of_lease: float = 30, **facts: Any) -> World:
 
 STORE_LOST = (
     nothing("in maintenance mode nothing changes (EC 40)", away(primary(), 0, paused=True), "store_lost.paused"),
-    nothing("a short outage (EC 21)", away(primary(), 12), "store_lost.primary_waits"),
-    case("the lease runs out: writes end first (EC 22)", away(primary(), 11), "store_lost.primary_must_stop", OFFLINE),
-    case("although the server does not answer (EC 8)", away(silent(primary()), 11), "store_lost.primary_must_stop", OFFLINE),
+    nothing("a short outage (EC 21)", away(primary(), 10.1), "store_lost.primary_waits"),
+    case("the lease runs out: writes end first (EC 22)", away(primary(), 10), "store_lost.primary_must_stop", OFFLINE),
+    case("although the server does not answer (EC 8)", away(silent(primary()), 10), "store_lost.primary_must_stop", OFFLINE),
     case("a primary whose lock was never proven", world(primary(), None), "store_lost.primary_must_stop", OFFLINE),
+    case(
+        "it is being promoted: it would be a primary without a lease (HA rules 30.4)",
+        away(doing(TaskKind.PROMOTE, standby()), 10),
+        "store_lost.becoming_primary_must_stop",
+        CancelTask(),
+        OFFLINE,
+    ),
+    case(
+        "it is being started as a primary",
+        away(doing(TaskKind.START_PRIMARY, crashed()), 10),
+        "store_lost.becoming_primary_must_stop",
+        CancelTask(),
+        OFFLINE,
+    ),
+    nothing("a short outage during a promotion (EC 21)", away(doing(TaskKind.PROMOTE, standby()), 10.1), "store_lost.busy"),
     nothing("a long action goes on", away(doing(TaskKind.CLONE, empty())), "store_lost.busy"),
     case(
         "demoted for the outage: serve reads (EC 39)",
@@ -92,16 +127,9 @@ BUSY = (
         world(doing(TaskKind.PROMOTE, standby()), B_LEADS, paused=True),
         "busy.wait",
     ),
-    case(
-        "recovery takes too long, another could lead (EC 84)",
-        world(doing(TaskKind.START_PRIMARY, crashed(), seconds=301), MINE),
-        "busy.recovery_too_long",
-        CancelTask(),
-        BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
-    ),
     nothing(
-        "recovery takes too long, nobody could lead (EC 84)",
-        world(doing(TaskKind.START_PRIMARY, crashed(), seconds=301), view("a", member("a"))),
+        "the start of a primary bounds itself; starting.too_long follows it (EC 84)",
+        world(doing(TaskKind.START_PRIMARY, crashed(), seconds=299), MINE),
         "busy.wait",
     ),
     nothing(
@@ -130,6 +158,51 @@ STARTING = (
         world(starting(primary()), MINE, lease=LeaseState.GONE),
         "starting.lost_lock",
         NOLOCK,
+    ),
+    case(
+        "it starts as a primary, the lock is free",
+        world(starting(primary(recovery_files=False)), FREE),
+        "starting.lost_lock",
+        NOLOCK,
+    ),
+    nothing("recovery goes on (EC 84)", world(RECOVERING, MINE, starting_since=Instant(NOW - 299)), "starting.wait"),
+    case(
+        "recovery takes too long, another could lead (EC 84)",
+        world(RECOVERING, MINE, starting_since=Instant(NOW - 301)),
+        "starting.too_long",
+        BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
+    ),
+    nothing(
+        "recovery takes too long, nobody could lead (EC 84)",
+        world(RECOVERING, view("a", member("a")), starting_since=Instant(NOW - 301)),
+        "starting.wait",
+    ),
+    nothing(
+        "the start is not bounded in maintenance mode (HA rules 23)",
+        world(RECOVERING, MINE, starting_since=Instant(NOW - 301), paused=True),
+        "starting.wait",
+    ),
+    case(
+        "an operator wants another leader: ask its candidate (EC 72)",
+        world(RECOVERING, TO_B),
+        "starting.ask_candidate",
+        PollPeers((MINE.members[1],)),
+    ),
+    case(
+        "the candidate is well: give way (EC 72)",
+        world(RECOVERING, TO_B, peers=peers(peer("b"))),
+        "starting.fail_over",
+        BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP, ("b",)),
+    ),
+    nothing(
+        "the candidate does not answer: recover",
+        world(RECOVERING, TO_B, peers=peers(peer("b", reachable=False))),
+        "starting.wait",
+    ),
+    nothing(
+        "a switchover waits until the leader serves, it must lose nothing",
+        world(RECOVERING, view("a", failover=request("a", "b"))),
+        "starting.wait",
     ),
     nothing("it starts as a standby: it never races (EC 50)", world(starting(standby()), FREE), "starting.wait"),
     nothing("it starts as a standby of another", world(starting(standby()), B_LEADS), "starting.wait"),

@@ -271,7 +271,6 @@ def test_whatever_stands_in_a_key_nothing_raises(key: str, text: str) -> None:
     assert all(each.slot and each.tags.failover_priority is not None for each in found.members)
 
 
-@pytest.mark.xfail(strict=True, reason="decode promises not to raise, but these do")
 @pytest.mark.parametrize(
     ("key", "text"),
     [
