@@ -150,7 +150,7 @@ def arguments() -> argparse.Namespace:
 
 def bin_dir() -> str:
     """Where PostgreSQL's programs are: what scripts/bootstrap.sh found, else those on PATH."""
-    return os.environ.get("PGCORE_BIN_DIR") or os.path.dirname(shutil.which("postgres") or "")
+    return os.environ.get("PGCORE_BIN_DIR") or os.path.dirname(os.path.realpath(shutil.which("postgres") or "postgres"))
 
 
 class Cluster:

@@ -65,8 +65,7 @@ def test_status_and_cluster_view_describe_the_cluster(etcd_cluster: Cluster) -> 
 
 
 @pytest.mark.parametrize(("method", "path"), [
-    ("POST", "/switchover"), ("DELETE", "/switchover"), ("PATCH", "/config"), ("POST", "/reload"), ("POST", "/restart"),
-    ("POST", "/reinitialize")])
+    ("POST", "/switchover"), ("DELETE", "/switchover"), ("POST", "/failover"), ("POST", "/reload")])
 def test_unsafe_requests_need_the_password(etcd_cluster: Cluster, method: str, path: str) -> None:
     answer = etcd_cluster.primary().request(method, path, {}, authenticated=False)
     assert answer is not None and answer.status == 401

@@ -20,6 +20,8 @@ from pgcore.rest.settings import DEFAULT_QUEUE_SIZE, RestSettings
 
 logger = logging.getLogger(__name__)
 
+QUICK_RETURN = {"wal_retrieve_retry_interval": "1s"}
+"""A standby looks for a restarted primary each second, not every five: until then its commits exist once. Own values win."""
 CACHE_NAME = "patroni.dynamic.json"
 
 
@@ -73,8 +75,7 @@ class Configuration:
 
     def _server(self) -> ServerSettings:
         server = server_settings(self.effective, self.local, server_major=self.server_major)
-        enforced = self._enforced()
-        return replace(server, parameters={**server.parameters, **enforced}) if enforced else server
+        return replace(server, parameters={**QUICK_RETURN, **server.parameters, **self._enforced()})
 
     def _log_warnings(self, value: Effective) -> None:
         for warning in value.warnings:

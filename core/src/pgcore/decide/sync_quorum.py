@@ -202,7 +202,7 @@ def _least_quorum(s: _State, voters: frozenset[str], proven: int) -> int | None:
     """
     everybody = len(voters | s.names)
     inherited = s.quorum + len(voters - s.voters)
-    known = everybody - min(s.count, proven)
+    known = everybody - proven
     quorum = max(0, everybody - s.count, min(inherited, known))
     return quorum if quorum < max(1, len(voters)) else None
 

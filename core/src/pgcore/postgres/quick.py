@@ -50,6 +50,7 @@ class QuickServer:
         self._user = os_user(settings)
         self.role = Role.UNINITIALIZED
         self.state = State.STOPPED
+        self._complaint = ""
         self._postmaster: Postmaster | None = None
         self._postmaster_lock = threading.Lock()
         self._acting = 0
@@ -195,6 +196,15 @@ class QuickServer:
             logger.error("PostgreSQL is gone (%s): %s", self.state,
                          self._configuration.log.tail(self._settings.data_dir) or "it logged nothing")
 
+    def _complain(self, problem: str) -> None:
+        """Log why the monitoring query was not answered, once as long as the reason stays the same."""
+        if problem == self._complaint:
+            return
+        self._complaint = problem
+        login = any(word in problem for word in ("authentication failed", "no pg_hba.conf entry", "does not exist"))
+        hint = " (check postgresql.authentication.superuser and pg_hba)" if login else ""
+        logger.warning("PostgreSQL did not answer the monitoring query: %s%s", problem, hint)
+
     def _observe_up(self, view: NodeView, running: Postmaster, deadline: Deadline, busy: bool) -> NodeView:
         view = replace(view, postmaster_pid=running.pid)
         try:
@@ -203,11 +213,12 @@ class QuickServer:
         except ServerError as error:
             accepting = self._lookout.accepts(self._settings.data_dir, error)
             if accepting:
-                logger.warning("PostgreSQL did not answer the monitoring query: %s", error)
+                self._complain(str(error))
             if not busy and self.state not in (State.STOPPING, State.STOP_FAILED):
                 self.state = State.RUNNING if accepting else State.STARTING
             return self._lookout.add_silent_facts(
                 replace(view, state=self.state, accepting=accepting, is_primary=self.role == Role.PRIMARY), self._settings)
+        self._complaint = ""
         self._judge(answer.in_recovery, busy)
         view = self._lookout.add_online_facts(replace(view, role=self.role, state=self.state), answer, self._settings)
         if view.timeline is None:
