@@ -86,6 +86,46 @@ def test_a_script_over_time_is_killed_with_its_children(tmp_path: Path) -> None:
     assert not _alive(child)
 
 
+def test_a_gate_that_has_become_pointless_kills_its_script_with_its_children_at_once(tmp_path: Path) -> None:
+    command = script(tmp_path, f"sleep 60 & echo $! > {tmp_path}/child.new; mv {tmp_path}/child.new {tmp_path}/child; wait")
+    request = GateRequest("s", "a", 30, command, (tmp_path / "child").exists)
+    began = time.monotonic()
+    veto = callback_command.pgcore_before_promote(request)
+    assert isinstance(veto, Veto) and "was cancelled and was killed with its children" in veto.reason
+    assert time.monotonic() - began < 1
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 1
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _alive(child)
+
+
+def test_a_gate_that_is_pointless_from_the_start_says_no(tmp_path: Path) -> None:
+    veto = callback_command.pgcore_before_promote(GateRequest("s", "a", 30, script(tmp_path, "sleep 5"), lambda: True))
+    assert isinstance(veto, Veto) and "was cancelled" in veto.reason
+
+
+def test_before_stop_that_has_become_pointless_ends_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    command = script(tmp_path, f"touch {tmp_path}/began; exec sleep 60")
+    began = time.monotonic()
+    callback_command.pgcore_before_stop(GateRequest("s", "a", 30, command, (tmp_path / "began").exists))
+    assert time.monotonic() - began < 1
+    assert "before_stop: " in caplog.text and "was cancelled" in caplog.text
+
+
+def test_a_callback_has_its_configured_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    command = script(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    began = time.monotonic()
+    callback_command.pgcore_callback(CallbackEvent("on_start", Role.PRIMARY, "s", "a", command, 0.3))
+    assert 0.3 <= time.monotonic() - began < 2
+    assert "did not end within 0.3 s" in caplog.text
+    assert not _alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_callback_may_take_a_minute_unless_configured() -> None:
+    assert event(None).timeout == 60
+
+
 def test_a_child_in_the_background_does_not_hold_the_answer_up(tmp_path: Path) -> None:
     began = time.monotonic()
     command = script(tmp_path, f"sleep 20 & echo $! > {tmp_path}/child")

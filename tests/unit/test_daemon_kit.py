@@ -30,7 +30,7 @@ from pgcore.daemon.tasks import Tasks
 from pgcore.dcs.store import Store
 from pgcore.decide.advance import fresh_world
 from pgcore.model.basics import Role, State, Timing
-from pgcore.model.node import DataDir, NodeView
+from pgcore.model.node import DataDir, NodeView, TaskResult
 from pgcore.model.world import Memory, World
 from pgcore.postgres.server import Postgres
 from pgcore.registry import Registry
@@ -46,6 +46,12 @@ def eventually(question: Callable[[], Any], seconds: float = 5.0) -> Any:
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
     return answer
+
+
+def result_of(tasks: Tasks, seconds: float = 5.0) -> TaskResult:
+    """The result of the long action that runs or has ended; looking at it takes it away."""
+    result: TaskResult = eventually(lambda: tasks.look()[1], seconds)
+    return result
 
 
 def running(pid: int) -> bool:

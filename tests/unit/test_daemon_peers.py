@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from pgcore.daemon.peers import BRIEF_S, PeerAccess, Peers, parse_status
+from pgcore.daemon.peers import BRIEF_S, MOST_THREADS, THREADS, PeerAccess, Peers, parse_status
 from pgcore.model.basics import Lsn, Tags
 from pgcore.model.cluster import Member
 from pgcore.model.world import PeerView
 
 REPLICA = {"state": "running", "role": "replica", "timeline": 3, "xlog": {"received_location": 500, "replayed_location": 400}}
-dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 class Answering:
@@ -190,51 +190,103 @@ def test_a_member_asked_briefly_can_answer(serve: Serve, peers: Peers) -> None:
     assert peers.poll([serve().member("b")], 3, {"b"})["b"].reachable
 
 
-@pytest.mark.xfail(
-    strict=True, reason="four threads whatever the size of the cluster: a fifth member waits behind four silent ones"
-)
-def test_a_healthy_member_is_reached_behind_many_silent_ones(serve: Serve, peers: Peers) -> None:
+def asking() -> int:
+    """How many threads that ask members there are."""
+    return sum(thread.name.startswith("peer-") for thread in threading.enumerate())
+
+
+def silent(count: int, url: str) -> list[Member]:
+    return [Member(f"x{number}", api_url=url) for number in range(count)]
+
+
+class NoThreads:
+    """The module ``threading`` of a process that is at its limit."""
+
+    class Thread(threading.Thread):
+        """One that cannot begin."""
+
+        def start(self) -> None:
+            """As Python says it."""
+            raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("count", [THREADS, 4 * THREADS])
+def test_a_healthy_member_is_reached_behind_many_silent_ones(serve: Serve, peers: Peers, count: int) -> None:
     with listening() as url:
-        silent = [Member(f"x{number}", api_url=url) for number in range(4)]
-        assert peers.poll([*silent, serve().member("z")], 0.5)["z"].reachable
+        answers, took = timed(lambda: peers.poll([*silent(count, url), serve().member("z")], 0.5))
+    assert [name for name, answer in answers.items() if answer.reachable] == ["z"]
+    assert took < 0.5 + 0.35
+
+
+def test_silent_members_that_are_being_probed_delay_nobody(serve: Serve, peers: Peers) -> None:
+    """A race begins while the dead leader is still being probed."""
+    with listening() as url:
+        peers.probe([Member("leader", api_url=url)])
+        answers, took = timed(lambda: peers.poll([*silent(THREADS - 1, url), serve().member("z")], 0.5))
+    assert answers["z"].reachable and took < 0.5 + 0.35
+
+
+def test_there_is_a_thread_for_every_member_and_never_one_too_many(peers: Peers) -> None:
+    at_first = asking()
+    with listening() as url:
+        for _ in range(3):
+            peers.poll(silent(THREADS + 3, url), 0.05)
+        grown = asking() - at_first
+        assert grown == 4  # one more than members, for a probe under way
+        peers.poll(silent(MOST_THREADS + 20, url), 0.05)
+    assert asking() - at_first == MOST_THREADS - THREADS
+
+
+def test_the_configured_number_of_threads_is_there_from_the_start() -> None:
+    before = asking()
+    Peers(PeerAccess(), THREADS + 2)
+    Peers(PeerAccess(), 1)
+    assert asking() - before == 2 * THREADS + 2
+
+
+def test_members_are_asked_with_the_threads_there_are_when_no_more_can_be_had(
+    serve: Serve, peers: Peers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    servers = [serve() for _ in range(THREADS + 3)]
+    members = [server.member(f"m{number}") for number, server in enumerate(servers)]
+    with monkeypatch.context() as patched:
+        patched.setattr("pgcore.daemon.peers.threading", NoThreads())
+        answers = peers.poll(members, 2)
+    assert all(answer.reachable for answer in answers.values())
+    assert f"members are asked by {THREADS} threads instead of {THREADS + 4}: can't start new thread" in caplog.text
 
 
 # -- what harms the threads ----------------------------------------------------------------------------------------------
 
 
-def survives(peers: Peers, broken: Member, healthy: Member) -> None:
-    """However often the broken member is asked, the healthy one is still reached."""
-    peers.probe([broken] * 4)
+def survives(peers: Peers, broken: Member, healthy: Member, *, reachable: bool = False) -> None:
+    """What is known of the broken member is known at once, however often it is asked, and the healthy one is still reached."""
+    for _ in range(THREADS + 1):
+        answers, took = timed(lambda: peers.poll([broken], 1))
+        assert answers == {"x": PeerView("x", reachable)} and took < 0.9
+    assert peers.silent() == (set() if reachable else {"x"})
     assert peers.poll([healthy], 0.4)["b"].reachable
 
 
-@dies
-@pytest.mark.xfail(strict=True, reason="urlsplit stands outside the try of Peers._ask: each bad api_url ends one of four threads")
 def test_a_card_with_a_malformed_address_harms_nobody(serve: Serve, peers: Peers) -> None:
     survives(peers, Member("x", api_url="http://[::1/patroni"), serve().member("b"))
 
 
-@dies
-@pytest.mark.xfail(strict=True, reason="_integer does not catch OverflowError (JSON Infinity): each such answer ends a thread")
 def test_a_status_with_an_infinite_position_harms_nobody(serve: Serve, peers: Peers) -> None:
     infinite = b'{"role": "replica", "xlog": {"received_location": Infinity}}'
-    survives(peers, serve(infinite).member("x"), serve().member("b"))
+    survives(peers, serve(infinite).member("x"), serve().member("b"), reachable=True)
 
 
-@dies
-@pytest.mark.xfail(strict=True, reason="json.loads raises RecursionError on deep nesting, which Peers._ask does not catch")
 def test_a_deeply_nested_status_harms_nobody(serve: Serve, peers: Peers) -> None:
     survives(peers, serve(b"[" * 200_000).member("x"), serve().member("b"))
 
 
-@dies
-@pytest.mark.xfail(strict=True, reason="PeerAccess.context stands outside the try of Peers._ask: a missing file ends the threads")
 def test_a_certificate_that_is_missing_for_a_moment_does_not_end_the_asking(serve: Serve) -> None:
     peers = Peers(PeerAccess(cacert="/no/such/file"))
-    peers.probe([Member("x", api_url="https://127.0.0.1:1/patroni")] * 4)
-    time.sleep(0.1)
+    survives(peers, Member("x", api_url="https://127.0.0.1:1/patroni"), serve().member("b"))
     peers.access = PeerAccess()
-    assert peers.poll([serve().member("b")], 0.4)["b"].reachable
+    answers = peers.poll([Member("x", api_url=serve().member("x").api_url)], 0.4)
+    assert answers["x"].reachable
 
 
 # -- silence -------------------------------------------------------------------------------------------------------------
@@ -390,7 +442,7 @@ STATUSES: dict[str, tuple[Any, PeerView]] = {
     ),
     "tags that are null": ({**REPLICA, "tags": None}, view()),
     "tags that are no mapping": ({**REPLICA, "tags": ["nofailover"]}, view()),
-    "nofailover": ({**REPLICA, "tags": {"nofailover": True}}, view(nofailover=True)),
+    "nofailover": ({**REPLICA, "tags": {"nofailover": True}}, view(nofailover=True, failover_priority=0)),
     "priority": ({**REPLICA, "tags": {"failover_priority": 5}}, view(failover_priority=5)),
     "priority 0": ({**REPLICA, "tags": {"failover_priority": 0}}, view(nofailover=True, failover_priority=0)),
     "priority as text": ({**REPLICA, "tags": {"failover_priority": "2"}}, view(failover_priority=2)),
@@ -415,9 +467,6 @@ def test_a_status_is_read_as_the_race_needs_it(document: Any, expected: PeerView
     assert parse_status("b", document) == expected
 
 
-unlike = pytest.mark.xfail(strict=True, reason="peers reads an unreadable failover_priority as 0, model.basics.Tags as 1")
-
-
 @pytest.mark.parametrize(
     "tags",
     [
@@ -430,11 +479,14 @@ unlike = pytest.mark.xfail(strict=True, reason="peers reads an unreadable failov
         {"nofailover": False, "failover_priority": 0},
         {"nofailover": "false"},
         {"failover_priority": "4"},
-        pytest.param({"failover_priority": "high"}, marks=unlike),
+        {"failover_priority": "high"},
+        {"failover_priority": "0"},
+        {"failover_priority": []},
+        {"nofailover": True, "failover_priority": 7},
     ],
     ids=str,
 )
 def test_a_member_judges_its_own_tags_as_its_peers_do(tags: dict[str, Any]) -> None:
     seen, own = parse_status("b", {**REPLICA, "tags": tags}), Tags(tags)
     assert seen.nofailover == own.nofailover
-    assert seen.nofailover or seen.failover_priority == own.failover_priority
+    assert seen.failover_priority == own.failover_priority

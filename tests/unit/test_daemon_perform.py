@@ -14,6 +14,7 @@ import pytest
 
 from pgcore.clock import Deadline, now
 from pgcore.daemon.perform import Performer
+from pgcore.daemon.run import _enforced as enforced
 from pgcore.dcs.retry import FIRST_PAUSE_S, retrying
 from pgcore.dcs.store import ANYTHING, Expect, Key, Refused, Stored
 from pgcore.decide.advance import ClusterReading, advance
@@ -26,7 +27,7 @@ from pgcore.model.node import NodeView, TaskKind
 from pgcore.model.world import LeaseState, Memory
 from pgcore.postgres.server import Postgres
 from pgcore.testing.memory_store import MemoryServer, MemoryStore
-from unit.test_daemon_kit import SHORT, Bench, Plugins, eventually, plugins_on_path
+from unit.test_daemon_kit import SHORT, Bench, Plugins, eventually, plugins_on_path, result_of
 
 
 @pytest.fixture
@@ -275,6 +276,18 @@ def test_a_reading_brings_cluster_and_settings_together(member: Bench) -> None:
     assert lease is not None and member.server.next_expiry_s() == pytest.approx(50, abs=1)
 
 
+@pytest.mark.xfail(strict=True, reason="PluginError out of _enforced passes for a lost store: the primary would be demoted")
+def test_a_plugin_whose_parameters_become_nonsense_is_no_lost_store(tmp_path: Path, plugins: Plugins) -> None:
+    source = "WANTED = [{}, {}, ['nonsense']]\n@hookimpl\ndef pgcore_server_parameters(facts): return WANTED.pop(0)\n"
+    member = Bench(tmp_path, registry=plugins.registry(fickle=source))
+    member.configuration._enforced = lambda: enforced(member.registry, member.configuration.local)
+    for ttl in (50, 60, 70):
+        do(member, a.WriteConfig({"ttl": ttl}, version(member, Key.CONFIG) if ttl > 50 else None))
+        outcome = do(member, a.ReadCluster())
+        assert outcome.ok and isinstance(outcome.value, ClusterReading) and outcome.value.settings.timing.ttl == ttl
+    member.close()
+
+
 def test_the_local_history_becomes_the_stored_one(member: Bench, tmp_path: Path) -> None:
     wal = tmp_path / "data" / "pg_wal"
     wal.mkdir(parents=True)
@@ -332,8 +345,7 @@ def test_the_card_is_published_although_a_plugin_fails(tmp_path: Path, plugins: 
     member.close()
 
 
-@pytest.mark.xfail(strict=True, raises=(TypeError, AttributeError), reason="a value that is no JSON is a bug in every heartbeat")
-@pytest.mark.parametrize("value", ["{'when': object()}", "['a list']"])
+@pytest.mark.parametrize("value", ["{'when': object()}", "['a list']", "{'x': float('nan'), 'y': {1}}", "7", "{('a', 'b'): 1}"])
 def test_the_card_is_published_although_a_plugin_brings_nonsense(tmp_path: Path, plugins: Plugins, value: str) -> None:
     member = Bench(tmp_path, registry=plugins.registry(odd=f"@hookimpl\ndef pgcore_member_fields(facts): return {value}\n"))
     try:
@@ -352,7 +364,7 @@ def test_a_second_long_action_is_refused_with_the_name_of_the_first(member: Benc
     outcome = do(member, a.StopServer(a.StopMode.FAST))
     assert (outcome.ok, outcome.error) == (False, "stop cannot begin: clone is still running")
     go_on.set()
-    eventually(member.tasks.finished)
+    result_of(member.tasks)
 
 
 def test_an_observation_carries_task_and_result(member: Bench) -> None:
@@ -361,7 +373,7 @@ def test_an_observation_carries_task_and_result(member: Bench) -> None:
     view = do(member, a.ObserveNode()).value
     assert isinstance(view, NodeView) and view.task is not None and view.task.kind is TaskKind.CLONE and view.finished is None
     go_on.set()
-    eventually(lambda: member.tasks.view() is None)
+    eventually(lambda: "clone ended" in member.mailbox.woken)
     view = do(member, a.ObserveNode()).value
     assert isinstance(view, NodeView) and view.task is None and view.finished is not None and view.finished.ok
     view = do(member, a.ObserveNode()).value
@@ -382,9 +394,6 @@ class EndsMeanwhile(Postgres):
         return view
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_observe asks finished() before and view() after the look: neither task nor result is seen"
-)
 def test_an_action_that_ends_during_the_look_is_seen_as_running_or_as_ended(tmp_path: Path) -> None:
     member = Bench(tmp_path, postgres=EndsMeanwhile)
     go_on, ended = threading.Event(), threading.Event()
@@ -392,14 +401,17 @@ def test_an_action_that_ends_during_the_look_is_seen_as_running_or_as_ended(tmp_
     member.postgres.go_on, member.postgres.ended = go_on, ended
 
     def watch() -> None:
-        eventually(lambda: member.tasks.view() is None)
+        eventually(lambda: "clone ended" in member.mailbox.woken)
         ended.set()
 
     member.tasks.begin(TaskKind.CLONE, waiting(go_on))
     threading.Thread(target=watch, daemon=True).start()
     view = do(member, a.ObserveNode()).value
     assert isinstance(view, NodeView)
-    assert view.task is not None or view.finished is not None
+    assert (view.task is not None) != (view.finished is not None)
+    if view.finished is None:
+        view = do(member, a.ObserveNode()).value
+        assert isinstance(view, NodeView) and view.task is None and view.finished is not None
     member.close()
 
 
@@ -416,7 +428,7 @@ def test_a_clone_that_fails_leaves_no_half_made_directory(tmp_path: Path, plugin
     methods = {"create_replica_methods": ["unknown", "halfway"]}
     member = Bench(tmp_path, registry=plugins.registry(halfway=method), changes={"postgresql": methods})
     assert do(member, a.Clone(None)).ok
-    result = eventually(member.tasks.finished)
+    result = result_of(member.tasks)
     assert (result.kind, result.ok) == (TaskKind.CLONE, False)
     assert not (tmp_path / "data" / "PG_VERSION").exists()
     member.close()

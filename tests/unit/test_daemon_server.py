@@ -13,7 +13,7 @@ from pgcore.daemon.watchers import PostmasterWatch
 from pgcore.model import actions as a
 from pgcore.model.basics import Role, State
 from pgcore.model.node import ControlState, NodeView
-from unit.test_daemon_kit import Bench, Plugins, eventually, plugins_on_path, write_script
+from unit.test_daemon_kit import Bench, Plugins, eventually, plugins_on_path, result_of, write_script
 
 pytestmark = pytest.mark.server
 
@@ -53,7 +53,7 @@ def test_a_primary_from_its_slots_to_its_end(make: Callable[..., Node], tmp_path
 
     member.mailbox.woken.clear()
     assert do(a.StopServer(a.StopMode.FAST, 20)).ok
-    assert eventually(member.tasks.finished, 20).ok
+    assert result_of(member.tasks, 20).ok
     assert sorted(set(member.mailbox.woken)) == ["progress", "stop ended", "the postmaster ended"]
     assert member.mailbox.woken.index("progress") < member.mailbox.woken.index("stop ended")
     down = node.server.observe(Deadline.after(2))

@@ -189,7 +189,6 @@ def test_during_an_outage_the_watch_waits_its_pause_out(heartbeat: Heartbeat) ->
     eventually(lambda: heartbeat.mailbox.woken)
 
 
-@pytest.mark.xfail(strict=True, reason="watch returns at once after close: the thread spins until the process ends (up to 2 s)")
 def test_after_the_store_was_closed_the_watch_does_not_spin(heartbeat: Heartbeat) -> None:
     heartbeat.change()
     heartbeat.read()
@@ -281,7 +280,6 @@ def test_a_process_that_ended_is_followed_by_the_next(start: Start) -> None:
     eventually(lambda: len(mailbox.woken) == 2)
 
 
-@pytest.mark.xfail(strict=True, reason="_loop keeps `watched` when told to watch nothing: the same pid is never watched again")
 def test_a_process_out_of_sight_for_a_while_is_watched_again(start: Start) -> None:
     mailbox, process = Counting(), start()
     watch = PostmasterWatch(mailbox)

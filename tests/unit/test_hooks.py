@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,14 +125,37 @@ def test_a_blocked_plugin_is_not_imported(tmp_path: Path, plugins: Plugins) -> N
     assert not imported("toy")
 
 
-@pytest.mark.xfail(strict=True, reason="config.load._check_top_level does not know the section plugins")
 def test_the_section_plugins_is_no_unknown_key(tmp_path: Path, plugins: Plugins) -> None:
     local = loaded(tmp_path, plugins={"use": ["toy"]})
     assert not [warning for warning in local.warnings if "plugins" in str(warning)]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="daemon.run.load never asks pgcore_config_sections, only the command line does"
-)
 def test_the_agent_reads_the_section_of_a_plugin_that_is_no_store(tmp_path: Path, plugins: Plugins) -> None:
-    assert loaded(tmp_path, sectioned={"size": 3}).plugin_sections["sectioned"].size == 3
+    local = loaded(tmp_path, sectioned={"size": 3})
+    assert local.plugin_sections["sectioned"].size == 3 and not local.warnings
+
+
+def test_the_section_of_a_plugin_may_have_another_name_than_the_plugin(tmp_path: Path, plugins: Plugins) -> None:
+    plugins.install("moon", SECTIONED.replace("'sectioned'", "'moonshine'"))
+    local = loaded(tmp_path, plugins={"use": ["moon"]}, moonshine={"size": 3})
+    assert local.plugin_sections["moonshine"].size == 3 and not local.warnings
+
+
+def test_the_section_of_a_plugin_nobody_uses_is_an_unknown_key(tmp_path: Path, plugins: Plugins) -> None:
+    plugins.install("moon", SECTIONED.replace("'sectioned'", "'moonshine'"))
+    local = loaded(tmp_path, moonshine={"size": 3})
+    assert "moonshine" not in local.plugin_sections and [text for text in local.warnings if "moonshine" in str(text)]
+
+
+@pytest.mark.parametrize(("section", "told"), [
+    ({"size": "many"}, "sectioned.size: wants an integer, has 'many'"), (["size"], "sectioned: wants a mapping")])  # fmt: skip
+def test_a_mistake_in_the_section_of_a_plugin_ends_the_start_with_file_and_key(
+    tmp_path: Path, plugins: Plugins, section: object, told: str
+) -> None:
+    path = write_node_file(tmp_path, {"etcd3": None, "toy_store": {}, "sectioned": section})
+    command, environment = [sys.executable, "-m", "pgcore", "run", str(path)], {"PATH": os.environ["PATH"]}
+    environment["PYTHONPATH"] = os.pathsep.join([str(plugins.folder), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert str(path) in ended.stderr and told in ended.stderr
+    assert not (tmp_path / "data").exists()

@@ -125,11 +125,20 @@ def test_single_loggers_have_levels_of_their_own(capsys: pytest.CaptureFixture[s
     assert [line.split(": ")[1] for line in lines(capsys)] == ["heard"]
 
 
-@pytest.mark.xfail(strict=True, reason="log.configure never resets loggers that are no longer named (config 2.2, loggers)")
 def test_a_logger_no_longer_named_after_a_reload_inherits_again() -> None:
+    named, kept = logging.getLogger("pgcore.test_log.loud"), logging.getLogger("pgcore.test_log")
+    log.configure(loggers={"pgcore.test_log.loud": "DEBUG", "pgcore.test_log": "ERROR"})
+    log.configure(loggers={"pgcore.test_log": "WARNING"})
+    assert (named.level, kept.level) == (logging.NOTSET, logging.WARNING)
+    log.configure()
+    assert (named.level, kept.level) == (logging.NOTSET, logging.NOTSET)
+
+
+def test_a_logger_the_configuration_never_named_keeps_its_level() -> None:
+    logger.setLevel(logging.ERROR)
     log.configure(loggers={"pgcore.test_log.loud": "DEBUG"})
     log.configure()
-    assert logging.getLogger("pgcore.test_log.loud").level == logging.NOTSET
+    assert logger.level == logging.ERROR
 
 
 def test_a_reload_does_not_double_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,16 +169,15 @@ def test_files_are_rotated_and_only_as_many_kept_as_wanted(tmp_path: Path) -> No
     assert "line number 19" in (tmp_path / "patroni.log").read_text()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="log.mode is put on the first file only; rotation opens the next ones with the umask's mode"
-)
-def test_files_after_a_rotation_have_the_wanted_mode_too(tmp_path: Path) -> None:
-    before = os.umask(0o022)
+@pytest.mark.parametrize(("mode", "found"), [(0o600, 0o600), (0o664, 0o664), (None, 0o640)])
+def test_files_after_a_rotation_have_the_wanted_mode_too(tmp_path: Path, mode: int | None, found: int) -> None:
+    before = os.umask(0o027)
     try:
-        fill(tmp_path, mode=0o600)
+        fill(tmp_path, mode=mode)
     finally:
         os.umask(before)
-    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+    assert len(os.listdir(tmp_path)) == 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {found}
 
 
 def test_a_directory_that_is_missing_is_an_error_and_the_log_goes_on_as_before(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,6 +203,47 @@ def test_everything_but_a_plain_none_from_a_gate_is_a_no(
     (veto,) = registry.ask("pgcore_before_promote", request=GateRequest("s", "m", timeout=0.2))
     assert reason in veto.reason
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(("answer", "reasons"), [("None", []), ("Veto('killed')", ["killed"])])
+def test_a_gate_that_looks_at_the_cancellation_answers_at_once(install: Install, answer: str, reasons: list[str]) -> None:
+    """A yes stays a yes: the caller looks itself whether the question has become pointless."""
+    install("gate", GATE + f"import time\n    while not request.cancelled(): time.sleep(0.01)\n    return {answer}\n")
+    registry = Registry()
+    registry.activate(["gate"])
+    pointless = threading.Event()
+    threading.Timer(0.2, pointless.set).start()
+    began = time.monotonic()
+    vetoes = registry.ask("pgcore_before_promote", request=GateRequest("s", "m", 30, None, pointless.is_set))
+    assert [veto.reason for veto in vetoes] == reasons
+    assert time.monotonic() - began < 1
+    assert registry.failures == {}
+
+
+def test_every_gate_is_asked_although_the_question_has_become_pointless(install: Install) -> None:
+    for name in ("one", "two"):
+        install(name, GATE + f"return Veto('{name}')\n")
+    registry = Registry()
+    registry.activate(["one", "two"])
+    vetoes = registry.ask("pgcore_before_promote", request=GateRequest("s", "m", 30, None, lambda: True))
+    assert sorted(veto.reason for veto in vetoes) == ["one", "two"]
+
+
+@pytest.mark.parametrize("cry", ["raise SystemExit(2)", "import sys; sys.exit('bye')"])
+def test_a_plugin_that_exits_is_a_plugin_that_fails(install: Install, cry: str) -> None:
+    hooks = ("pgcore_started(facts)", "pgcore_member_fields(facts)", "pgcore_callback(event)", "pgcore_stores()")
+    install("bad", "".join(f"@hookimpl\ndef {hook}:\n    {cry}\n" for hook in hooks))
+    install("good", CARD % "good" + "@hookimpl\ndef pgcore_started(facts): facts.append('good')\n")
+    registry = Registry()
+    registry.activate(["bad", "good"])
+    told: list[str] = []
+    registry.tell("pgcore_started", facts=told)
+    registry.tell("pgcore_callback", event=None)
+    assert told == ["good"]
+    assert registry.collect("pgcore_member_fields", facts=None) == {"good": {"seen_by": "good"}}
+    assert registry.failures == {("bad", hook): 1 for hook in ("pgcore_started", "pgcore_callback", "pgcore_member_fields")}
+    with pytest.raises(PluginError, match="plugin bad: failed in pgcore_stores: SystemExit"):
+        registry.stores()
 
 
 def test_a_gate_without_objection_says_yes(install: Install) -> None:

@@ -73,7 +73,7 @@ class Peers:
 
     def poll(self, members: Sequence[Member], timeout_s: float, brief: Collection[str] = ()) -> dict[str, PeerView]:
         """The answers by name; a member without one in time is there as unreachable. Those in ``brief`` get BRIEF_S at most."""
-        self._grow(len(members))
+        self._grow(len(members) + 1)  # a probe may be under way
         asked: dict[str, tuple[Future[PeerView], Deadline]] = {}
         for member in members:
             deadline = Deadline.after(min(timeout_s, BRIEF_S) if member.name in brief else timeout_s)
@@ -99,9 +99,13 @@ class Peers:
         return frozenset(name for name, since in dict(self._silent).items() if at - since < SILENCE_COUNTS_S)
 
     def _grow(self, count: int) -> None:
-        """One thread for each member that is asked at once, so that silent ones delay nobody; probing makes them in good time."""
+        """One thread for each member that is asked at once, so that silent ones delay nobody."""
         while self._threads < min(count, MOST_THREADS):
-            threading.Thread(target=self._loop, name=f"peer-{self._threads}", daemon=True).start()
+            try:
+                threading.Thread(target=self._loop, name=f"peer-{self._threads}", daemon=True).start()
+            except RuntimeError as error:  # no more to be had: those there are will do
+                logger.warning("members are asked by %d threads instead of %d: %s", self._threads, count, error)
+                return
             self._threads += 1
 
     def _submit(self, member: Member, deadline: Deadline) -> Future[PeerView]:

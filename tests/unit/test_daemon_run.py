@@ -1,0 +1,69 @@
+"""What ``pgcore run`` looks at before it touches anything: where PostgreSQL is to listen, what the first configuration says."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.postgres_node import BIN_DIR
+from pgcore.daemon.run import check_listen
+from pgcore.errors import ConfigError
+from unit.test_daemon_kit import write_node_file
+
+GOOD = ["127.0.0.1:5432", "0.0.0.0:5432", "*:5432", ":5432", "127.0.0.1", "localhost,127.0.0.1:5432", " localhost , * :5432"]
+BAD = {
+    "no-such-host.invalid:5432": "no-such-host.invalid",
+    "127.0.0.1,no-such-host.invalid:5432": "no-such-host.invalid",
+    "300.1.1.1:5432": "300.1.1.1",
+    "two words:5432": "two words",
+    "127.0.0.1:port": "127.0.0.1:port",
+    "bad..name:5432": "bad..name",
+    f"{'a' * 70}.example:5432": "a" * 70,
+}
+
+
+@pytest.mark.parametrize("listen", GOOD)
+def test_where_postgresql_can_listen_is_accepted(listen: str) -> None:
+    check_listen(listen)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.parametrize("listen", ["[::1]:5432", "::1:5432", "127.0.0.1,[::1]:5432"])
+def test_addresses_of_ipv6_are_accepted(listen: str) -> None:
+    check_listen(listen)
+
+
+@pytest.mark.parametrize(("listen", "named"), BAD.items())
+def test_a_name_that_is_no_address_is_refused_with_key_value_and_remedy(listen: str, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_listen(listen)
+    assert caught.value.path == "postgresql.listen"
+    assert caught.value.problem.startswith(f"'{named}") and "0.0.0.0:5432" in caught.value.hint
+
+
+def run(folder: Path, changes: dict[str, Any]) -> str:
+    """What ``pgcore run`` prints on a node file that it refuses."""
+    path = write_node_file(folder, changes)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PGCORE_", "PATRONI_"))}
+    command = [sys.executable, "-m", "pgcore", "run", str(path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert os.listdir(folder) == ["node.yml"]
+    return ended.stderr
+
+
+@pytest.mark.server
+def test_an_agent_told_to_listen_at_no_address_ends_before_anything_is_made(tmp_path: Path) -> None:
+    told = run(tmp_path, {"postgresql": {"listen": "no-such-host.invalid:5432", "bin_dir": BIN_DIR}})
+    assert "pgcore: postgresql.listen: 'no-such-host.invalid' is not an address of this machine" in told
+
+
+def test_an_agent_with_a_mistake_in_bootstrap_dcs_ends_before_anything_is_made(tmp_path: Path) -> None:
+    told = run(tmp_path, {"bootstrap": {"dcs": {"ttl": "soon"}}})
+    assert f"pgcore: {tmp_path / 'node.yml'}: bootstrap.dcs.ttl: " in told and "'soon'" in told
