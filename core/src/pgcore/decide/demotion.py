@@ -235,6 +235,15 @@ def stopped(w: World) -> Decision | None:
     return act(*actions, EndProcedure(), because="stopped; going on as a standby")
 
 
+def see_off(w: World) -> Decision | None:
+    """Stopped and handed over: stay until the new leader has the lock, as it may need this node's vote in the store for that."""
+    d = demotion_of(w)
+    handed_over = d.released and d.candidates and w.cluster.unlocked and not w.store_lost
+    if w.memory.stopping and handed_over and not w.node.running and w.now - d.since < AWAIT_LEADER_S:
+        return rest(because="handed over; waiting until the new leader has the lock", wake_after=0.5)
+    return None
+
+
 def leave(w: World) -> Decision | None:
     """The server is stopped and the agent was asked to end. (HA rules 27)"""
     if w.memory.stopping and not w.busy and not w.node.running:
@@ -280,6 +289,7 @@ DEMOTION = Table(
     stopped_immediately,
     stopped,
     *HANDOVER_RULES,
+    see_off,
     leave,
     leader_found,
     await_leader,

@@ -22,7 +22,6 @@ from pgcore.decide.sync_names import (
     any_of,
     first_of,
     in_order,
-    render,
 )
 from pgcore.model.cluster import SyncView
 
@@ -50,7 +49,7 @@ def switch_off(sync: SyncView, current: str, own: str) -> Step | None:
 def before_promotion(me: str, sync: SyncView, names: Names, strict: bool) -> Step | None:
     """What the winner of the race writes before it promotes; None: promote. (HA rules 19.6, EC 125, 141)
 
-    The names come first: on a standby they have no effect, so that a crash after them leaves the others their chance.
+    Strict adds before it promotes, so the names come first; otherwise it removes, so ``/sync`` does.
     """
     p = spelled(Picture(me, sync, names))
     known = _others(p) if p.sync.active else ()
@@ -58,11 +57,12 @@ def before_promotion(me: str, sync: SyncView, names: Names, strict: bool) -> Ste
     wanted = _waiting_for(known, p.sync.quorum) if strict else OFF
     if strict and p.leads and not known and p.names.names:
         wanted = p.names  # set a moment ago, before /sync was written
+    writes: list[Step] = []
     if not p.names.same(wanted):
-        return SetNames(wanted, f"before promotion commits must wait for: {render(wanted) or 'nobody'}")
+        writes.append(SetNames(wanted, f"before promotion commits must wait for: {wanted}"))
     if not (p.leads and p.sync.quorum == 0 and set(p.sync.standbys) == set(heirs)):
-        return WriteSync(me, heirs, 0, f"before promotion; {_listing(heirs)} may lead besides me")
-    return None
+        writes.append(WriteSync(me, heirs, 0, f"before promotion; {_listing(heirs)} may lead besides me"))
+    return next(iter(writes if strict else writes[::-1]), None)
 
 
 def _claim(p: Picture) -> Step | None:

@@ -88,7 +88,7 @@ def is_safe(me: str, sync: SyncView, names: Names) -> bool:
 
     ``everybody`` in the names confirms nothing; the placeholder confirms no commit, so that nothing can be lost.
     """
-    voters, listed = frozenset(sync.standbys), frozenset(names.names)
+    voters, listed = frozenset(sync.standbys), frozenset(names.names) - {me}
     count = min(names.count, len(listed))
     everybody, may_lead = voters | listed | {sync.leader or me, me}, voters | {sync.leader or me}
     if sync.quorum < 0 or sync.quorum >= max(1, len(voters)):
@@ -285,7 +285,7 @@ def _last(names: Set[str], number: int) -> frozenset[str]:
 
 
 def _state(p: Picture) -> _State:
-    named = frozenset(p.names.names)
+    named = frozenset(p.names.names) - {p.me}  # nobody streams from itself
     return _State(frozenset(p.sync.standbys), max(0, p.sync.quorum), named, min(p.names.count, len(named)))
 
 
