@@ -144,8 +144,8 @@ def anchored(anchor: Anchor | None, names: Names, era: str, flushed: Lsn, in_for
 def proven_first(candidates: Iterable[Candidate], anchor: Anchor, sync: SyncView, me: str) -> frozenset[str]:
     """Priority mode: standbys PostgreSQL waits for that have everything. (HA rules 19.4)
 
-    A listed one has, but only in a ``/sync`` of mine that lets each listed one lead alone: with a quorum none need have it. Such a
-    one may still show as ``quorum`` while the names change from that form.
+    A listed one has, but only in a ``/sync`` of mine that lets each listed one lead alone: with a quorum none need have it.
+    It may still show as ``quorum`` while the names change from that form.
     """
     named = [c for c in candidates if c.name.lower() in _keys(anchor.names.names)]
     listed = _keys(sync.standbys) if sync.quorum == 0 and (sync.leader or "").lower() == me.lower() else frozenset()
