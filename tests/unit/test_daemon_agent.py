@@ -340,7 +340,6 @@ def test_a_hang_up_whose_reload_fails_half_way_does_not_end_the_agent(logging_ag
     assert logging_agent.ask(WriteFailover(candidate="b")) is True
 
 
-@pytest.mark.xfail(strict=True, reason="configure_log translates OSError only: ValueError (log.format) ends the agent")
 @pytest.mark.parametrize("section", [{"format": "no fields"}, {"format": "%(message"}], ids=str)
 def test_a_log_format_that_makes_no_sense_does_not_end_the_agent(
     logging_agent: Looping, tmp_path: Path, section: dict[str, Any]
@@ -349,7 +348,6 @@ def test_a_log_format_that_makes_no_sense_does_not_end_the_agent(
     hang_up(logging_agent)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="configure_log translates OSError only: a traceback ends the start")
 def test_a_start_with_a_log_format_that_makes_no_sense_is_refused_by_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"log\.format"):
         configure_log(local(tmp_path, {"log": {"format": "no fields"}}))

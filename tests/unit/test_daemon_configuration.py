@@ -203,7 +203,6 @@ def test_the_same_mistake_after_another_good_document_is_reported_again(
     assert caplog.text.count("is not used") == 2
 
 
-@pytest.mark.xfail(strict=True, reason="update returns before it forgets the refused document when the one in force comes back")
 def test_the_same_mistake_after_it_was_taken_back_is_reported_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     configuration = configured(tmp_path)
     for document in (GOOD, {"ttl": "soon"}, GOOD, {"ttl": "soon"}):

@@ -276,7 +276,6 @@ def test_a_reading_brings_cluster_and_settings_together(member: Bench) -> None:
     assert lease is not None and member.server.next_expiry_s() == pytest.approx(50, abs=1)
 
 
-@pytest.mark.xfail(strict=True, reason="PluginError out of _enforced passes for a lost store: the primary would be demoted")
 def test_a_plugin_whose_parameters_become_nonsense_is_no_lost_store(tmp_path: Path, plugins: Plugins) -> None:
     source = "WANTED = [{}, {}, ['nonsense']]\n@hookimpl\ndef pgcore_server_parameters(facts): return WANTED.pop(0)\n"
     member = Bench(tmp_path, registry=plugins.registry(fickle=source))

@@ -174,9 +174,10 @@ class Agent:
             self.guard.arm(until, ttl)
         elif not self.guard.armed and not self._armed:
             self.guard.arm(Instant(now() + ttl), ttl)
-        if world.node.postmaster_pid and world.node.postmaster_pid != self._guarded_pid:
-            self._guarded_pid = world.node.postmaster_pid
-            self.guard.watch(self._guarded_pid)
+        pid = world.node.postmaster_pid
+        if pid and pid != self._guarded_pid:
+            self.guard.watch(pid)
+        self._guarded_pid = pid
         self._armed = True
 
     def _tell_guard_action(self) -> None:

@@ -11,7 +11,7 @@ from pgcore.config.dynamic import Effective, effective, equal, initial_document,
 from pgcore.config.load import LocalConfig
 from pgcore.config.server import replica_methods, server_settings
 from pgcore.daemon.peers import PeerAccess
-from pgcore.errors import ConfigError, ConfigErrors
+from pgcore.errors import ConfigError, ConfigErrors, PluginError
 from pgcore.model.basics import Json
 from pgcore.model.cluster import ClusterView
 from pgcore.model.server import ServerSettings
@@ -89,6 +89,8 @@ class Configuration:
         self.patroni_present, self.server_major = view.patroni_present, server_major
         refused = self._refused is not None and equal(wanted, self._refused)
         if not reshaped and (refused or wanted is self.effective.document or equal(wanted, self.effective.document)):
+            if not refused:
+                self._refused = None  # the one in force is back
             return False
         if not refused and self._accept(wanted):
             return True
@@ -145,7 +147,11 @@ class Configuration:
         return replace(local, node=node, postgresql=replace(local.postgresql, data_dir=old_server.data_dir))
 
     def _recompose(self) -> None:
-        server = self._server()
+        try:
+            server = self._server()
+        except PluginError as error:
+            logger.error("the parameters of the server stay as they are: %s", error)
+            return
         if server != self.server:
             self.server, self.server_stale = server, True
 

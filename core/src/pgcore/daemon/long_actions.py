@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pgcore.clock import Deadline, now
@@ -74,7 +75,9 @@ class LongActions:
         def run(ctx: TaskContext) -> None:
             if action.mode is a.StopMode.FAST and command:
                 limit = GATE_TIMEOUT_S if action.timeout_s is None else action.timeout_s / 2
-                self._ports.registry.tell("pgcore_before_stop", request=GateRequest(scope, name, limit, command))
+                request = GateRequest(scope, name, limit, command, lambda: _cancelled(ctx))
+                self._ports.registry.tell("pgcore_before_stop", request=request)
+                ctx.check()
 
             def shut_down(control: ControlData) -> None:
                 if control.checkpoint_end is not None:
@@ -103,8 +106,8 @@ class LongActions:
             )  # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
             if until is None or until - now() < PROMOTE_LEAST_LEASE_S:
                 raise ServerError("no promotion: the lock is not proven to be ours any more")
-            self._tell("on_role_change", Role.PRIMARY)
-            self._ports.postgres.promote(ctx, timeout_s=action.timeout_s)
+            told = partial(self._tell, "on_role_change", Role.PRIMARY)
+            self._ports.postgres.promote(ctx, timeout_s=action.timeout_s, accepted=told)
 
         self._begin(TaskKind.PROMOTE, run)
 

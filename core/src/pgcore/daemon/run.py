@@ -33,7 +33,7 @@ from pgcore.daemon.watchers import watch_store
 from pgcore.dcs import codec
 from pgcore.dcs.store import Store
 from pgcore.errors import ConfigError, FatalError, PgcoreError, PluginError, StoreUnavailableError
-from pgcore.hookspecs import Facts, StoreBackend, StoreRequest
+from pgcore.hookspecs import ConfigSection, Facts, StoreBackend, StoreRequest
 from pgcore.model.basics import Role
 from pgcore.postgres import data_dir
 from pgcore.postgres.parameters import split_listen
@@ -143,8 +143,11 @@ def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
     registry.activate([*("basebackup", "initdb", "callback_command"), *wanted, *((plugins or {}).get("use") or ())])
     stores = registry.stores()
     sections = {name: backend.section for name, backend in stores.items()}
-    for contributed in registry.collect("pgcore_config_sections").values():
-        sections |= {section.name: section.section for section in contributed}
+    for plugin, contributed in registry.collect("pgcore_config_sections").items():
+        for section in contributed:
+            if not isinstance(section, ConfigSection) or section.name in sections:
+                raise PluginError(plugin, f"pgcore_config_sections brings {section!r}: no ConfigSection, or a name that is taken")
+            sections[section.name] = section.section
     local = load_local(path, os.environ, sections)
     chosen = [name for name in local.stores if name in stores]
     if not chosen:
@@ -198,6 +201,8 @@ def configure_log(local: LocalConfig) -> None:
         raise ConfigError(
             "log.dir", f"cannot write {error.filename}: {error.strerror}", "create the directory", local.source
         ) from error
+    except ValueError as error:
+        raise ConfigError("log", f"log.format or log.loggers cannot be used: {error}", "correct it", local.source) from error
 
 
 def check_programs(postgres: Postgres) -> None:
@@ -226,6 +231,9 @@ def check_listen(listen: str) -> None:
             if host not in ("*", ""):
                 socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+                logger.warning("postgresql.listen: %s cannot be looked up at the moment: %s", host, error)
+                continue
             problem = f"{host!r} is not an address of this machine: {error}"
             raise ConfigError("postgresql.listen", problem, "write it as host:port, e.g. 0.0.0.0:5432") from error
 
@@ -331,8 +339,10 @@ def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, noti
         node = postgres.observe(Deadline.after(1.0))
 
         def reloaded() -> None:
-            configure_log(configuration.local)
-            rest.reconfigure(configuration.rest())
+            try:
+                rest.reconfigure(configuration.rest())
+            finally:
+                configure_log(configuration.local)
 
         agent = Agent(Performer(ports), board, guard, node, stop, reloaded)
         watch_store(ports.store, ports.mailbox, lambda: agent.performer.revision, lambda: float(agent.settings.timing.loop_wait))

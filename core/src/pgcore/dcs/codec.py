@@ -28,7 +28,7 @@ def scope_path(namespace: str, scope: str) -> str:
 
 def compact(value: Json) -> str:
     """JSON as every key holds it: no blanks, ASCII."""
-    return json.dumps(value, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def decode(snapshot: Snapshot) -> ClusterView:

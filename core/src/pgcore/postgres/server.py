@@ -151,7 +151,7 @@ class Postgres(QuickServer):
         finally:
             session.close()
 
-    def promote(self, ctx: TaskContext, *, timeout_s: float) -> None:
+    def promote(self, ctx: TaskContext, *, timeout_s: float, accepted: Callable[[], None] = lambda: None) -> None:
         """Promote a standby; returns as soon as it accepts writes. Raises ServerError when the time is over or it dies.
 
         The caller must own the lock: nothing is asked here.
@@ -162,6 +162,7 @@ class Postgres(QuickServer):
         with self._action():
             promote.request(running, self._settings.data_dir, self._user)
             self.role = Role.PROMOTED
+            accepted()
             promote.watch(running, self._settings.data_dir, lambda _: local.superuser(self._settings, self._user),
                           Deadline.after(timeout_s, self._now), ctx.check)
             self.role = Role.PRIMARY
