@@ -262,7 +262,7 @@ EVENTS = st.one_of(
 )
 
 
-def happen(cluster: Cluster, event: tuple) -> None:  # type: ignore[type-arg]
+def happen(cluster: Cluster, event: tuple) -> None:
     """One event. Nodes are given by number."""
     kind, *values = event
     nodes = list(cluster.nodes)
@@ -318,7 +318,7 @@ def test_whoever_may_lead_has_every_confirmed_commit(
     mode: str,
     size: int,
     wanted: int,
-    events: list[tuple],  # type: ignore[type-arg]
+    events: list[tuple],
 ) -> None:
     """EC 118-120, 142, 143, 145"""
     cluster = Cluster(mode, size, wanted)
@@ -336,7 +336,7 @@ def test_a_history_settles_once_nothing_changes(
     mode: str,
     size: int,
     wanted: int,
-    events: list[tuple],  # type: ignore[type-arg]
+    events: list[tuple],
 ) -> None:
     """Also that the goal is reached: all named ones vote, with the quorum of HA rules 20.1."""
     cluster = Cluster(mode, size, wanted)
@@ -391,3 +391,51 @@ def test_whatever_hands_made_of_it_the_first_writes_make_it_safe(
         cluster.replicate(name, 1)
         cluster.check()
     settle(cluster, 30)
+
+
+def four(wanted: int = 1) -> Cluster:
+    """a leads b, c and d in quorum mode, all have everything, one acknowledgement is enough unless said otherwise."""
+    cluster = Cluster("quorum", 4, wanted)
+    for event in (("connect", frozenset({1, 2, 3})), ("commit",), ("settle",)):
+        happen(cluster, event)
+    assert cluster.sync.standbys == ("b", "c", "d")
+    return cluster
+
+
+def test_the_old_leader_comes_back_alone_before_the_new_one_has_decided_anything() -> None:
+    """HA rules 20.5 would leave ``/sync`` to a, which needs no vote and has never seen what c and d confirmed."""
+    cluster = four()
+    cluster.promote("c", 4)
+    assert (cluster.primary, cluster.sync.leader, cluster.sync.quorum) == ("c", "c", 2)
+    happen(cluster, ("connect", frozenset({3})))
+    happen(cluster, ("commit",))
+    happen(cluster, ("replicate", 3, 1))
+    assert len(cluster.confirmed) == 2
+    cluster.check()
+    assert not cluster.may_lead("a")
+
+
+def test_a_write_arrives_after_the_names_would_have_changed() -> None:
+    cluster = four()
+    cluster.wanted = 2
+    for event in (("beat",), ("in_force",), ("look", False), ("look", False), ("write", "late")):
+        happen(cluster, event)
+    assert (cluster.sync.quorum, cluster.me.names.count, len(cluster.late)) == (2, 2, 1)
+    cluster.wanted = 1
+    for event in (("beat",), ("arrive",), ("beat",), ("arrive",)):
+        happen(cluster, event)
+        cluster.check()
+    assert (cluster.sync.quorum, cluster.me.names.count) == (2, 1)
+
+
+def test_new_names_are_shown_but_commits_do_not_wait_by_them_yet() -> None:
+    """PostgreSQL's checkpointer tells the others whether to wait at all, and reads new names only between two checkpoints."""
+    cluster = Cluster("on", 2)
+    happen(cluster, ("connect", frozenset({1})))
+    for event in (("beat",), ("beat",), ("beat",), ("commit",), ("beat",), ("beat",)):
+        happen(cluster, event)
+        cluster.check()
+    assert (cluster.me.names, len(cluster.confirmed)) == (first_of("b"), 1)
+    assert cluster.sync.standbys == ()
+    happen(cluster, ("settle",))
+    assert cluster.sync.standbys == ("b",)
