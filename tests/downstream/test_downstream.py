@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +18,10 @@ from typing import Any
 
 import pytest
 
+from pgcore.testing.processes import EtcdServer, free_port
+
 ROOT = Path(__file__).resolve().parents[2]
+BIN_DIR = "/usr/lib/postgresql/15/bin"
 TOY = ROOT / "tests" / "downstream" / "dcs_file"
 
 
@@ -137,3 +144,47 @@ def test_our_own_plugins_install_beside_it_without_a_search(stranger: Environmen
     stranger.must("python", "-m", "pip", "check")
     rows = stranger.plugins()
     assert [rows[name]["state"] for name in ("etcd", "etcd3", "raft")] == ["available"] * 3, rows
+
+
+@pytest.mark.server
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="needs etcd")
+def test_an_agent_from_the_wheels_founds_a_cluster_on_etcd(
+        stranger: Environment, wheels: dict[str, Path], tmp_path: Path) -> None:
+    stranger.pip_install(wheels["dcs_etcd"])
+    place = Path(tempfile.mkdtemp(prefix="pgcore-downstream-"))
+    place.chmod(0o755)
+    etcd = EtcdServer(tmp_path)
+    etcd.start()
+    rest, port = free_port(), free_port()
+    users = {"superuser": {"username": "postgres", "password": "su"}, "replication": {"username": "replicator", "password": "re"}}
+    node = tmp_path / "node.yml"
+    node.write_text(json.dumps({
+        "scope": "wheels", "name": "a", "etcd3": {"host": etcd.url.removeprefix("http://")},
+        "restapi": {"listen": f"127.0.0.1:{rest}", "connect_address": f"127.0.0.1:{rest}"}, "bootstrap": {"dcs": {}},
+        "postgresql": {"listen": f"127.0.0.1:{port}", "connect_address": f"127.0.0.1:{port}", "data_dir": str(place / "data"),
+                       "pgpass": str(place / "pgpass"), "authentication": users, "bin_dir": os.environ.get("PGCORE_BIN_DIR", BIN_DIR),
+                       "parameters": {"unix_socket_directories": str(place / "socket")},
+                       "pg_hba": ["local all all trust", "host all all 127.0.0.1/32 trust"]}}))
+    log = (tmp_path / "agent.log").open("w")
+    agent = subprocess.Popen([stranger.path / "bin" / "pgcore", "run", node], stdout=log, stderr=log, cwd=stranger.path)
+    try:
+        assert answers(f"http://127.0.0.1:{rest}/primary", 60), (tmp_path / "agent.log").read_text()[-3000:]
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(60) == 0
+    finally:
+        agent.kill()
+        agent.wait()
+        etcd.stop()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def answers(url: str, within_s: float) -> bool:
+    """It answers 200 in time."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return True
+        except OSError:
+            time.sleep(0.2)
+    return False
