@@ -162,7 +162,8 @@ def test_an_agent_from_the_wheels_founds_a_cluster_on_etcd(
         "scope": "wheels", "name": "a", "etcd3": {"host": etcd.url.removeprefix("http://")},
         "restapi": {"listen": f"127.0.0.1:{rest}", "connect_address": f"127.0.0.1:{rest}"}, "bootstrap": {"dcs": {}},
         "postgresql": {"listen": f"127.0.0.1:{port}", "connect_address": f"127.0.0.1:{port}", "data_dir": str(place / "data"),
-                       "pgpass": str(place / "pgpass"), "authentication": users, "bin_dir": os.environ.get("PGCORE_BIN_DIR", BIN_DIR),
+                       "pgpass": str(place / "pgpass"), "authentication": users,
+                       "bin_dir": os.environ.get("PGCORE_BIN_DIR", BIN_DIR),
                        "parameters": {"unix_socket_directories": str(place / "socket")},
                        "pg_hba": ["local all all trust", "host all all 127.0.0.1/32 trust"]}}))
     log = (tmp_path / "agent.log").open("w")

@@ -99,13 +99,14 @@ def test_the_etcd_journey_of_the_readme_leads_to_the_primary_and_follows_it(
         run("haproxy", "haproxy", "-f", str(haproxy))
         assert through(port, "SELECT pg_is_in_recovery()", 60) == "False"
         before = through(port, "SELECT inet_server_port()", 10)
-        listed = subprocess.run([sys.executable, "-m", "pgcore", "-c", str(nodes[0]), "list"], capture_output=True, text=True, check=True)
+        look = [sys.executable, "-m", "pgcore", "-c", str(nodes[0]), "list"]
+        listed = subprocess.run(look, capture_output=True, text=True, check=True)
         assert all(f"postgresql{number}" in listed.stdout for number in range(3)), listed.stdout
         leader = next(n for n, node in enumerate(nodes) if f"listen: 127.0.0.1:{before}" in node.read_text())
         deadline = time.monotonic() + 60
         while listed.stdout.count("streaming") < 2 and time.monotonic() < deadline:
             time.sleep(0.5)
-            listed = subprocess.run(listed.args, capture_output=True, text=True, check=True)
+            listed = subprocess.run(look, capture_output=True, text=True, check=True)
         agents[leader].send_signal(signal.SIGTERM)
         assert agents[leader].wait(30) == 0
         assert through(port, "SELECT pg_is_in_recovery()", 30) == "False"
