@@ -534,6 +534,29 @@ AFTERWARDS = (
         Exit(0, "stopped"),
         then=Then.END,
     ),
+    nothing(
+        "handed over: the new leader may need this node's vote in the store to take the lock",
+        during(SHUTDOWN, Phase.AWAIT_LEADER, ENDED, FREE, stopping=True, released=True),
+        "demotion.see_off",
+    ),
+    case(
+        "it has the lock",
+        during(SHUTDOWN, Phase.AWAIT_LEADER, ENDED, B_LEADS, stopping=True, released=True),
+        "demotion.leave",
+        Exit(0, "stopped"),
+    ),
+    case(
+        "it did not take the lock within 3 s",
+        during(SHUTDOWN, Phase.AWAIT_LEADER, ENDED, FREE, stopping=True, released=True, seconds=3.0),
+        "demotion.leave",
+        Exit(0, "stopped"),
+    ),
+    case(
+        "the store is away: nobody is waited for",
+        during(SHUTDOWN, Phase.AWAIT_LEADER, ENDED, None, stopping=True, released=True),
+        "demotion.leave",
+        Exit(0, "stopped"),
+    ),
     case("a leader is found", during(GRACEFUL, Phase.AWAIT_LEADER, ENDED, B_LEADS), "demotion.leader_found", EndProcedure()),
     case(
         "nobody took the lock within 3 s",

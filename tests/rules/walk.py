@@ -1,13 +1,15 @@
 """A tiny deterministic cluster in one process: real heartbeats, rules, codec and store; servers that are a few numbers.
 
-A server has a timeline, a position and a history. A standby streams from a running primary of which its history is a part.
-After every action it is checked that at most one server is writable under an unexpired lease.
+A server has a timeline, a position and a history. A standby streams from a running server of which its
+history is a part. What a server was told to do it does, whether its agent lives or not. After every action it is checked that at
+most one server is writable under an unexpired lease, and, but in maintenance mode, that at most one is writable at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 from pgcore.clock import Deadline
@@ -15,7 +17,7 @@ from pgcore.daemon.heartbeat import Beat, heartbeat
 from pgcore.dcs import codec
 from pgcore.dcs.store import ABSENT, ANYTHING, Key, Stored, version
 from pgcore.decide.advance import ClusterReading, fresh_world
-from pgcore.errors import StoreUnavailableError
+from pgcore.errors import PgcoreError, StoreUnavailableError
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Lsn, Role, State, Timing
 from pgcore.model.cluster import HistoryEntry
@@ -24,66 +26,23 @@ from pgcore.model.settings import Settings
 from pgcore.model.world import LeaderTimeline, Memory, PeerView, World
 from pgcore.testing import builders
 from pgcore.testing.memory_store import MemoryServer, MemoryStore
+from rules.machines import Ended, Node, Server
 
 TICK_S = 0.25
-TAKES = {TaskKind.CHECKPOINT: 1, TaskKind.STOP: 3, TaskKind.REWIND: 3}
-"""Ticks a long action takes; others take two."""
 SHUTDOWN_RECORD = 100
 WRITE = 10
-
-
-@dataclass(slots=True)
-class Server:
-    """PostgreSQL as far as the rules can tell: where its history branched, how far it has WAL, what it is doing."""
-
-    running: bool = True
-    primary: bool = False
-    timeline: int = 1
-    position: int = 1000
-    switches: tuple[tuple[int, int], ...] = ()
-    upstream: str | None = None
-    control: ControlState = ControlState.IN_PRODUCTION
-    stopping: bool = False
-
-    @property
-    def writable(self) -> bool:
-        """It accepts writes."""
-        return self.running and self.primary and not self.stopping
-
-    def contains(self, other: Server) -> bool:
-        """The other's history is a part of this one's."""
-        if other.timeline == self.timeline:
-            return other.position <= self.position
-        return any(ended == other.timeline and other.position <= at for ended, at in self.switches)
-
-
-@dataclass(slots=True)
-class Node:
-    """A machine: its server, its agent's memory, its long action."""
-
-    name: str
-    store: MemoryStore
-    server: Server = field(default_factory=Server)
-    role: Role = Role.REPLICA
-    state: State = State.RUNNING
-    memory: Memory = field(default_factory=Memory)
-    settings: Settings = field(default_factory=lambda: Settings("", ""))
-    task: tuple[TaskKind, float, Callable[[], None]] | None = None
-    finished: TaskResult | None = None
-    due: float = 0.0
-    alive: bool = True
-    cut: bool = False
-    """Nothing streams to this node any more."""
-    reaches_store: bool = True
-    trail: list[str] = field(default_factory=list)
-    exit: a.Exit | None = None
 
 
 class Cluster:
     """Three nodes, a store, a clock that only ``run`` moves, and a client that writes to every writable server."""
 
-    def __init__(self, timing: Timing = Timing()) -> None:
+    def __init__(self, timing: Timing = Timing(), seed: int = 0) -> None:
         self.now = 100.0
+        self.dice = Random(seed)
+        self.timelines = 1
+        """How many there have been: with a common archive each promotion makes one of its own."""
+        self.lenient = False
+        """There was a maintenance mode: it leaves unguarded primaries alone, also when their agents are away at its end."""
         self.kv = MemoryServer(lambda: Instant(self.now))
         self.nodes = {name: Node(name, MemoryStore(self.kv, name, timing)) for name in "abc"}
         for node in self.nodes.values():
@@ -93,6 +52,8 @@ class Cluster:
             node.server.upstream = None if node.name == "a" else "a"
         self["a"].server.primary, self["a"].role = True, Role.PRIMARY
         self.acknowledged: dict[str, Server] = {}
+        self.handed: tuple[float, str, Server] | None = None
+        """When and by whom the lock was last handed over, and what that server had."""
         self.run(1, only="a")
         self.run(12)
 
@@ -115,12 +76,15 @@ class Cluster:
         while self.now < end and not until():
             self.now += TICK_S
             revision = self.kv.watched_revision
+            self._guard()
             for node in self.nodes.values():
-                if node.alive and node.name in only:
+                if node.alive:
+                    self._serve(node)
+            for node in self.nodes.values():
+                if node.alive and node.agent and node.name in only:
                     self._finish(node)
                     if self.now >= node.due or self.kv.watched_revision != revision:
                         self._beat(node)
-            self._guard()
             self._stream()
 
     def ask(self, leader: str | None, candidate: str | None) -> None:
@@ -132,6 +96,53 @@ class Cluster:
     def asked(self) -> str:
         """What stands in /failover."""
         return self.kv.entries[Key.FAILOVER].value if Key.FAILOVER in self.kv.entries else ""
+
+    def unsettled(self) -> str:
+        """Why it is not as it should be: one leader, everybody follows, no request, nothing under way; empty if it is."""
+        leader = self.leader
+        if leader is None or self.writable() != [leader]:
+            return f"the lock names {leader}, writable: {self.writable()}"
+        if self.asked() not in ("", "{}"):
+            return f"a request is left: {self.asked()}"
+        for node in self.nodes.values():
+            if node.name != leader and self.streams_from(node) is not self[leader].server:
+                return f"{node.name} does not stream: {node.server}, role {node.role}, {node.memory.rewind}, {node.trail[-4:]}"
+            if node.memory.procedure is not None:
+                return f"{node.name} is still busy: {node.memory.procedure}"
+        return ""
+
+    # -- troubles ----------------------------------------------------------------------------------------------------------
+
+    def crash(self, node: Node) -> None:
+        """All processes of the server are killed."""
+        if node.server.running:
+            node.server.die()
+            node.state = State.CRASHED
+
+    def restart_agent(self, node: Node) -> None:
+        """The agent was killed and begins anew; a task dies with it, what the server was told stays told."""
+        node.memory, node.task, node.finished, node.due, node.exit = Memory(), None, None, self.now, None
+        node.store, node.agent = MemoryStore(self.kv, node.name, node.settings.timing), True
+        on_disk = Role.PRIMARY if node.server.primary else Role.REPLICA
+        if not node.server.running:
+            on_disk, node.state = (Role.DEMOTED if node.server.primary else on_disk), State.STOPPED
+        node.role = on_disk
+
+    def ask_to_end(self, node: Node) -> None:
+        """SIGTERM to the agent."""
+        node.memory, node.due = replace(node.memory, stopping=True), self.now
+
+    def reboot(self, node: Node) -> None:
+        """The machine comes back: nothing runs, nothing is remembered."""
+        node.server.die()
+        node.guard_until, node.alive = None, True
+        self.restart_agent(node)
+
+    def pause(self, paused: bool) -> None:
+        """Maintenance mode for all."""
+        self.lenient = self.lenient or paused
+        for node in self.nodes.values():
+            node.settings = replace(node.settings, paused=paused)
 
     # -- the world outside the agents -------------------------------------------------------------------------------------
 
@@ -151,27 +162,48 @@ class Cluster:
     def streams_from(self, node: Node) -> Server | None:
         """The server this one streams from at this moment."""
         above = self.nodes.get(node.server.upstream or "")
-        if above is None or not (node.alive and above.alive) or node.cut or not node.server.running or node.server.primary:
+        if above is None or not (node.alive and above.alive) or node.cut or above.cut:
+            return None
+        if not node.server.running or node.server.primary or node.server.stopping:
             return None
         return above.server if above.server.running and above.server.contains(node.server) else None
 
     def _guard(self) -> None:
         """The guard process: an unproven primary dies at the end of its lease."""
         for node in self.nodes.values():
-            until = node.memory.lease_until
-            if node.server.writable and not node.settings.paused and until is not None and until <= self.now:
-                node.server.running, node.state = False, State.CRASHED
+            if node.alive and node.server.writable and node.guard_until is not None and node.guard_until <= self.now:
+                self.crash(node)
+                node.trail.append("guard")
+
+    def _arm(self, node: Node, at: World) -> None:
+        """As the agent does after every action: a lost lock leaves the old end."""
+        if not at.guard_armed:
+            node.guard_until = None
+        elif at.memory.lease_until is not None:
+            node.guard_until = at.memory.lease_until
+        elif node.guard_until is None:
+            node.guard_until = self.now + at.settings.timing.ttl
 
     def _check(self) -> None:
-        proven = [name for name in self.writable() if (self[name].memory.lease_until or 0.0) > self.now]
+        writable = self.writable()
+        proven = [name for name in writable if (self[name].memory.lease_until or 0.0) > self.now]
         assert len(proven) <= 1, f"{proven} are writable under a lease at {self.now}"
+        guarded = [name for name in writable if (self[name].guard_until or 0.0) > self.now]
+        assert self.lenient or len(guarded) <= 1, f"{writable} are writable at {self.now}"
+
+    def _serve(self, node: Node) -> None:
+        server = node.server
+        ready = [effect for at, effect in server.due if at <= self.now]
+        server.due = tuple(each for each in server.due if each[0] > self.now)
+        for effect in ready:
+            if server.running:
+                effect()
 
     def _finish(self, node: Node) -> None:
-        if node.task is not None and self.now >= node.task[1]:
-            kind, _, effect = node.task
-            node.task = None
-            effect()
-            node.finished, node.due = TaskResult(kind), self.now
+        if node.task is not None:
+            result = node.task[2]()
+            if result is not None:
+                node.task, node.finished, node.due = None, result, self.now
 
     # -- one beat ----------------------------------------------------------------------------------------------------------
 
@@ -180,6 +212,7 @@ class Cluster:
         action, at = next(steps)
         while True:
             node.memory = at.memory
+            self._arm(node, at)
             outcome = self._perform(node, action, at)
             self._check()
             try:
@@ -188,6 +221,8 @@ class Cluster:
                 beat: Beat = ended.value
                 break
         node.memory, node.finished = beat.world.memory, None
+        self._arm(node, beat.world)
+        self._check()
         node.due = self.now + min(beat.wake_after or 99.0, beat.world.settings.timing.loop_wait)
         node.trail += [decision.rule for decision in beat.decisions if not decision.rule.startswith(("publish", "upkeep"))]
 
@@ -201,27 +236,31 @@ class Cluster:
         elif server.primary:
             senders = [other.name for other in self.nodes.values() if self.streams_from(other) is server]
             rows = tuple(builders.WalSender(name, "streaming") for name in senders)
-            view = builders.primary(server.position, timeline=server.timeline, senders=rows, role=Role.PRIMARY)
+            view = builders.primary(server.position, timeline=server.timeline, senders=rows, role=node.role)
         else:
             streaming = self.streams_from(node) is not None
             view = builders.standby(server.position, timeline=server.timeline, streaming=streaming, rewind_possible=True)
+            view = replace(view, role=node.role)
         if server.stopping:
             view = builders.silent(view, state=State.STOPPING)
         view = replace(view, at=Instant(self.now), finished=node.finished)
         if node.task is None:
             return view
-        kind, ends, _ = node.task
-        return replace(view, task=builders.TaskView(kind, Instant(ends - TAKES.get(kind, 2) * TICK_S)))
+        progress = {} if server.ended is None or node.task[0] is not TaskKind.STOP else {"shut_down_end": server.ended}
+        return replace(view, task=builders.TaskView(node.task[0], Instant(node.task[1]), progress))
 
     def _perform(self, node: Node, action: a.Action, at: World) -> a.Outcome:
         perform = getattr(self, f"_{type(action).__name__}", lambda node, action, at: None)
+        began = Instant(self.now)
         try:
-            if not node.reaches_store and isinstance(action, STORE_ACTIONS):
+            if isinstance(action, STORE_ACTIONS) and not node.reaches_store:
                 raise StoreUnavailableError("cut off")
             value = perform(node, action, at)
-        except StoreUnavailableError as error:
-            return a.Outcome(Instant(self.now), ok=False, error=str(error), began=Instant(self.now))
-        return a.Outcome(Instant(self.now), value=value, began=Instant(self.now))
+            if isinstance(action, STORE_ACTIONS) and self.dice.random() < node.flaky:
+                raise StoreUnavailableError("no answer")
+        except PgcoreError as error:
+            return a.Outcome(began, ok=False, error=str(error), began=began)
+        return a.Outcome(began, value=value, began=began)
 
     def _ObserveNode(self, node: Node, action: Any, at: World) -> NodeView:
         return self._view(node)
@@ -230,18 +269,20 @@ class Cluster:
         return ClusterReading(codec.decode(node.store.read(fresh=True, deadline=NEVER)), node.settings)
 
     def _PollPeers(self, node: Node, action: a.PollPeers, at: World) -> dict[str, PeerView]:
-        return {member.name: self._answer(self[member.name]) for member in action.members}
+        return {member.name: self._answer(node, self[member.name]) for member in action.members}
 
-    def _answer(self, other: Node) -> PeerView:
+    def _answer(self, node: Node, other: Node) -> PeerView:
         server = other.server
-        if not other.alive:
+        if not (other.alive and other.agent) or node.mute or other.mute:
             return PeerView(other.name, False)
-        position = Lsn(server.position if server.running and not server.primary else 0)
-        return PeerView(other.name, True, server.writable, position, server.timeline)
+        if not server.running or server.stopping:
+            return PeerView(other.name, False, starting=not server.running and other.state in STARTING)
+        position = Lsn(0 if server.primary else server.position)
+        return PeerView(other.name, True, server.primary, position, server.timeline)
 
     def _CompareTimelines(self, node: Node, action: a.CompareTimelines, at: World) -> LeaderTimeline:
         other = self[action.source.name or ""]
-        if not other.alive or not other.server.running:
+        if not other.alive or not other.server.running or other.server.stopping or node.cut or other.cut:
             raise StoreUnavailableError("no answer")
         switches = tuple((timeline, Lsn(end)) for timeline, end in other.server.switches)
         return LeaderTimeline(other.server.timeline, not other.server.primary, switches)
@@ -267,7 +308,10 @@ class Cluster:
     def _ReleaseLease(self, node: Node, action: a.ReleaseLease, at: World) -> bool:
         if action.status is not None:
             self._write(node, a.WriteStatus(action.status), at)
-        return node.store.release({}, deadline=NEVER)
+        released = node.store.release({}, deadline=NEVER)
+        if released and action.status is not None and f'"leader":"{node.name}"' in self.asked():
+            self.handed = (self.now, node.name, replace(node.server))
+        return released
 
     def _write(self, node: Node, action: Any, at: World) -> bool:
         key, encode = WRITES[type(action)]
@@ -284,67 +328,133 @@ class Cluster:
 
     # -- the server --------------------------------------------------------------------------------------------------------
 
-    def _begin(self, node: Node, kind: TaskKind, effect: Callable[[], None]) -> None:
+    def _begin(self, node: Node, kind: TaskKind, ended: Ended) -> None:
         assert node.task is None, f"{node.name}: {kind} while {node.task}"
-        node.task = (kind, self.now + TAKES.get(kind, 2) * TICK_S, effect)
+        node.task = (kind, self.now, ended)
+
+    def _after(self, node: Node, ticks: int, kind: TaskKind, effect: Callable[[], str]) -> None:
+        """A task that takes so long and then has this effect; a text is why it failed."""
+        at = self.now + (ticks + node.slow) * TICK_S
+
+        def ended() -> TaskResult | None:
+            return TaskResult(kind, effect()) if self.now >= at else None
+
+        self._begin(node, kind, ended)
+
+    def _tell(self, node: Node, ticks: int, effect: Callable[[], None]) -> None:
+        node.server.due += ((self.now + (ticks + node.slow) * TICK_S, effect),)
 
     def _SetRole(self, node: Node, action: a.SetRole, at: World) -> None:
         node.role = action.role
 
     def _CancelTask(self, node: Node, action: Any, at: World) -> None:
         if node.task is not None:
-            node.finished, node.task, node.due = TaskResult(node.task[0], cancelled=True), None, self.now
+            kind = node.task[0]
+            node.task = (kind, self.now, lambda: TaskResult(kind, cancelled=True))
 
     def _RunCheckpoint(self, node: Node, action: Any, at: World) -> bool:
         return True
 
     def _Checkpoint(self, node: Node, action: Any, at: World) -> None:
-        self._begin(node, TaskKind.CHECKPOINT, lambda: None)
+        self._after(node, 1, TaskKind.CHECKPOINT, lambda: "")
 
     def _StopServer(self, node: Node, action: a.StopServer, at: World) -> None:
-        server = node.server
-        server.stopping = True
+        server, since, limit = node.server, self.now, action.timeout_s or 300.0
+        server.stopping, server.due = True, ()
 
-        def stopped() -> None:
-            if action.mode is a.StopMode.FAST:
-                server.position += SHUTDOWN_RECORD if server.primary else 0
-                server.control = ControlState.SHUT_DOWN if server.primary else ControlState.SHUT_DOWN_IN_RECOVERY
-                self._stream()
-            server.running, server.stopping, node.state = False, False, State.STOPPED
+        def wal_ends() -> None:
+            server.position += SHUTDOWN_RECORD if server.primary else 0
+            server.control = ControlState.SHUT_DOWN if server.primary else ControlState.SHUT_DOWN_IN_RECOVERY
+            server.ended = server.position if server.primary else None
 
-        self._begin(node, TaskKind.STOP, stopped)
+        if action.mode is a.StopMode.FAST:
+            self._tell(node, 2, wal_ends)
+            self._tell(node, 3, server.die)
+        else:
+            server.due = ((self.now + TICK_S, server.die),)
+
+        def ended() -> TaskResult | None:
+            if server.running and self.now - since > limit:
+                server.die()
+            if server.running:
+                return None
+            node.state = State.STOPPED
+            return TaskResult(TaskKind.STOP)
+
+        self._begin(node, TaskKind.STOP, ended)
 
     def _StartServer(self, node: Node, action: a.StartServer, at: World) -> None:
-        def started() -> None:
-            node.server.running, node.state, node.role = True, State.RUNNING, action.role
-            node.server.primary = action.role is Role.PRIMARY
-            node.server.control = ControlState.IN_PRODUCTION if node.server.primary else ControlState.IN_ARCHIVE_RECOVERY
-            node.server.upstream = action.upstream.name if action.upstream else None
+        kind = TaskKind.START_PRIMARY if action.after_crash else TaskKind.START
 
-        self._begin(node, TaskKind.START_PRIMARY if action.after_crash else TaskKind.START, started)
+        def started() -> str:
+            server = node.server
+            if node.broken:
+                node.state = State.START_FAILED
+                return "FATAL: a broken configuration"
+            server.running, server.stopping, server.ended, server.due = True, False, None, ()
+            server.primary, node.state, node.role = action.role is Role.PRIMARY, State.RUNNING, action.role
+            server.control = ControlState.IN_PRODUCTION if server.primary else ControlState.IN_ARCHIVE_RECOVERY
+            server.upstream = action.upstream.name if action.upstream else None
+            return ""
+
+        self._after(node, 2, kind, started)
 
     def _Promote(self, node: Node, action: Any, at: World) -> None:
-        def promoted() -> None:
-            server = node.server
-            server.switches = (*server.switches, (server.timeline, server.position))
-            server.timeline, server.primary, server.upstream, node.role = server.timeline + 1, True, None, Role.PRIMARY
-            server.control = ControlState.IN_PRODUCTION
+        server, asked, gates = node.server, [False], self.now + TICK_S
 
-        self._begin(node, TaskKind.PROMOTE, promoted)
+        def promoted() -> None:
+            if not server.stopping:
+                server.switches = (*server.switches, (server.timeline, server.position))
+                self.timelines += 1
+                server.timeline, server.primary, server.upstream = self.timelines, True, None
+                server.control = ControlState.IN_PRODUCTION
+                self._judge_promotion(node)
+
+        def ended() -> TaskResult | None:
+            left = (node.memory.lease_until or 0.0) - self.now
+            if not asked[0] and self.now >= gates:
+                if node.vetoes or left < 0.5 or not server.running:
+                    return TaskResult(TaskKind.PROMOTE, "no promotion")
+                asked[0], node.role = True, Role.PROMOTED
+                self._tell(node, 1, promoted)
+            if asked[0] and server.primary:
+                node.role = Role.PRIMARY
+                return TaskResult(TaskKind.PROMOTE)
+            return TaskResult(TaskKind.PROMOTE, "it died") if not server.running else None
+
+        self._begin(node, TaskKind.PROMOTE, ended)
+
+    def _judge_promotion(self, node: Node) -> None:
+        """Whoever is promoted after an orderly hand-over has all of it, unless nobody who has it came within ttl."""
+        if self.handed is None:
+            return
+        at, name, server = self.handed
+        if self.now - at < node.settings.timing.ttl:
+            assert node.server.contains(server), f"{node.name} at {node.server} lacks what {name} handed over: {server}"
+        self.handed = None
 
     def _Rewind(self, node: Node, action: a.Rewind, at: World) -> None:
-        def rewound() -> None:
-            source = self[action.source.name or ""].server
-            node.server = replace(source, running=False, primary=False, control=ControlState.IN_ARCHIVE_RECOVERY, upstream=None)
-            node.state = State.STOPPED
+        source = self[action.source.name or ""]
 
-        self._begin(node, TaskKind.REWIND, rewound)
+        def ended() -> TaskResult | None:
+            if not (source.alive and source.server.writable) or node.cut or source.cut:
+                return TaskResult(TaskKind.REWIND, "the source is gone", retriable=True)
+            if self.now < until:
+                return None
+            taken = replace(source.server, running=False, primary=False, control=ControlState.IN_ARCHIVE_RECOVERY, upstream=None)
+            node.server, node.state = replace(taken, due=(), stopping=False, ended=None), State.STOPPED
+            return TaskResult(TaskKind.REWIND)
+
+        until = self.now + (3 + node.slow) * TICK_S
+        node.server.die()
+        self._begin(node, TaskKind.REWIND, ended)
 
     def _Exit(self, node: Node, action: a.Exit, at: World) -> None:
-        node.exit, node.alive = action, False
+        node.exit, node.agent, node.task = action, False, None
 
 
 NEVER = Deadline.after(1e9)
+STARTING = (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
 WRITES: dict[type, tuple[Key, Callable[[Any], str]]] = {
     a.WriteInitialize: (Key.INITIALIZE, lambda action: action.system_id),
     a.WriteConfig: (Key.CONFIG, lambda action: codec.compact(dict(action.document))),
