@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from random import Random
 
+from pgcore.model.actions import Phase
+from pgcore.model.world import Demotion
 from rules.walk import Cluster, Node
 
 SETTLES_WITHIN_S = 120.0
@@ -26,6 +28,9 @@ class Trouble:
         """So many troubles, a few at a time."""
         for _ in range(count):
             self._begin()
+            if self.dice.random() < 0.5:
+                self._await_moment(self.dice.choice(tuple(Phase)))
+                continue
             self._pass(self.dice.choice((0.0, 0.25, 0.25, 0.5, 0.5, 1.0, 2.0, 5.0, 12.0)))
         while self._ends:
             self._pass(1.0)
@@ -58,6 +63,14 @@ class Trouble:
                     self._tell(f"{node.name} ended: {node.exit.message}")
                     node.exit = None
                     self._later(node, "agent comes back", lambda node=node: cluster.restart_agent(node))
+
+    def _await_moment(self, phase: Phase) -> None:
+        """Strike next when a demotion stands there, if one soon does."""
+        for _ in range(12):
+            procedures = [node.memory.procedure for node in self.cluster.nodes.values()]
+            if any(isinstance(each, Demotion) and each.phase is phase for each in procedures):
+                return
+            self._pass(0.25)
 
     def _tell(self, what: str) -> None:
         self.story.append(f"{self.cluster.now:.2f} {what}")
