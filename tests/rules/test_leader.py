@@ -117,10 +117,10 @@ LOCK = (
         then=Then.END,
     ),
     case(
-        "the promotion failed: the request that named this node is over (EC 55)",
+        "the promotion failed after a hand-over: the old leader, which has everything, is asked back (EC 55, 64)",
         world(standby(), TO_A, last_result=did(TaskKind.PROMOTE, "pre_promote said no")),
         "leader.promotion_failed",
-        WriteFailover(version="7"),
+        WriteFailover("b", "b", version="7"),
         SetRole(Role.REPLICA),
         ReleaseLease(),
     ),

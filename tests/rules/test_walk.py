@@ -174,3 +174,18 @@ def test_a_replica_cut_off_from_the_store_during_a_failover_follows_afterwards(c
     cluster["c"].reaches_store = True
     cluster.run(40)
     settled(cluster, "b", 2)
+
+
+def test_a_candidate_whose_gate_refuses_does_not_let_one_that_lacks_wal_lead(cluster: Cluster) -> None:
+    """Principles, safety 2: c received nothing for a while; b has everything but may not promote; a comes back with all."""
+    cluster["b"].vetoes = True
+    cluster["c"].cut = True
+    cluster.run(5)
+    cluster.ask("a", "b")
+    cluster.run(20, until=lambda: cluster.leader == "b")
+    assert cluster.leader == "b"
+    cluster.run(60, until=lambda: bool(cluster.writable()))
+    assert cluster.writable() == ["a"]
+    cluster["c"].cut = False
+    cluster.run(30)
+    assert not cluster.unsettled()

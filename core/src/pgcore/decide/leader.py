@@ -17,6 +17,7 @@ from pgcore.model.actions import (
     WriteFailover,
 )
 from pgcore.model.basics import Role
+from pgcore.model.cluster import FailoverRequest
 from pgcore.model.decision import Decision, act, end, rest
 from pgcore.model.node import TaskKind
 from pgcore.model.world import World
@@ -59,10 +60,15 @@ def promotion_failed(w: World) -> Decision | None:
         return None
     because = f"the promotion failed: {result.error or 'cancelled'}"
     request = w.cluster.failover
-    mine = (WriteFailover(version=request.version),) if request is not None and request.candidate == w.me else ()
+    mine = (_give_back(request),) if request is not None and request.candidate == w.me else ()
     if w.node.role is Role.PROMOTED and w.node.running:
         return act(*mine, BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because=because)
     return end(*mine, SetRole(Role.REPLICA), ReleaseLease(), because=because)
+
+
+def _give_back(request: FailoverRequest) -> WriteFailover:
+    """After an orderly hand-over the old leader has everything: it comes back, and whoever lacks a byte still stands back."""
+    return WriteFailover(leader=request.leader, candidate=request.leader, version=request.version)
 
 
 def cannot_look(w: World) -> Decision | None:

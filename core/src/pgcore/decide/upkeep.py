@@ -25,7 +25,10 @@ def adopt(w: World) -> Decision | None:
 
 def request_done(w: World) -> Decision | None:
     """The request that brought me the lock, or that I won over, is cleared. (HA rules 15.4, EC 60)"""
-    if w.holds and w.demotion is None and switchover.fulfilled(w) and (w.node.is_primary or w.task_is(TaskKind.PROMOTE)):
+    request = w.cluster.failover
+    if request is None or not w.holds or w.demotion is not None or not switchover.fulfilled(w):
+        return None
+    if w.node.is_primary or (w.task_is(TaskKind.PROMOTE) and not request.is_switchover):
         return act(WriteFailover(), because="the switchover request is fulfilled")
     return None
 
