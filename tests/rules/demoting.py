@@ -39,7 +39,7 @@ DONE = did(TaskKind.CHECKPOINT)
 ALL = peers(peer("b", 1200), peer("c", 1199))
 
 
-def during(mode: DemoteMode, phase: Phase, node: NodeView, cluster: ClusterView = MINE, **facts: Any) -> World:
+def during(mode: DemoteMode, phase: Phase, node: NodeView, cluster: ClusterView | None = MINE, **facts: Any) -> World:
     """This phase for a second; ``b`` and ``c`` are the candidates; the shutdown checkpoint ended at 1200."""
     about = {name: facts.pop(name) for name in ("seconds", "released", "mark") if name in facts}
     end = Lsn(1200) if phase is Phase.HANDOVER and "end" not in facts else facts.pop("end", None)
