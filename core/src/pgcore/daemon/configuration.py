@@ -16,7 +16,7 @@ from pgcore.model.basics import Json
 from pgcore.model.cluster import ClusterView
 from pgcore.model.server import ServerSettings
 from pgcore.model.settings import Settings
-from pgcore.rest.settings import DEFAULT_QUEUE_SIZE, RestSettings
+from pgcore.rest.settings import RestSettings
 
 logger = logging.getLogger(__name__)
 
@@ -202,27 +202,7 @@ class Configuration:
 
     def rest(self) -> RestSettings:
         """The REST API as configured."""
-        section = self.local.restapi
-        login = section.authentication
-        return RestSettings(
-            listen=section.listen,
-            connect_address=section.connect_address or section.listen,
-            certfile=section.certfile,
-            keyfile=section.keyfile,
-            keyfile_password=section.keyfile_password,
-            cafile=section.cafile,
-            ciphers=section.ciphers,
-            verify_client=section.verify_client,
-            username=login.username if login else None,
-            password=login.password if login else None,
-            allowlist=section.allowlist,
-            allowlist_include_members=section.allowlist_include_members,
-            http_extra_headers=section.http_extra_headers,
-            https_extra_headers=section.https_extra_headers,
-            thread_pool_size=section.thread_pool_size,
-            request_queue_size=max(section.request_queue_size, DEFAULT_QUEUE_SIZE),
-            server_tokens=section.server_tokens,
-        )
+        return RestSettings.of(self.local.restapi)
 
     def peer_access(self) -> PeerAccess:
         """How to address other members."""
