@@ -68,9 +68,10 @@ def follow_by_restart(w: World) -> Decision | None:
 
 
 def follow_by_reload(w: World) -> Decision | None:
-    """The upstream changed: point the WAL receiver at it. (HA rules 11.2.7)"""
+    """The upstream changed: point the WAL receiver at it; its history is compared unless that was just done. (HA rules 11.2.7)"""
     if w.recovery_change == "reload":
-        return act(FollowByReload(upstream(w), Role.REPLICA), SetRewind(RewindState.CHECK), because=_whom(w))
+        check = (SetRewind(RewindState.CHECK),) if w.leader_timeline is None else ()
+        return act(FollowByReload(upstream(w), Role.REPLICA), *check, because=_whom(w))
     return None
 
 

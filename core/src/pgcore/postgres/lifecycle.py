@@ -71,7 +71,7 @@ def wait_until_up(server: Postmaster, data_dir: str, log: ServerLog, timeout_s: 
     end = time.monotonic() + timeout_s
     while True:
         if server.wait(_LOOK_EVERY_S):
-            raise ServerError(f"PostgreSQL ended while it was starting: {log.tail(data_dir) or 'it logged nothing'}")
+            raise ServerError(f"PostgreSQL ended while it was starting: {log.tail(data_dir, wait_s=1.0) or 'it logged nothing'}")
         file = read_pid_file(data_dir)
         if file is not None and file.pid == server.pid and file.status in ("ready", "standby"):
             return True

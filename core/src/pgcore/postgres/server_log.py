@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 
 from pgcore.postgres.programs import OsUser
@@ -20,6 +21,7 @@ LIMIT_BYTES = 1024 * 1024
 """Beyond this size the file is emptied; what was in it has been handed on."""
 
 _QUOTED_LINES = 15
+_COLLECTOR = "logging collector process"
 
 
 class ServerLog:
@@ -65,10 +67,18 @@ class ServerLog:
                 return  # tried again at the next look
             self._handed_on = self._start = 0
 
-    def tail(self, data_dir: str) -> str:
-        """The last lines since the start of the server, those of its log collector included."""
+    def tail(self, data_dir: str, *, wait_s: float = 0.0) -> str:
+        """The last lines since the start of the server, those of its log collector included.
+
+        The collector outlives the postmaster by a moment; ``wait_s`` bounds the wait for its last words.
+        """
         own = self._read(self._start)
-        lines = [*own.splitlines(), *_collected(data_dir, self._start_time())]
+        collected = list(_collected(data_dir, self._start_time()))
+        end = time.monotonic() + wait_s
+        while _COLLECTOR in own and not any("FATAL" in line for line in collected) and time.monotonic() < end:
+            time.sleep(0.02)
+            collected = list(_collected(data_dir, self._start_time()))
+        lines = [*own.splitlines(), *collected]
         return " | ".join(line.strip() for line in lines[-_QUOTED_LINES:] if line.strip())
 
     def _start_time(self) -> float:
