@@ -398,3 +398,15 @@ def test_an_authority_counts_for_peers_only_with_an_own_certificate(
     tmp_path: Path, own: dict[str, str], cacert: str | None
 ) -> None:
     assert configured(tmp_path, {"ctl": {"cacert": "ca.crt", **own}}).peer_access().cacert == cacert
+
+
+@pytest.mark.parametrize(("patroni", "said"), [
+    (False, "ttl: is 4, below the 12 s that the store needs at least; 12 is used"),
+    (True, "ttl: is 4, below the 20 s that a Patroni member of this cluster needs at least; 20 is used")])
+def test_a_ttl_below_the_floor_is_told_with_the_one_who_needs_more(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture, patroni: bool, said: str) -> None:
+    made = Configuration(local(tmp_path), 12, 15, floor_reason="sessions last twice as long")
+    members = (Member("p", data={"version": "4.1.5"}),) if patroni else ()
+    made.update(view({"ttl": 4}, *members), 15)
+    assert said in caplog.text
+    assert "[sessions last twice as long]" in caplog.text

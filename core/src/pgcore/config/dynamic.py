@@ -141,7 +141,10 @@ def _timing(document: Mapping[str, Json], notes: Notes, patroni_present: bool, t
             numbers[key] = default
     wanted = Timing(**numbers)
     fitted = wanted.fitted(patroni_present=patroni_present, ttl_floor=ttl_floor)
-    for key in ("ttl", "loop_wait", "retry_timeout"):
+    if wanted.ttl < fitted.ttl:
+        who = "a Patroni member of this cluster" if patroni_present and fitted.ttl > ttl_floor else "the store"
+        notes.warn("ttl", f"is {wanted.ttl}, below the {fitted.ttl} s that {who} needs at least; {fitted.ttl} is used", _REMEDY)
+    for key in ("loop_wait", "retry_timeout"):
         if getattr(fitted, key) != getattr(wanted, key):
             notes.warn(key, f"is {getattr(wanted, key)}, which is too small or breaks loop_wait + 2 * retry_timeout <= ttl; "
                             f"{getattr(fitted, key)} is used", _REMEDY)

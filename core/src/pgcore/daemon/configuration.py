@@ -38,10 +38,19 @@ class Configuration:
     """Owned by the heartbeat thread. ``update`` is called with every reading of the cluster."""
 
     def __init__(
-        self, local: LocalConfig, ttl_floor: int, server_major: int | None, enforced: Callable[[], Mapping[str, str]] = dict
+        self,
+        local: LocalConfig,
+        ttl_floor: int,
+        server_major: int | None,
+        enforced: Callable[[], Mapping[str, str]] = dict,
+        floor_reason: str = "",
     ) -> None:
-        """``enforced`` names server parameters that plugins insist on, over everything configured."""
+        """``enforced`` names server parameters that plugins insist on, over everything configured.
+
+        ``floor_reason`` says why the store cannot do with a smaller ttl; it goes into the message.
+        """
         self._enforced = enforced
+        self.floor_reason = floor_reason
         self.local = local
         self.ttl_floor = ttl_floor
         self.server_major = server_major
@@ -79,7 +88,8 @@ class Configuration:
 
     def _log_warnings(self, value: Effective) -> None:
         for warning in value.warnings:
-            logger.warning("%s", warning)
+            reason = f" [{self.floor_reason}]" if warning.path == "ttl" and self.floor_reason else ""
+            logger.warning("%s%s", warning, reason)
 
     def update(self, view: ClusterView, server_major: int | None) -> bool:
         """Take over the dynamic configuration of the store; true if anything in force changed. A bad one is refused whole."""

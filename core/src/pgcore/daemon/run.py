@@ -79,10 +79,9 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     for warning in local.warnings:
         logger.warning("%s", warning)
     section = local.plugin_sections[backend.name]
-    floor, _ = backend.ttl_floor(section)
-    configuration = Configuration(
-        local, floor, data_dir.major_version(local.postgresql.data_dir), lambda: _enforced(registry, local)
-    )
+    floor, reason = backend.ttl_floor(section)
+    major = data_dir.major_version(local.postgresql.data_dir)
+    configuration = Configuration(local, floor, major, lambda: _enforced(registry, local), reason)
     refuse_unsupported(configuration)
     postgres = Postgres(configuration.server)
     check_programs(postgres)
