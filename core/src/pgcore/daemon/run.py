@@ -303,6 +303,7 @@ def _store_answers(store: Store, backend: StoreBackend, configuration: Configura
             )
         store.retime(configuration.effective.timing)
         return True
+    logger.info("asked to end before the store (%s) answered: the agent ends, PostgreSQL is left as it is", backend.name)
     return False
 
 
