@@ -15,7 +15,7 @@ from pgcore.errors import ConfigError, ConfigErrors, PluginError
 from pgcore.model.basics import Json
 from pgcore.model.cluster import ClusterView
 from pgcore.model.server import ServerSettings
-from pgcore.model.settings import Settings
+from pgcore.model.settings import PermanentSlot, RemoteCluster, Settings
 from pgcore.rest.settings import RestSettings
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,29 @@ def unsupported(value: Effective) -> str:
     if value.ha.synchronous_mode != "off":
         return "synchronous_mode is not supported by this release: an agent that ignored it could lose acknowledged commits"
     return ""
+
+
+def permanent_slots(value: Effective) -> tuple[PermanentSlot, ...]:
+    """The ``slots`` section as the rules see it, sorted by name."""
+    return tuple(
+        PermanentSlot(name, entry.get("database"), entry.get("plugin"), entry.get("cluster_type"))
+        for name, entry in sorted(value.slots.items())
+    )
+
+
+def remote_cluster(value: Effective) -> RemoteCluster | None:
+    """The ``standby_cluster`` section as the rules see it."""
+    section = value.standby_cluster
+    if section is None:
+        return None
+    return RemoteCluster(
+        section.host,
+        section.port,
+        section.primary_slot_name,
+        section.restore_command,
+        section.archive_cleanup_command,
+        section.recovery_min_apply_delay,
+    )
 
 
 class Configuration:
@@ -192,12 +215,22 @@ class Configuration:
             proxy_url=f"postgres://{self.server.proxy_address}/{self.server.database}" if self.server.proxy_address else "",
             paused=ha.pause,
             maximum_lag_on_failover=ha.maximum_lag_on_failover,
+            maximum_lag_on_syncnode=ha.maximum_lag_on_syncnode,
+            synchronous_mode=ha.synchronous_mode if self.effective.synchronous else "off",
+            synchronous_mode_strict=ha.synchronous_mode_strict,
+            synchronous_node_count=ha.synchronous_node_count,
+            failsafe_mode=ha.failsafe_mode,
+            primary_race_backoff=ha.primary_race_backoff,
             check_timeline=ha.check_timeline,
             primary_start_timeout=int(ha.primary_start_timeout),
             primary_stop_timeout=int(ha.primary_stop_timeout),
             member_slots_ttl=int(ha.member_slots_ttl) if (self.server_major or 11) >= 11 else 0,
             max_timelines_history=ha.max_timelines_history,
             use_slots=self.server.use_slots,
+            permanent_slots=permanent_slots(self.effective),
+            ignore_slots=tuple({k: str(v) for k, v in entry.items()} for entry in self.effective.ignore_slots),
+            standby_cluster=remote_cluster(self.effective),
+            watchdog=local.watchdog.effective_mode,
             remove_data_directory_on_rewind_failure=shared.remove_data_directory_on_rewind_failure,
             remove_data_directory_on_diverged_timelines=shared.remove_data_directory_on_diverged_timelines,
             has_bootstrap=local.bootstrap is not None,

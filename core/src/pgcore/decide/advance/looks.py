@@ -1,0 +1,104 @@
+"""What a world becomes by a look at the node, the store or the other members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pgcore.decide.advance.memory import Handlers, remember, value_of
+from pgcore.model.actions import (
+    CompareRecovery,
+    CompareTimelines,
+    ObserveNode,
+    Outcome,
+    PollPeers,
+    ProbePeers,
+    ReadCluster,
+    ReadHistory,
+    RewindState,
+)
+from pgcore.model.cluster import ClusterView
+from pgcore.model.node import NodeView, TaskKind, TaskResult
+from pgcore.model.settings import Settings
+from pgcore.model.world import LeaseState, World
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReading:
+    """The value of ``ReadCluster``: the cluster and the settings that follow from its configuration."""
+
+    cluster: ClusterView
+    settings: Settings
+
+
+def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
+    node = outcome.value
+    assert isinstance(node, NodeView)
+    since = world.memory.starting_since
+    changes: dict[str, Any] = {"starting_since": (world.now if since is None else since) if node.starting else None}
+    silent = world.memory.silent_since
+    changes["silent_since"] = (world.now if silent is None else silent) if node.running and not node.answering else None
+    if node.finished is not None:
+        changes |= _finished(world, node)
+    if node.answering:
+        changes |= {"last_timeline": node.timeline or world.memory.last_timeline, "last_position": node.position}
+        if node.running and world.memory.recovering and node.task is None:
+            changes["recovering"] = False
+    return remember(replace(world, node=node), **changes)
+
+
+def _finished(world: World, node: NodeView) -> dict[str, Any]:
+    result = node.finished
+    assert result is not None
+    changes: dict[str, Any] = {"last_result": result, "failed_at": world.now if result.error else None}
+    if result.kind is TaskKind.REWIND and not result.cancelled:
+        changes["rewind"] = RewindState.SUCCESS if result.ok else _after_failed_rewind(node, result)
+    if result.kind is TaskKind.PROMOTE and not result.ok:
+        changes["promotion_failed_at"] = world.now
+        changes["checkpoint_needed"] = False
+    if result.kind in (TaskKind.START, TaskKind.FOLLOW) and result.ok and world.memory.rewind is RewindState.SUCCESS:
+        changes["rewind"] = RewindState.INITIAL
+    if result.kind is TaskKind.CLONE and result.ok:
+        changes["rewind"] = RewindState.NOT_NEED  # a fresh copy follows its source; it must not be rewound
+    return changes
+
+
+def _after_failed_rewind(node: NodeView, result: TaskResult) -> RewindState:
+    """Again when the source was gone and pg_control is sound; else it has failed for good. (HA rules 12.4.6, EC 111)"""
+    return RewindState.NEED if result.retriable and node.rewind_possible else RewindState.FAILED
+
+
+def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
+    if not outcome.ok:
+        return replace(world, store_lost=True, lease=LeaseState.UNKNOWN)
+    reading = outcome.value
+    assert isinstance(reading, ClusterReading)
+    cluster = reading.cluster
+    mine = cluster.leader == world.settings.name
+    lease = (world.lease if world.lease is LeaseState.HELD else LeaseState.UNRENEWED) if mine else LeaseState.NONE
+    changes: dict[str, Any] = {}
+    if not cluster.unlocked or world.memory.old_cluster is None:
+        changes["old_cluster"] = cluster
+    if not mine:
+        changes["lease_until"] = None
+    if world.memory.was_paused and not reading.settings.paused:
+        changes["rewind"] = RewindState.INITIAL
+    changes["was_paused"] = reading.settings.paused
+    if cluster.failover is None:
+        changes["request_seen"] = None
+    since = world.memory.unlocked_since
+    changes["unlocked_since"] = None if not cluster.unlocked else world.now if since is None else since
+    return remember(
+        replace(world, cluster=cluster, settings=reading.settings, lease=lease, store_lost=False, race_lost=False), **changes
+    )
+
+
+HANDLERS: Handlers = {
+    ObserveNode: _observed,
+    ReadCluster: _read,
+    PollPeers: lambda w, a, o: replace(w, peers=value_of(o, {})),
+    ProbePeers: lambda w, a, o: replace(w, probed=True),
+    CompareTimelines: lambda w, a, o: replace(w, leader_timeline=value_of(o, None), timeline_asked=True),
+    CompareRecovery: lambda w, a, o: replace(w, recovery_change=str(o.value) if o.ok else "none"),
+    ReadHistory: lambda w, a, o: replace(w, history=value_of(o, ())),
+}

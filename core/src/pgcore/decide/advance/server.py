@@ -1,0 +1,91 @@
+"""What a world becomes by an action on the local server: tasks, role, slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pgcore.decide import slots
+from pgcore.decide.advance.memory import Handlers, remember
+from pgcore.model.actions import (
+    Action,
+    Adopt,
+    Bootstrap,
+    ChangeSlots,
+    Checkpoint,
+    Clone,
+    FollowByReload,
+    FollowByRestart,
+    Outcome,
+    PostBootstrap,
+    Promote,
+    RemoveDataDir,
+    Rewind,
+    RewindState,
+    RunCheckpoint,
+    SetRole,
+    StartServer,
+    StopServer,
+)
+from pgcore.model.basics import Role
+from pgcore.model.node import TaskKind, TaskView
+from pgcore.model.world import World
+
+
+def _began_task(kind: TaskKind) -> Callable[[World, Any, Outcome], World]:
+    def handler(world: World, action: Action, outcome: Outcome) -> World:
+        if not outcome.ok:
+            return remember(world, failed_at=outcome.at)
+        node = replace(world.node, task=TaskView(kind, outcome.at), finished=None)
+        return remember(replace(world, node=node), last_result=None)
+
+    return handler
+
+
+def _start(world: World, action: StartServer, outcome: Outcome) -> World:
+    kind = TaskKind.START_PRIMARY if action.after_crash else TaskKind.START
+    world = _began_task(kind)(world, action, outcome)
+    return remember(world, recovering=True) if action.after_crash and outcome.ok else world
+
+
+def _promote(world: World, action: Promote, outcome: Outcome) -> World:
+    world = _began_task(TaskKind.PROMOTE)(world, action, outcome)
+    return remember(world, checkpoint_needed=True, undecided_since=None) if outcome.ok else world
+
+
+def _role(world: World, action: SetRole, outcome: Outcome) -> World:
+    node = replace(world.node, role=action.role, is_primary=world.node.is_primary and action.role is not Role.DEMOTED)
+    world = replace(world, node=node)
+    return remember(world, recovering=False, last_result=None) if action.role is Role.DEMOTED else world
+
+
+def _slots_changed(world: World, action: ChangeSlots, outcome: Outcome) -> World:
+    keep = {name: at for name, at in slots.seen(world).items() if name not in action.drop or name in slots.wanted(world)}
+    return remember(replace(world, slots_done=True), slots_seen=keep)
+
+
+def _adopted(world: World, action: Adopt, outcome: Outcome) -> World:
+    """A standby found running may have diverged while nobody looked. (HA rules 12.1)"""
+    state = world.memory.rewind
+    unknown = state is RewindState.INITIAL and not world.node.is_primary
+    return remember(world, managed=True, rewind=RewindState.CHECK if unknown else state)
+
+
+HANDLERS: Handlers = {
+    FollowByReload: lambda w, a, o: replace(w, recovery_change="none"),
+    ChangeSlots: _slots_changed,
+    RunCheckpoint: lambda w, a, o: remember(replace(w, checkpoint_asked=True), checkpoint_needed=not (o.ok and o.value is True)),
+    SetRole: _role,
+    StartServer: _start,
+    StopServer: _began_task(TaskKind.STOP),
+    Checkpoint: _began_task(TaskKind.CHECKPOINT),
+    Promote: _promote,
+    FollowByRestart: _began_task(TaskKind.FOLLOW),
+    Rewind: _began_task(TaskKind.REWIND),
+    Clone: _began_task(TaskKind.CLONE),
+    Bootstrap: _began_task(TaskKind.BOOTSTRAP),
+    PostBootstrap: _began_task(TaskKind.POST_BOOTSTRAP),
+    RemoveDataDir: _began_task(TaskKind.REMOVE),
+    Adopt: _adopted,
+}

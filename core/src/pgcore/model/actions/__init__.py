@@ -1,0 +1,172 @@
+"""Every effect as data. The set is closed: ``daemon.perform`` has one function for each, and nothing else has effects.
+
+*Looks* read, *store* actions write keys, *quick* server actions end within their deadline, *slow* ones start the one task and
+return at once, *memory* actions have no effect: ``decide.advance`` remembers them.
+"""
+
+from __future__ import annotations
+
+from pgcore.model.actions.looks import (
+    CompareRecovery,
+    CompareTimelines,
+    ObserveNode,
+    PollPeers,
+    ProbePeers,
+    ReadCluster,
+    ReadHistory,
+)
+from pgcore.model.actions.node import (
+    Adopt,
+    BeginDemotion,
+    CancelTask,
+    EndProcedure,
+    EnterBootstrap,
+    EnterPhase,
+    Exit,
+    MarkUndecided,
+    NoteRequest,
+    Refuse,
+    RemoveDataDir,
+    SetAsideDataDir,
+    SetRewind,
+)
+from pgcore.model.actions.server import (
+    ApplySettings,
+    Bootstrap,
+    ChangeSlots,
+    Checkpoint,
+    Clone,
+    FollowByReload,
+    FollowByRestart,
+    PostBootstrap,
+    Promote,
+    Rewind,
+    RunCheckpoint,
+    SetRole,
+    StartServer,
+    StopServer,
+)
+from pgcore.model.actions.store import (
+    AcquireLease,
+    Announce,
+    ClaimInitialize,
+    DropInitialize,
+    ReleaseLease,
+    RenewLease,
+    WriteConfig,
+    WriteFailover,
+    WriteHistory,
+    WriteInitialize,
+    WriteStatus,
+)
+from pgcore.model.actions.words import (
+    BootstrapPhase,
+    DemoteMode,
+    Outcome,
+    Phase,
+    RewindState,
+    StopMode,
+)
+
+__all__ = [
+    "AcquireLease",
+    "Action",
+    "Adopt",
+    "Announce",
+    "ApplySettings",
+    "BeginDemotion",
+    "Bootstrap",
+    "BootstrapPhase",
+    "CancelTask",
+    "ChangeSlots",
+    "Checkpoint",
+    "ClaimInitialize",
+    "Clone",
+    "CompareRecovery",
+    "CompareTimelines",
+    "DemoteMode",
+    "DropInitialize",
+    "EndProcedure",
+    "EnterBootstrap",
+    "EnterPhase",
+    "Exit",
+    "FollowByReload",
+    "FollowByRestart",
+    "MarkUndecided",
+    "NoteRequest",
+    "ObserveNode",
+    "Outcome",
+    "Phase",
+    "PollPeers",
+    "PostBootstrap",
+    "ProbePeers",
+    "Promote",
+    "ReadCluster",
+    "ReadHistory",
+    "Refuse",
+    "ReleaseLease",
+    "RemoveDataDir",
+    "RenewLease",
+    "Rewind",
+    "RewindState",
+    "RunCheckpoint",
+    "SetAsideDataDir",
+    "SetRewind",
+    "SetRole",
+    "StartServer",
+    "StopMode",
+    "StopServer",
+    "WriteConfig",
+    "WriteFailover",
+    "WriteHistory",
+    "WriteInitialize",
+    "WriteStatus",
+]
+
+Action = (
+    ObserveNode
+    | ReadCluster
+    | PollPeers
+    | ProbePeers
+    | CompareTimelines
+    | CompareRecovery
+    | ReadHistory
+    | AcquireLease
+    | RenewLease
+    | ReleaseLease
+    | ClaimInitialize
+    | WriteInitialize
+    | DropInitialize
+    | WriteConfig
+    | WriteStatus
+    | WriteHistory
+    | WriteFailover
+    | Announce
+    | FollowByReload
+    | ApplySettings
+    | ChangeSlots
+    | RunCheckpoint
+    | SetRole
+    | StartServer
+    | StopServer
+    | Checkpoint
+    | Promote
+    | FollowByRestart
+    | Rewind
+    | Clone
+    | Bootstrap
+    | PostBootstrap
+    | CancelTask
+    | RemoveDataDir
+    | SetAsideDataDir
+    | Exit
+    | BeginDemotion
+    | EnterPhase
+    | EndProcedure
+    | EnterBootstrap
+    | SetRewind
+    | Adopt
+    | MarkUndecided
+    | NoteRequest
+    | Refuse
+)

@@ -1,0 +1,111 @@
+"""Actions on the local server: *quick* ones end within their deadline, *slow* ones start the one task and return at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pgcore.model.actions.words import StopMode
+from pgcore.model.basics import Lsn, Role
+from pgcore.model.server import Upstream
+
+# -- quick ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FollowByReload:
+    """Point the running standby at another upstream without a restart."""
+
+    upstream: Upstream | None
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySettings:
+    """Give the running server the configuration in force and reload it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSlots:
+    """Create, advance and drop physical slots. Failures are reported and retried in the next beat."""
+
+    create: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    advance: Mapping[str, Lsn] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCheckpoint:
+    """Start the checkpoint after a promotion, beside the heartbeat and beside the task; the value is True once it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetRole:
+    """Remember what this node is from now on; a change is told to the callbacks."""
+
+    role: Role
+
+
+# -- slow -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartServer:
+    """Start PostgreSQL as a primary or as a standby of ``upstream``."""
+
+    role: Role
+    upstream: Upstream | None = None
+    timeout_s: float = 300.0
+    after_crash: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StopServer:
+    """Stop PostgreSQL. ``timeout_s`` None waits as long as it takes; the guard's bound holds all the same."""
+
+    mode: StopMode
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Write a checkpoint while still serving, so that the shutdown checkpoint will be short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Promote the standby; the gates are asked first and the lease is checked right before the command."""
+
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowByRestart:
+    """Restart the standby to follow another upstream (settings that a reload cannot change)."""
+
+    upstream: Upstream | None
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """Stop if necessary, recover if necessary, and run pg_rewind against the leader."""
+
+    source: Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """Make a replica with the configured methods; ``source`` None uses those that need no leader."""
+
+    source: Upstream | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """Create the data directory of a new cluster and start it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostBootstrap:
+    """Create the users of a new cluster and run its script."""
