@@ -90,6 +90,8 @@ class Memory:
     """The last view that had a leader, or the first view read."""
     lease_until: Instant | None = None
     """My lock is proven until here, counted from before the confirmed request was sent."""
+    elected: str | None = None
+    """Version of the ``/sync`` under which I won the race for the present lock; None: nothing was proven."""
     rewind: RewindState = RewindState.INITIAL
     undecided_since: Instant | None = None
     """Since when the comparison with the leader has stayed open."""

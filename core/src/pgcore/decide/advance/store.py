@@ -33,6 +33,7 @@ def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
     return remember(
         held,
         last_result=None,
+        elected=action.proof,
         old_cluster=cluster if world.memory.old_cluster is None else world.memory.old_cluster,
         slots_seen={**retained, **world.memory.slots_seen},
     )

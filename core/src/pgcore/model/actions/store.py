@@ -14,6 +14,8 @@ class AcquireLease:
     """Create the leader lock if it is free. ``force`` takes it unconditionally, at the end of a bootstrap only."""
 
     force: bool = False
+    proof: str | None = None
+    """Version of the ``/sync`` under which the race was won: this node has every confirmed commit. None: nothing was proven."""
 
 
 @dataclass(frozen=True, slots=True)
