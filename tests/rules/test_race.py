@@ -8,7 +8,7 @@ import pytest
 
 from pgcore.model.actions import AcquireLease, BeginDemotion, DemoteMode, Phase, PollPeers, ReadCluster, RewindState, SetRewind
 from pgcore.model.basics import Instant, Lsn, Tags
-from pgcore.model.cluster import ClusterView, SyncView
+from pgcore.model.cluster import ClusterView
 from pgcore.model.node import NodeView
 from pgcore.model.world import World
 from pgcore.testing.builders import NOW, history, member, peer, peers, primary, request, silent, standby, view, world
@@ -83,6 +83,7 @@ GATES = (
     case("my promotion failed 31 s ago (EC 55)", free(promotion_failed_at=Instant(NOW - 31)), "race.acquire"),
     nothing("no standby races in maintenance mode (EC 190)", free(paused=True), "race.paused"),
     case("but the one an operator has named (EC 73)", free(None, TO_ME, paused=True), "race.asked_for_me", AcquireLease()),
+    case("once it knows that no primary runs (EC 73)", free(None, TO_ME, paused=True, peers=None), "race.ask_candidate"),
     nothing("a request for later names nobody in maintenance mode", free(None, LATER, paused=True), "race.paused"),
     case(
         "tagged nofailover: compare with the next leader (EC 54)",
@@ -101,10 +102,6 @@ GATES = (
         "race.nofailover",
     ),
     nothing("the own position is unknown (EC 50)", free(silent(standby())), "race.unanswering"),
-    nothing(
-        "not part of synchronous replication", free(None, view(None, sync=SyncView("1", "c", ("b",)))), "race.not_synchronous"
-    ),
-    case("part of it under another spelling (EC 127)", free(None, view(None, sync=SyncView("1", "c", ("A",)))), "race.acquire"),
     nothing("one byte more behind than allowed (EC 41)", free(standby(1000), view(None, optime=1000 + 1048577)), "race.lagging"),
     case("exactly as far behind as allowed (EC 41)", free(standby(1000), view(None, optime=1000 + 1048576)), "race.acquire"),
     nothing("on an older timeline than the cluster's", free(None, ON_2), "race.old_timeline"),
@@ -220,9 +217,21 @@ REQUESTS = (
     ),
     case("the candidate has everything", gone("c", "a", peers=None), "race.asked_for_me", AcquireLease()),
     case(
-        "a manual failover goes to a lagging candidate as well (EC 78)",
+        "a manual failover goes to a lagging candidate as well, also without a leader (EC 78)",
         free(standby(1), view(None, optime=2**30, failover=request(None, "a"))),
-        "race.asked_for_me",
+        "race.forced_on_me",
+        AcquireLease(),
+    ),
+    nothing(
+        "not beside a primary that still runs, as in maintenance mode (EC 46)",
+        free(None, view(None, failover=request(None, "a")), paused=True, peers=peers(peer("c", 0, is_primary=True))),
+        "race.beside_a_primary",
+    ),
+    case(
+        "before a manual failover everybody is asked whether one runs (EC 46)",
+        free(None, view(None, failover=request(None, "a")), peers=None),
+        "race.ask_candidate",
+        PollPeers,
     ),
     case("the request names another: ask it", gone("c", "b", peers=None), "race.ask_candidate", PollPeers),
     nothing("the named candidate is well: leave it the lock", gone("c", "b"), "race.candidate_first"),

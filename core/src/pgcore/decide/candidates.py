@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pgcore.decide.election import sync_in_force
 from pgcore.model.basics import Lsn
 from pgcore.model.cluster import FailoverRequest, Member
 from pgcore.model.world import PeerView, World
@@ -21,7 +22,8 @@ def could_lead(w: World, request: FailoverRequest | None = None) -> tuple[Member
 
 def _sync_allows(w: World, member: Member, request: FailoverRequest | None) -> bool:
     manual = request is not None and not request.is_switchover
-    return not w.cluster.sync.active or manual or w.cluster.sync.covers(member.name)
+    sync = sync_in_force(w)
+    return sync is None or manual or sync.covers(member.name)
 
 
 def fit(peer: PeerView | None) -> bool:

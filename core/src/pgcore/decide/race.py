@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgcore.decide import switchover
 from pgcore.decide.candidates import lag_behind_status
+from pgcore.decide.election import by_votes, claim_of, is_ahead, own_timeline, proof, same_name, sync_in_force, verdict
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
     AcquireLease,
@@ -15,10 +16,13 @@ from pgcore.model.actions import (
     RewindState,
     SetRewind,
 )
+from pgcore.model.basics import Lsn
 from pgcore.model.decision import Decision, act, rest
 from pgcore.model.world import PeerView, World
 
 AGAIN_S = 1.0
+VIEW_AGE_S = 0.5
+"""Votes that took longer to collect are only counted after another look at ``/sync``."""
 
 
 def lost(w: World) -> Decision | None:
@@ -38,7 +42,7 @@ def failed_before(w: World) -> Decision | None:
 
 def outdated_primary(w: World) -> Decision | None:
     """A primary on an older timeline than the cluster's: somebody was promoted since. (HA rules 15.2, EC 3)"""
-    own = w.node.timeline or w.memory.last_timeline
+    own = own_timeline(w)
     if w.node.is_primary and not w.paused and own is not None and own < w.cluster.timeline:
         return act(
             BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
@@ -49,7 +53,7 @@ def outdated_primary(w: World) -> Decision | None:
 
 def primary_unsure(w: World) -> Decision | None:
     """A primary whose timeline is unknown in a cluster with a history: it may be outdated, so it does not take the lock."""
-    own = w.node.timeline or w.memory.last_timeline
+    own = own_timeline(w)
     if w.node.is_primary and own is None and w.cluster.timeline > 1:
         return rest(because=f"this primary's timeline is unknown, the cluster is on {w.cluster.timeline}", wake_after=AGAIN_S / 2)
     return None
@@ -57,9 +61,11 @@ def primary_unsure(w: World) -> Decision | None:
 
 def primary_takes_it(w: World) -> Decision | None:
     """A running primary on the newest timeline takes the free lock back. (HA rules 15.2, EC 4, 17, 29)"""
-    if w.node.is_primary:
-        return act(AcquireLease(), because="the lock is free and this server is the primary")
-    return None
+    if not w.node.is_primary:
+        return None
+    sync = sync_in_force(w)
+    own = sync is not None and same_name(sync.leader, w.me)
+    return act(AcquireLease(proof=proof(w) if own else None), because="the lock is free and this server is the primary")
 
 
 def paused(w: World) -> Decision | None:
@@ -86,10 +92,12 @@ def unanswering(w: World) -> Decision | None:
 
 
 def not_synchronous(w: World) -> Decision | None:
-    """Synchronous replication is in force and this node is not part of it. (HA rules 15.1.10)"""
-    if w.cluster.sync.active and w.cluster.sync.quorum == 0 and not w.cluster.sync.covers(w.me):
-        return rest(because="synchronous replication is active and this node is not in /sync", wake_after=AGAIN_S)
-    return None
+    """Only nodes of ``/sync`` have every confirmed commit, and this is none of them. (HA rules 15.1.10, 16.3.2, EC 116)"""
+    sync = sync_in_force(w)
+    if sync is None or by_votes(sync, w.settings.synchronous_mode) or sync.covers(w.me):
+        return None
+    listed = ", ".join((sync.leader or "", *sync.standbys))
+    return rest(because=f"this node is not in /sync, which only lets {listed} lead", wake_after=AGAIN_S)
 
 
 def lagging(w: World) -> Decision | None:
@@ -105,7 +113,7 @@ def lagging(w: World) -> Decision | None:
 
 def old_timeline(w: World) -> Decision | None:
     """Own timeline is known and older than the cluster's. (HA rules 15.3.2, 30.9; unknown counts only with check_timeline)"""
-    own = w.node.timeline or w.memory.last_timeline
+    own = own_timeline(w)
     if (own is not None and own < w.cluster.timeline) or (own is None and w.settings.check_timeline):
         return rest(because=f"own timeline {own or 'unknown'}, cluster timeline {w.cluster.timeline}", wake_after=AGAIN_S)
     return None
@@ -132,21 +140,36 @@ def primary_alive(w: World) -> Decision | None:
 
 
 def _rivals(w: World) -> list[PeerView]:
-    """Answers that count against me: eligible, and not on a timeline the cluster has left."""
+    """Answers that count against me: eligible, of ``/sync`` when that is in force, not on a timeline that was left."""
+    sync, newest = sync_in_force(w), max(w.cluster.timeline, own_timeline(w) or 0)
     return [
         peer
         for peer in _answers(w)
-        if not peer.nofailover and not peer.watchdog_failed and (peer.timeline is None or peer.timeline >= w.cluster.timeline)
+        if not peer.nofailover
+        and not peer.watchdog_failed
+        and (sync is None or sync.covers(peer.name))
+        and (peer.timeline is None or peer.timeline >= newest)
     ]
 
 
 def peer_ahead(w: World) -> Decision | None:
-    """An eligible peer has more WAL; that of an abandoned timeline does not count. (HA rules 15.3.3, EC 43)"""
-    assert w.node.position is not None
+    """An eligible peer has more WAL or a newer timeline; what the former leader of ``/sync`` has more was never confirmed.
+
+    (HA rules 15.3.3, 30.9, EC 43, 126)
+    """
+    mine, sync = claim_of(w), sync_in_force(w)
     for peer in _rivals(w):
-        if peer.position > w.node.position:
-            return rest(because=f"{peer.name} is ahead: {peer.position} against {w.node.position}", wake_after=AGAIN_S)
+        former = sync is not None and same_name(sync.leader, peer.name)
+        if is_ahead(mine, peer) and not former:
+            return rest(
+                because=f"{peer.name} is ahead: {_at(peer.position, peer.timeline)} against {_at(mine.position, mine.timeline)}",
+                wake_after=AGAIN_S,
+            )
     return None
+
+
+def _at(position: Lsn, timeline: int | None) -> str:
+    return f"{position} on timeline {timeline or 'unknown'}"
 
 
 def peer_may_have_more(w: World) -> Decision | None:
@@ -157,7 +180,12 @@ def peer_may_have_more(w: World) -> Decision | None:
     since = w.memory.unlocked_since
     if lag_behind_status(w) == 0 or since is None or w.now - since > w.settings.timing.ttl:
         return None
-    names = [name for name, peer in sorted((w.peers or {}).items()) if peer.starting and not peer.nofailover]
+    sync = sync_in_force(w)
+    names = [
+        name
+        for name, peer in sorted((w.peers or {}).items())
+        if peer.starting and not peer.nofailover and (sync is None or sync.covers(name))
+    ]
     if names:
         return rest(
             because=f"{lag_behind_status(w)} bytes behind the last known position and {', '.join(names)} is just starting: "
@@ -168,11 +196,17 @@ def peer_may_have_more(w: World) -> Decision | None:
 
 
 def peer_preferred(w: World) -> Decision | None:
-    """An eligible peer is as far and has a higher priority; not the former leader. (HA rules 15.3.3, EC 44)"""
-    former = w.memory.old_cluster.leader if w.memory.old_cluster else None
-    mine = w.settings.tags.failover_priority
+    """An eligible peer is as far and has a higher priority; not the former leader. For ttl, as it may be unable to lead.
+
+    (HA rules 15.3.3, EC 43-45)
+    """
+    sync, since, mine = sync_in_force(w), w.memory.unlocked_since, w.settings.tags.failover_priority
+    if since is not None and w.now - since > w.settings.timing.ttl:
+        return None
+    former = sync.leader if sync is not None else w.memory.old_cluster.leader if w.memory.old_cluster else None
     for peer in _rivals(w):
-        if peer.position == w.node.position and peer.failover_priority > mine and peer.name != former:
+        as_far = peer.position == w.node.position and peer.position > 0
+        if as_far and peer.failover_priority > mine and not same_name(peer.name, former):
             return rest(
                 because=f"{peer.name} is as far and has priority {peer.failover_priority} against {mine}",
                 wake_after=AGAIN_S / 2,
@@ -180,10 +214,35 @@ def peer_preferred(w: World) -> Decision | None:
     return None
 
 
+def too_few_votes(w: World) -> Decision | None:
+    """Too few members are known not to be ahead: a confirmed commit may be missing here. (HA rules 15.3.4, EC 145-148)"""
+    sync = sync_in_force(w)
+    if sync is None:
+        return None
+    found = verdict(claim_of(w), sync, w.settings.synchronous_mode, _answers(w))
+    return None if found.may_lead else rest(because=found.because, wake_after=AGAIN_S)
+
+
+def look_again(w: World) -> Decision | None:
+    """The answers took long, and ``/sync`` may have changed meanwhile: votes and its version must belong together."""
+    if sync_in_force(w) is not None and w.read_at is not None and w.now - w.read_at > VIEW_AGE_S:
+        return act(ReadCluster(fresh=True), because=f"asking took {w.now - w.read_at:.1f} s: reading /sync again")
+    return None
+
+
+def sync_changed(w: World) -> Decision | None:
+    """Another ``/sync`` was written while the members were asked: their votes were for the old one."""
+    if sync_in_force(w) is not None and w.peers is not None and w.asked_under != w.cluster.sync.version:
+        return rest(because="/sync was changed while the members were asked: asking again", wake_after=0.0)
+    return None
+
+
 def acquire(w: World) -> Decision | None:
     """Nothing speaks against me: the atomic create of the lock decides. (HA rules 15.3, 15.4, EC 42)"""
     heard = ", ".join(f"{p.name} at {p.position}" for p in _answers(w)) or "nobody else answers"
-    return act(AcquireLease(), because=f"healthy at {w.node.position} ({heard}): taking the lock")
+    sync = sync_in_force(w)
+    votes = verdict(claim_of(w), sync, w.settings.synchronous_mode, _answers(w)).because + "; " if sync is not None else ""
+    return act(AcquireLease(proof=proof(w)), because=f"healthy at {w.node.position} ({votes}{heard}): taking the lock")
 
 
 RACE = Table(
@@ -205,5 +264,8 @@ RACE = Table(
     peer_ahead,
     peer_may_have_more,
     peer_preferred,
+    look_again,
+    sync_changed,
+    too_few_votes,
     acquire,
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pgcore.decide.candidates import could_lead, describe, fit
+from pgcore.decide.candidates import could_lead, describe, fit, lag_behind_status
+from pgcore.decide.election import by_votes, claim_of, own_timeline, proof, sync_in_force, verdict
 from pgcore.model.actions import (
     AcquireLease,
     BeginDemotion,
@@ -213,12 +214,20 @@ def _now(w: World) -> FailoverRequest | None:
     return None if request is None or request.scheduled_at or over else request
 
 
+def outside_sync(w: World) -> Decision | None:
+    """A switchover goes to a node of ``/sync`` and to no other. (HA rules 16.3, EC 65, 66)"""
+    request, sync = _now(w), sync_in_force(w)
+    if request is None or not request.is_switchover or sync is None or sync.covers(w.me):
+        return None
+    return rest(because=f"switchover from {request.leader}: this node is not in /sync", wake_after=0.5)
+
+
 def missing_wal(w: World) -> Decision | None:
     """An orderly hand-over promotes nobody who lacks a byte of it, or is on an older timeline. (principles, safety 2)"""
     request, optime, position = _now(w), w.cluster.status.optime, w.node.position
     if request is None or not request.is_switchover or request.leader == w.me:
         return None
-    own = w.node.timeline or w.memory.last_timeline
+    own = own_timeline(w)
     if own is not None and own < w.cluster.timeline:
         return rest(
             because=f"switchover from {request.leader}: this node is on timeline {own}, the cluster on {w.cluster.timeline}",
@@ -231,23 +240,63 @@ def missing_wal(w: World) -> Decision | None:
     return None
 
 
-def asked_for_me(w: World) -> Decision | None:
-    """The request names me: take the lock. (HA rules 16.3.1, 30.10)"""
-    request = _now(w)
-    if request is not None and request.candidate == w.me:
-        return act(
-            AcquireLease(),
-            because=f"the request names this node; at {w.node.position}, timeline {w.node.timeline}, "
-            f"last known position of the leader {w.cluster.status.optime}",
-        )
-    return None
+def _blind(w: World, request: FailoverRequest) -> bool:
+    """The hand-over alone says that this node may be promoted: the old leader stopped its server and this one has all of it."""
+    sync = sync_in_force(w)
+    votes = sync is not None and by_votes(sync, w.settings.synchronous_mode)
+    return request.candidate == w.me and request.is_switchover and not w.paused and not votes
 
 
 def ask_candidate(w: World) -> Decision | None:
-    """The request names another: ask it, together with everybody else. (HA rules 16.3.2)"""
+    """The request names a candidate: ask it, together with everybody else, unless the hand-over says it all. (HA rules 16.3.2)"""
+    request, peers = _now(w), w.known_peers()
+    if request is None or not request.candidate or w.peers is not None or not peers or _blind(w, request):
+        return None
+    return act(PollPeers(peers, brief=w.node.silent), because=f"the request names {request.candidate}; asking")
+
+
+def beside_a_primary(w: World) -> Decision | None:
+    """The request names me, but a primary still runs and has not handed over: never a second one. (HA rules 30.3, EC 46)"""
     request = _now(w)
-    if request is not None and request.candidate and w.peers is None:
-        return act(PollPeers(w.known_peers(), brief=w.node.silent), because=f"the request names {request.candidate}; asking")
+    alive = [name for name, peer in sorted((w.peers or {}).items()) if peer.reachable and peer.is_primary]
+    if request is None or request.candidate != w.me or not alive:
+        return None
+    return rest(because=f"the request names this node, but {', '.join(alive)} still runs as a primary", wake_after=0.5)
+
+
+def forced_on_me(w: World) -> Decision | None:
+    """A manual failover names me: take the lock whatever is missing; that proves nothing. (HA rules 16.3.1, 30.10, EC 66, 78)"""
+    request = _now(w)
+    if request is None or request.candidate != w.me or request.is_switchover:
+        return None
+    return act(AcquireLease(), because=f"a manual failover names this node; {_standing(w)}")
+
+
+def _standing(w: World) -> str:
+    lag, sync = lag_behind_status(w), sync_in_force(w)
+    outside = "" if sync is None or sync.covers(w.me) else ", not in /sync: confirmed commits may be lost"
+    return (
+        f"at {w.node.position}, {lag} bytes behind the last known position, "
+        f"timeline {own_timeline(w) or 'unknown'}, the cluster's is {w.cluster.timeline or 'unknown'}{outside}"
+    )
+
+
+def unproven_candidate(w: World) -> Decision | None:
+    """A switchover names me, but too few votes show that I have every confirmed commit. (HA rules 15.3.4)"""
+    request, sync = _now(w), sync_in_force(w)
+    if request is None or request.candidate != w.me or sync is None:
+        return None
+    found = verdict(claim_of(w), sync, w.settings.synchronous_mode, (w.peers or {}).values())
+    if found.may_lead:
+        return None
+    return rest(because=f"switchover from {request.leader} to this node: {found.because}", wake_after=0.2)
+
+
+def asked_for_me(w: World) -> Decision | None:
+    """A switchover names me, and I have all that was handed over: take the lock. (HA rules 16.3.1)"""
+    request = _now(w)
+    if request is not None and request.candidate == w.me:
+        return act(AcquireLease(proof=proof(w)), because=f"switchover from {request.leader} to this node; {_standing(w)}")
     return None
 
 
@@ -282,4 +331,14 @@ def others_before_old_leader(w: World) -> Decision | None:
     return None
 
 
-RACE_RULES = (missing_wal, asked_for_me, ask_candidate, candidate_first, others_before_old_leader)
+RACE_RULES = (
+    outside_sync,
+    missing_wal,
+    ask_candidate,
+    beside_a_primary,
+    forced_on_me,
+    unproven_candidate,
+    asked_for_me,
+    candidate_first,
+    others_before_old_leader,
+)

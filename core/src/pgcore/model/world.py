@@ -148,6 +148,10 @@ class World:
     race_lost: bool = False
     """Somebody else was faster to the lock in this beat; who, is not read yet."""
     peers: Mapping[str, PeerView] | None = None
+    asked_under: str | None = None
+    """Version of the ``/sync`` that was known when the peers were asked."""
+    read_at: Instant | None = None
+    """When the store last answered a read of this beat."""
     leader_timeline: LeaderTimeline | None = None
     timeline_asked: bool = False
     """The leader was asked for its timeline in this beat, answered or not."""

@@ -46,8 +46,13 @@ def _tcp_host(hosts: list[str]) -> dict[str, str]:
     return {"host": hosts[0]}
 
 
-def superuser(settings: ServerSettings, user: OsUser | None, *, application_name: str = "pgcore",
-              statement_timeout_s: float = STATEMENT_TIMEOUT_S) -> dict[str, Any]:
+def superuser(
+    settings: ServerSettings,
+    user: OsUser | None,
+    *,
+    application_name: str = "pgcore",
+    statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+) -> dict[str, Any]:
     """Connection parameters of the superuser on the local server."""
     login = recovery.login(settings.superuser, password=True)
     if user is not None:
@@ -59,8 +64,11 @@ def superuser(settings: ServerSettings, user: OsUser | None, *, application_name
 def replication(settings: ServerSettings) -> dict[str, Any]:
     """Connection parameters for IDENTIFY_SYSTEM on the local server."""
     login = recovery.login(settings.replication, password=True)
-    return {"replication": "true", "application_name": "pgcore", "options": "-c datestyle=ISO"} | address(
-        settings, replication=True) | login
+    return (
+        {"replication": "true", "application_name": "pgcore", "options": "-c datestyle=ISO"}
+        | address(settings, replication=True)
+        | login
+    )
 
 
 class KeptSession:
@@ -119,4 +127,3 @@ class KeptSession:
                     self._session.close()
             finally:
                 self._lock.release()
-

@@ -193,6 +193,7 @@ def world(node: NodeView, cluster: ClusterView | None = None, **facts: Any) -> W
     mine = seen.leader == ME
     lease = LeaseState.UNKNOWN if cluster is None else LeaseState.HELD if mine else LeaseState.NONE
     answers: dict[str, Any] = {"now": NOW, "wall": WALL, "store_lost": cluster is None, "lease": lease}
+    answers["asked_under"] = seen.sync.version
     remembered: dict[str, Any] = {"lease_until": Instant(NOW + TTL) if mine else None, "managed": True, "old_cluster": cluster}
     given: dict[str, Any] = {"name": ME, "scope": "batman", "dynamic": {"ttl": TTL}}
     return World(

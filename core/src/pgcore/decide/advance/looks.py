@@ -89,14 +89,23 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
     since = world.memory.unlocked_since
     changes["unlocked_since"] = None if not cluster.unlocked else world.now if since is None else since
     return remember(
-        replace(world, cluster=cluster, settings=reading.settings, lease=lease, store_lost=False, race_lost=False), **changes
+        replace(
+            world,
+            cluster=cluster,
+            settings=reading.settings,
+            lease=lease,
+            store_lost=False,
+            race_lost=False,
+            read_at=outcome.at,
+        ),
+        **changes,
     )
 
 
 HANDLERS: Handlers = {
     ObserveNode: _observed,
     ReadCluster: _read,
-    PollPeers: lambda w, a, o: replace(w, peers=value_of(o, {})),
+    PollPeers: lambda w, a, o: replace(w, peers=value_of(o, {}), asked_under=w.cluster.sync.version),
     ProbePeers: lambda w, a, o: replace(w, probed=True),
     CompareTimelines: lambda w, a, o: replace(w, leader_timeline=value_of(o, None), timeline_asked=True),
     CompareRecovery: lambda w, a, o: replace(w, recovery_change=str(o.value) if o.ok else "none"),
