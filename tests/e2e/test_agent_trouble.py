@@ -60,6 +60,7 @@ def test_killed_agent_does_not_leave_a_writable_primary_behind(
 
 def test_agent_killed_and_restarted_at_once_adopts_its_primary(
         cluster: Cluster, measured: Callable[[str, Gap | float], None]) -> None:
+    """It attaches to the same postmaster and keeps the lock; no session notices (EC 231)."""
     primary = cluster.primary()
     before = (primary.timeline(), primary.postmaster_pid())
     with cluster.writer() as writer, primary.connection() as session:

@@ -460,6 +460,9 @@ def test_every_action_that_is_no_memory_has_a_performer(member: Bench) -> None:
         a.MarkUndecided,
         a.NoteRequest,
         a.Refuse,
+        a.RefuseOrder,
+        a.TakeSchedule,
+        a.DropSchedule,
     }
     assert set(a.Action.__args__) - set(member.performer._handlers) == remembered
 

@@ -165,10 +165,11 @@ def home_of(os_user: str | None, data_dir: str) -> str:
     return os.path.expanduser("~")
 
 
-def replica_methods(effective: Effective) -> list[tuple[str, Json]]:
+def replica_methods(effective: Effective, *, basebackup_only: bool = False) -> list[tuple[str, Json]]:
     """The ways to make a replica in the order to try, each with its options (config 10.1); a standby cluster has its own list."""
     source = effective.standby_cluster or effective.postgresql
-    return [(name, _options(effective, name)) for name in source.create_replica_methods or ("basebackup",)]
+    names = () if basebackup_only else source.create_replica_methods
+    return [(name, _options(effective, name)) for name in names or ("basebackup",)]
 
 
 def _options(effective: Effective, name: str) -> Json:

@@ -14,7 +14,8 @@ from pgcore.clock import now
 from pgcore.daemon.board import Board, Status
 from pgcore.daemon.guard import Guard, GuardAction
 from pgcore.daemon.heartbeat import Beat, heartbeat
-from pgcore.daemon.mailbox import Letter, ReloadConfig, WriteFailover
+from pgcore.daemon.mailbox import CancelRestart, CarryOut, Letter, ReloadConfig, ScheduleRestart, WriteFailover
+from pgcore.daemon.orders import Orders
 from pgcore.daemon.perform import Performer
 from pgcore.daemon.watchers import PostmasterWatch
 from pgcore.dcs import codec
@@ -84,6 +85,7 @@ class Agent:
         self.postmaster = PostmasterWatch(self.mailbox)
         self._reloaded = reloaded
         self.memory = Memory()
+        self._orders = Orders()
         self.node = node
         self.settings = performer.ports.configuration.settings()
         self.trail: deque[tuple[float, str, str]] = deque(maxlen=TRAIL_LENGTH)
@@ -134,6 +136,7 @@ class Agent:
         self.memory, self.settings, self.node = world.memory, world.settings, replace(world.node, finished=None)
         self._publish(beat, began)
         self._log(beat, reasons, began)
+        self._orders.settle(world)
         self._tell_guard_action()
         if not world.store_lost and world.has_data and world.memory.managed:
             self.performer.ports.configuration.save_cache()
@@ -199,6 +202,7 @@ class Agent:
         if rule == "leader.keep" and world.memory.refusal:
             reason = world.memory.refusal
         loop_wait = world.settings.timing.loop_wait
+        scheduled = world.memory.scheduled_restart
         self.board.publish(
             Status(
                 scope=world.settings.scope,
@@ -220,6 +224,7 @@ class Agent:
                 reason=reason,
                 decisions=tuple(f"{d.rule}: {d.because}" for d in beat.decisions),
                 task={"kind": str(task.kind), "seconds": round(now() - task.since, 1), **task.progress} if task else {},
+                scheduled_restart={**scheduled.shown, "postmaster_start_time": scheduled.postmaster_start} if scheduled else None,
             )
         )
 
@@ -254,7 +259,10 @@ class Agent:
 
     def _answer(self, letter: Letter) -> None:
         try:
-            letter.reply.set_result(self._fulfil(letter))
+            if isinstance(letter.request, CarryOut | ScheduleRestart | CancelRestart):
+                self.memory = self._orders.take(letter, self.memory, self.node.postmaster_start)
+            else:
+                letter.reply.set_result(self._fulfil(letter))
         except PgcoreError as error:
             letter.reply.set_exception(error)
         except Exception as error:

@@ -239,9 +239,9 @@ class Configuration:
             server_stale=self.server_stale,
         )
 
-    def methods(self) -> list[tuple[str, Json]]:
+    def methods(self, *, basebackup_only: bool = False) -> list[tuple[str, Json]]:
         """Names and options of the replica methods, in order."""
-        return replica_methods(self.effective)
+        return replica_methods(self.effective, basebackup_only=basebackup_only)
 
     def rest(self) -> RestSettings:
         """The REST API as configured."""

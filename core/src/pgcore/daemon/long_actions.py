@@ -29,6 +29,20 @@ PROMOTE_LEAST_LEASE_S = 0.5
 """A promotion is not begun with less of the lease proven than this."""
 
 
+def begin(ports: Ports, kind: TaskKind, action: Callable[[TaskContext], None]) -> None:
+    """Start the one long action. Raises ServerError naming the one that still runs."""
+    running = ports.tasks.begin(kind, action)
+    if running:
+        raise ServerError(f"{kind} cannot begin: {running} is still running")
+
+
+def tell(ports: Ports, event: str, role: Role) -> None:
+    """Queue an event for the callbacks."""
+    from pgcore.daemon.perform import event_for
+
+    ports.callbacks.tell(event_for(ports, event, role))
+
+
 class LongActions:
     """Begins long actions; ``lease_until`` tells the end of the proven lease at any moment."""
 
@@ -49,14 +63,10 @@ class LongActions:
         }
 
     def _begin(self, kind: TaskKind, action: Callable[[TaskContext], None]) -> None:
-        running = self._ports.tasks.begin(kind, action)
-        if running:
-            raise ServerError(f"{kind} cannot begin: {running} is still running")
+        begin(self._ports, kind, action)
 
     def _tell(self, event: str, role: Role) -> None:
-        from pgcore.daemon.perform import event_for
-
-        self._ports.callbacks.tell(event_for(self._ports, event, role))
+        tell(self._ports, event, role)
 
     def _start(self, action: a.StartServer, world: World) -> None:
         postgres, managed = self._ports.postgres, world.memory.managed
@@ -69,15 +79,11 @@ class LongActions:
         self._begin(TaskKind.START_PRIMARY if action.after_crash else TaskKind.START, run)
 
     def _stop(self, action: a.StopServer, world: World) -> None:
-        postgres, command, role = self._ports.postgres, self._ports.configuration.server.before_stop, world.node.role
-        scope, name = world.settings.scope, world.me
+        postgres, role, before_stop = self._ports.postgres, world.node.role, self.before_stop(world)
 
         def run(ctx: TaskContext) -> None:
-            if action.mode is a.StopMode.FAST and command:
-                limit = GATE_TIMEOUT_S if action.timeout_s is None else action.timeout_s / 2
-                request = GateRequest(scope, name, limit, command, lambda: _cancelled(ctx))
-                self._ports.registry.tell("pgcore_before_stop", request=request)
-                ctx.check()
+            if action.mode is a.StopMode.FAST:
+                before_stop(ctx, action.timeout_s)
 
             def shut_down(control: ControlData) -> None:
                 if control.checkpoint_end is not None:
@@ -87,6 +93,19 @@ class LongActions:
             self._tell("on_stop", role)
 
         self._begin(TaskKind.STOP, run)
+
+    def before_stop(self, world: World) -> Callable[[TaskContext, float | None], None]:
+        """Tells the gates of an orderly stop, within half of its limit; their answers do not count. (HA rules 25)"""
+        command, scope, name = self._ports.configuration.server.before_stop, world.settings.scope, world.me
+
+        def tell(ctx: TaskContext, stop_limit_s: float | None) -> None:
+            if command:
+                limit = GATE_TIMEOUT_S if stop_limit_s is None else min(GATE_TIMEOUT_S, stop_limit_s / 2)
+                request = GateRequest(scope, name, limit, command, lambda: _cancelled(ctx))
+                self._ports.registry.tell("pgcore_before_stop", request=request)
+                ctx.check()
+
+        return tell
 
     def _checkpoint(self, action: a.Checkpoint, world: World) -> None:
         self._begin(TaskKind.CHECKPOINT, self._ports.postgres.checkpoint)
@@ -135,7 +154,7 @@ class LongActions:
         self._begin(TaskKind.REWIND, run)
 
     def _clone(self, action: a.Clone, world: World) -> None:
-        methods = self._methods()
+        methods = self.methods()
 
         def run(ctx: TaskContext) -> None:
             try:
@@ -146,9 +165,10 @@ class LongActions:
 
         self._begin(TaskKind.CLONE, run)
 
-    def _methods(self) -> list[tuple[ReplicaMethod, Json]]:
+    def methods(self, *, basebackup_only: bool = False) -> list[tuple[ReplicaMethod, Json]]:
+        """The replica methods in order, with their options; those that no active plugin brings are left out."""
         known = self._ports.registry.replica_methods()
-        wanted = self._ports.configuration.methods()
+        wanted = self._ports.configuration.methods(basebackup_only=basebackup_only)
         for name, _ in wanted:
             if name not in known:
                 logger.error("postgresql.create_replica_methods names %s, which no active plugin brings; it is skipped", name)

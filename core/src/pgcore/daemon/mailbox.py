@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from pgcore.clock import now
 from pgcore.model.basics import Instant, Json
+from pgcore.model.orders import Order, RestartOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,33 @@ class ReloadConfig:
     """Re-read the local configuration (SIGHUP, ``POST /reload``)."""
 
 
-Request = WriteFailover | ReloadConfig
+@dataclass(frozen=True, slots=True)
+class CarryOut:
+    """Restart or reinitialize now. The answer is empty, or says why not; that of a restart comes when it has ended."""
+
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRestart:
+    """Restart at this moment (epoch seconds). Refused if one is scheduled already."""
+
+    order: RestartOrder
+    due_at: float
+    shown: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRestart:
+    """Drop the scheduled restart. Refused if there is none."""
+
+
+Request = WriteFailover | ReloadConfig | CarryOut | ScheduleRestart | CancelRestart
 
 
 @dataclass(slots=True)
 class Letter:
-    """A request with the future its sender waits on; the result is True, False (refused) or an exception."""
+    """A request with the future its sender waits on; the result is True, False (refused), an order's text or an exception."""
 
     request: Request
     reply: Future[Json] = field(default_factory=Future)

@@ -17,6 +17,7 @@ from pgcore.daemon.callbacks import CallbackLane
 from pgcore.daemon.configuration import Configuration
 from pgcore.daemon.long_actions import LongActions
 from pgcore.daemon.mailbox import Mailbox
+from pgcore.daemon.ordered import OrderedActions
 from pgcore.daemon.peers import Peers
 from pgcore.daemon.tasks import Tasks
 from pgcore.dcs import codec
@@ -72,6 +73,7 @@ class Performer:
         self._complained: set[str] = set()
         self._checkpoint = _Checkpoint(ports)
         long = LongActions(ports, lambda: self.lease_until)
+        ordered = OrderedActions(ports, long, lambda: self.lease_until)
         self._handlers: dict[type, Callable[[Any, World], Any]] = {
             a.ObserveNode: self._observe,
             a.ReadCluster: self._read,
@@ -101,6 +103,7 @@ class Performer:
             a.SetAsideDataDir: self._set_aside,
             a.Exit: self._exit,
             **long.handlers,
+            **ordered.handlers,
         }
 
     def perform(self, action: a.Action, world: World) -> a.Outcome:

@@ -14,16 +14,21 @@ from pgcore.decide.no_data import NO_DATA
 from pgcore.decide.prepare import PREPARE
 from pgcore.decide.publish import PUBLISH
 from pgcore.decide.race import RACE
+from pgcore.decide.reinit import REINIT
 from pgcore.decide.replica import REPLICA
+from pgcore.decide.restart import RESTART
 from pgcore.decide.shutdown import SHUTDOWN
 from pgcore.decide.starting import STARTING
 from pgcore.decide.store_lost import STORE_LOST
 from pgcore.decide.table import Table
 from pgcore.decide.upkeep import UPKEEP
 from pgcore.model.decision import Decision
+from pgcore.model.orders import ReinitOrder, RestartOrder
 from pgcore.model.world import World
 
 SITUATIONS: tuple[tuple[str, Callable[[World], bool], Table], ...] = (
+    ("a restart was asked for", lambda w: isinstance(w.memory.order, RestartOrder), RESTART),
+    ("a new copy was asked for", lambda w: isinstance(w.memory.order, ReinitOrder), REINIT),
     ("a demotion is under way", lambda w: w.demotion is not None, DEMOTION),
     ("a cluster is being created", lambda w: w.bootstrapping is not None, BOOTSTRAP),
     ("the agent was asked to end", lambda w: w.memory.stopping, SHUTDOWN),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgcore.decide.candidates import another_could_lead
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
 from pgcore.model.actions import BeginDemotion, CancelTask, DemoteMode, Phase
@@ -13,13 +14,26 @@ from pgcore.model.world import World
 def lost_lock(w: World) -> Decision | None:
     """The lock is gone while this node becomes a primary: cancel that and stop. (HA rules 14.2.2, 30.4, EC 57, 93)"""
     task = w.node.task
-    becoming = w.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY, TaskKind.RESTART)
-    if task is not None and becoming and not w.paused and (w.refused or not w.is_holder):
+    if task is not None and w.becoming_primary and not w.paused and (w.refused or not w.is_holder):
         holder = w.cluster.leader if w.cluster.leader != w.me else None
         return act(
             CancelTask(),
             BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
             because=f"lost the lock to {holder or 'nobody'} during {task.kind}",
+        )
+    return None
+
+
+def recovery_too_long(w: World) -> Decision | None:
+    """Crash recovery takes longer than allowed while another node could lead: kill it and give way. (HA rules 14.2.1, EC 84)"""
+    task, limit = w.node.task, w.settings.primary_start_timeout
+    if task is None or task.kind is not TaskKind.CRASH_RECOVERY or w.now - task.since <= limit:
+        return None
+    if w.holds and not w.paused and another_could_lead(w):
+        return act(
+            CancelTask(),
+            BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
+            because=f"crash recovery takes longer than primary_start_timeout ({limit} s) and another member is running",
         )
     return None
 
@@ -31,4 +45,4 @@ def wait(w: World) -> Decision | None:
     return rest(because=f"{task.kind} since {w.now - task.since:.1f} s")
 
 
-BUSY = Table("busy", renew, lost_lock, wait)
+BUSY = Table("busy", renew, lost_lock, recovery_too_long, wait)

@@ -26,6 +26,11 @@ def _sync_allows(w: World, member: Member, request: FailoverRequest | None) -> b
     return sync is None or manual or sync.covers(member.name)
 
 
+def another_could_lead(w: World) -> bool:
+    """By its card some other member runs and may lead, so that giving the lock away is not only an outage. (HA rules 16.5)"""
+    return any(m.running for m in could_lead(w))
+
+
 def fit(peer: PeerView | None) -> bool:
     """The member answers and may lead: not ``nofailover``, its watchdog works, it is a standby."""
     return peer is not None and peer.reachable and not peer.nofailover and not peer.watchdog_failed and not peer.is_primary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import divergence
+from pgcore.decide.candidates import another_could_lead
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
 from pgcore.decide.upstream import upstream
@@ -36,9 +37,9 @@ def paused(w: World) -> Decision | None:
 
 
 def start_failed(w: World) -> Decision | None:
-    """The attempt to start a crashed primary, or a holder's server, failed: give the lock away. (HA rules 13.4, EC 83)"""
-    crashed = w.ended(TaskKind.START_PRIMARY) if w.memory.recovering else None
-    started = w.ended(TaskKind.START) if w.is_holder else None
+    """A crashed or restarted primary did not come up, or a holder's server: give the lock away. (HA rules 13.4, EC 83, 209)"""
+    crashed = (w.ended(TaskKind.START_PRIMARY) or w.ended(TaskKind.RESTART)) if w.memory.recovering else None
+    started = (w.ended(TaskKind.START) or w.ended(TaskKind.RESTART)) if w.is_holder else None
     result = crashed or (started if started is not None and not started.ok else None)
     if result is None:
         return None
@@ -61,8 +62,7 @@ def restartable(w: World) -> bool:
 
 def fail_over_at_once(w: World) -> Decision | None:
     """``primary_start_timeout`` 0: a crashed primary is not restarted while another could lead. (HA rules 13.1, EC 82)"""
-    able = any(m.running and m.api_url and not m.tags.nofailover for m in w.others)
-    if w.holds and restartable(w) and w.settings.primary_start_timeout == 0 and able:
+    if w.holds and restartable(w) and w.settings.primary_start_timeout == 0 and another_could_lead(w):
         return act(BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because="it crashed and primary_start_timeout is 0")
     return None
 

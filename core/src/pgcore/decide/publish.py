@@ -31,6 +31,8 @@ def card(w: World) -> dict[str, Json]:
     if node.pending_restart:
         fields["pending_restart"] = True
         fields["pending_restart_reason"] = {name: dict(change) for name, change in node.pending_restart.items()}
+    if w.memory.scheduled_restart is not None:
+        fields["scheduled_restart"] = dict(w.memory.scheduled_restart.shown)
     if w.paused:
         fields["pause"] = True
     if node.answering and (node.task is None or w.task_is(TaskKind.PROMOTE, TaskKind.CHECKPOINT)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgcore.decide.candidates import could_lead, fit
+from pgcore.decide.candidates import another_could_lead, could_lead, fit
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
 from pgcore.model.actions import BeginDemotion, DemoteMode, Phase, PollPeers
@@ -25,13 +25,14 @@ def lost_lock(w: World) -> Decision | None:
 
 
 def too_long(w: World) -> Decision | None:
-    """The holder recovers longer than allowed while another node could lead. (HA rules 14.1.2, EC 84)"""
-    since, limit = w.memory.starting_since, w.settings.primary_start_timeout
-    able = any(m.running and m.api_url and not m.tags.nofailover for m in w.others)
-    if w.holds and not w.paused and since is not None and w.now - since > limit and able:
+    """The holder recovers longer than allowed while another node could lead. (HA rules 14.1.2, EC 84, 85)"""
+    since, asked = w.memory.starting_since, w.memory.start_limit
+    limit = float(w.settings.primary_start_timeout) if asked is None else asked
+    if w.holds and not w.paused and since is not None and w.now - since > limit and another_could_lead(w):
         return act(
             BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
-            because=f"recovery takes longer than primary_start_timeout ({limit} s) and another member is running",
+            because=f"the start takes longer than {limit:.0f} s ({'primary_start_timeout' if asked is None else 'asked for'}) "
+            "and another member is running",
         )
     return None
 

@@ -7,7 +7,6 @@ from pgcore.decide.table import Table
 from pgcore.model.actions import BeginDemotion, CancelTask, DemoteMode, Phase, StartServer
 from pgcore.model.basics import Role
 from pgcore.model.decision import Decision, act, end, rest
-from pgcore.model.node import TaskKind
 from pgcore.model.world import World
 
 RETRY_S = 0.5
@@ -31,7 +30,7 @@ def primary_must_stop(w: World) -> Decision | None:
 
 def becoming_primary_must_stop(w: World) -> Decision | None:
     """A server that is just becoming a primary would be one without a lease: cancel that and stop it. (HA rules 30.4)"""
-    if w.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY) and lease_running_out(w):
+    if w.becoming_primary and lease_running_out(w):
         return act(
             CancelTask(),
             BeginDemotion(DemoteMode.OFFLINE, Phase.STOP),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgcore.decide import slots, switchover
+from pgcore.decide import restart, slots, switchover
 from pgcore.decide.table import Table
 from pgcore.model.actions import Adopt, ApplySettings, ReadHistory, RunCheckpoint, WriteFailover, WriteHistory, WriteStatus
 from pgcore.model.cluster import ClusterStatus, HistoryEntry
@@ -102,5 +102,14 @@ def member_slots(w: World) -> Decision | None:
 
 
 UPKEEP = Table(
-    "upkeep", adopt, request_done, checkpoint_after_promotion, status, read_history, write_history, apply_settings, member_slots
+    "upkeep",
+    adopt,
+    request_done,
+    checkpoint_after_promotion,
+    status,
+    read_history,
+    write_history,
+    apply_settings,
+    member_slots,
+    *restart.UPKEEP_RULES,
 )

@@ -113,6 +113,7 @@ class TaskKind(StrEnum):
     CRASH_RECOVERY = "crash recovery"
     CHECKPOINT = "checkpoint"
     REMOVE = "removing the data directory"
+    REINITIALIZE = "reinitialize"
 
 
 @dataclass(frozen=True, slots=True)

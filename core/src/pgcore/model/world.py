@@ -10,6 +10,7 @@ from pgcore.model.actions import BootstrapPhase, DemoteMode, Outcome, Phase, Rew
 from pgcore.model.basics import Instant, Lsn, Role, State
 from pgcore.model.cluster import ClusterStatus, ClusterView, Member
 from pgcore.model.node import DataDir, NodeView, TaskKind, TaskResult
+from pgcore.model.orders import Order, ScheduledRestart
 from pgcore.model.server import Upstream
 from pgcore.model.settings import Settings
 
@@ -131,6 +132,15 @@ class Memory:
     last_timeline: int | None = None
     """Own timeline as last observed while the server answered."""
     last_position: Lsn | None = None
+    order: Order | None = None
+    """What an operator asked of this node and is not yet begun."""
+    order_refused: str = ""
+    """Why the last order was not begun."""
+    restart_result: TaskResult | None = None
+    """How the last restart ended, until the next order."""
+    start_limit: float | None = None
+    """Seconds this start may take, given with the request for the restart; None: ``primary_start_timeout``."""
+    scheduled_restart: ScheduledRestart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +275,13 @@ class World:
         if self.bootstrapping is not None:
             return False
         serving = self.node.running and self.node.role in (Role.PRIMARY, Role.PROMOTED)
-        return serving or self.node.is_primary or self.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY)
+        return serving or self.node.is_primary or self.becoming_primary
+
+    @property
+    def becoming_primary(self) -> bool:
+        """The running long action ends with a primary on this node: a promotion, a start as primary, its restart."""
+        restarting = self.task_is(TaskKind.RESTART) and self.node.role in (Role.PRIMARY, Role.PROMOTED)
+        return restarting or self.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY)
 
     @property
     def crashed(self) -> bool:

@@ -193,7 +193,7 @@ class QuickServer:
 
     def _explain_absence(self) -> None:
         """Nobody asked it to end, or it did not come up (HA rules 4.12, 14.1)."""
-        if self.state in (State.STOPPING, State.STOP_FAILED):
+        if self.state in (State.STOPPING, State.STOP_FAILED, State.RESTARTING):
             self.state = State.STOPPED
         elif self.state in (State.RUNNING, State.STARTING, State.BOOTSTRAP_STARTING):
             self.state = State.CRASHED if self.state == State.RUNNING else State.START_FAILED

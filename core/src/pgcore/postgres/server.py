@@ -127,7 +127,7 @@ class Postgres(QuickServer):
             self.state = State.STOPPED
             return
         with self._action():
-            if checkpoint and self.state == State.RUNNING:
+            if checkpoint and self.state in (State.RUNNING, State.RESTARTING):
                 self._checkpoint_quietly(ctx)
             self.state = State.STOPPING
             try:
@@ -144,6 +144,37 @@ class Postgres(QuickServer):
             self.checkpoint(ctx)
         except ServerError as error:
             logger.warning("the checkpoint before the stop failed, stopping without it: %s", error)
+
+    def restart(self, ctx: TaskContext, *, role: Role, upstream: Upstream | None, stop_limit_s: float, start_limit_s: float,
+                ready: Callable[[], None]) -> bool:
+        """Checkpoint, stop fast and start again in this role; like ``start`` in what it returns and raises.
+
+        ``ready`` is called right before the start and may forbid it by raising.
+        """
+        with self._action(State.RESTARTING):
+            self.stop(ctx, mode="fast", checkpoint=True, timeout_s=stop_limit_s)
+            ctx.check()
+            ready()
+            self.state = State.STARTING
+            ctx.report(restart="starting")
+            try:
+                return self.start(ctx, role=role, upstream=upstream, timeout_s=start_limit_s)
+            except ServerError:
+                self.state = State.RESTART_FAILED
+                raise
+
+    def reinitialize(self, ctx: TaskContext, methods: Sequence[tuple[ReplicaMethod, Json]], source: Upstream, *,
+                     stop_limit_s: float) -> None:
+        """Stop at once, remove the data directory and make a new one from ``source``; the caller knows that this may be done.
+
+        Raises ServerError or CancelledError.
+        """
+        with self._action(State.CREATING_REPLICA):
+            self.stop(ctx, mode="immediate", timeout_s=stop_limit_s)
+            ctx.check()
+            self.role = Role.UNINITIALIZED
+            self.remove_data_dir()
+            self.clone(ctx, methods, source)
 
     def stop_orphan(self) -> None:
         """End a postmaster whose data directory is gone or unreadable: immediately, then by SIGKILL (edge case 11)."""

@@ -18,6 +18,7 @@ from pgcore.model.basics import Json
 from pgcore.rest.access import Access
 from pgcore.rest.answer import Answer, error_page
 from pgcore.rest.manage import Management, Reply
+from pgcore.rest.orders import NodeOrders
 from pgcore.rest.settings import RestSettings
 
 _ERROR_PAGE = "X-Pgcore-Error-Page"
@@ -29,8 +30,8 @@ class _Resource:
 
     exposed = True
 
-    def __init__(self, management: Management) -> None:
-        self._management = management
+    def __init__(self, management: Management, orders: NodeOrders) -> None:
+        self._management, self._orders = management, orders
 
 
 class _Switchover(_Resource):
@@ -51,13 +52,28 @@ class _Reload(_Resource):
         return _say(self._management.reload())
 
 
+class _Restart(_Resource):
+    def POST(self, *path: str, **query: str) -> bytes:
+        return _say(self._orders.restart(_object(optional=True)))
+
+    def DELETE(self, *path: str, **query: str) -> bytes:
+        return _say(self._orders.cancel_restart())
+
+
+class _Reinitialize(_Resource):
+    def POST(self, *path: str, **query: str) -> bytes:
+        return _say(self._orders.reinitialize(_object(optional=True)))
+
+
 class _Root:
     """The resources by the first segment of their path."""
 
-    def __init__(self, management: Management) -> None:
-        self.switchover = _Switchover(management)
-        self.failover = _Failover(management)
-        self.reload = _Reload(management)
+    def __init__(self, management: Management, orders: NodeOrders) -> None:
+        self.switchover = _Switchover(management, orders)
+        self.failover = _Failover(management, orders)
+        self.reload = _Reload(management, orders)
+        self.restart = _Restart(management, orders)
+        self.reinitialize = _Reinitialize(management, orders)
 
 
 class SecondDoor:
@@ -67,7 +83,7 @@ class SecondDoor:
         self._board = board
         self._settings = settings
         self._access = Access()
-        self._root = _Root(Management(board, mailbox, stopping))
+        self._root = _Root(Management(board, mailbox, stopping), NodeOrders(board, mailbox, stopping))
         self._running = threading.BoundedSemaphore(1)
         cherrypy.config.update({"environment": "embedded", "log.screen": False, "checker.on": False})
         self._application = cherrypy.Application(
@@ -133,16 +149,17 @@ class SecondDoor:
             raise cherrypy.HTTPError(denial.code, denial.text)
 
 
-def _object() -> dict[str, Json]:
-    """The mandatory JSON object of a request (rest-api 8.0). Raises HTTPError 411 or 400."""
+def _object(*, optional: bool = False) -> dict[str, Json]:
+    """The JSON object of a request; an optional one may be absent or empty (rest-api 8.0). Raises HTTPError 411 or 400."""
     request = cherrypy.serving.request
-    if "Content-Length" not in request.headers:
+    if "Content-Length" not in request.headers and not optional:
         raise _refusal(411, "a Content-Length is needed")
     try:
-        document = json.loads(request.rfile.read(int(request.headers["Content-Length"])) or b"null")
+        text = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        document = json.loads(text or (b"{}" if optional else b"null"))
     except ValueError as error:
         raise _refusal(400, "the body is not JSON") from error
-    if not isinstance(document, dict) or not document:
+    if not isinstance(document, dict) or not (document or optional):
         raise _refusal(400, "the body must be a JSON object with at least one key")
     return document
 

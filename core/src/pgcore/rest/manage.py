@@ -73,7 +73,7 @@ class Management:
         if status is None or status.cluster is None:
             return Reply(503, f"{ask.action} is not possible: the store did not answer in the last heartbeat")
         if ask.scheduled_at:
-            moment = _moment(ask.scheduled_at)
+            moment = moment_of(ask.scheduled_at, "switchover")
             if isinstance(moment, Reply):
                 return moment
             letter = WriteFailover(ask.leader, ask.candidate, moment.isoformat())
@@ -162,14 +162,15 @@ def _refused_request(ask: Ask, *, paused: bool) -> Reply | None:
     return Reply(400, "Switchover target and source are the same") if ask.candidate == ask.leader else None
 
 
-def _moment(text: str) -> datetime | Reply:
+def moment_of(text: str, action: str) -> datetime | Reply:
+    """The moment an action is scheduled for, or what is wrong with it (rest-api 8.1, 8.4)."""
     try:
         moment = dates.parse(text)
     except (ValueError, OverflowError):
         return Reply(422, f"Unable to parse scheduled timestamp. {text!r} is not an unambiguous time, e.g. ISO 8601")
     if moment.tzinfo is None:
-        return Reply(400, "Timezone information is mandatory for the scheduled switchover")
-    return Reply(422, "Cannot schedule switchover in the past") if moment < datetime.now(UTC) else moment
+        return Reply(400, f"Timezone information is mandatory for the scheduled {action}")
+    return Reply(422, f"Cannot schedule {action} in the past") if moment < datetime.now(UTC) else moment
 
 
 def _refused_by_cluster(ask: Ask, status: Status, view: ClusterView) -> Reply | None:

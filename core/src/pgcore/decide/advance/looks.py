@@ -42,8 +42,9 @@ def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
         changes |= _finished(world, node)
     if node.answering:
         changes |= {"last_timeline": node.timeline or world.memory.last_timeline, "last_position": node.position}
-        if node.running and world.memory.recovering and node.task is None:
+        if node.running and node.task is None:
             changes["recovering"] = False
+            changes["start_limit"] = None
     return remember(replace(world, node=node), **changes)
 
 
@@ -58,7 +59,9 @@ def _finished(world: World, node: NodeView) -> dict[str, Any]:
         changes["checkpoint_needed"] = False
     if result.kind in (TaskKind.START, TaskKind.FOLLOW) and result.ok and world.memory.rewind is RewindState.SUCCESS:
         changes["rewind"] = RewindState.INITIAL
-    if result.kind is TaskKind.CLONE and result.ok:
+    if result.kind is TaskKind.RESTART:
+        changes["restart_result"] = result
+    if result.kind in (TaskKind.CLONE, TaskKind.REINITIALIZE) and result.ok:
         changes["rewind"] = RewindState.NOT_NEED  # a fresh copy follows its source; it must not be rewound
     return changes
 

@@ -19,6 +19,7 @@ from pgcore.model.actions.node import (
     Adopt,
     BeginDemotion,
     CancelTask,
+    DropSchedule,
     EndProcedure,
     EnterBootstrap,
     EnterPhase,
@@ -26,9 +27,11 @@ from pgcore.model.actions.node import (
     MarkUndecided,
     NoteRequest,
     Refuse,
+    RefuseOrder,
     RemoveDataDir,
     SetAsideDataDir,
     SetRewind,
+    TakeSchedule,
 )
 from pgcore.model.actions.server import (
     ApplySettings,
@@ -40,6 +43,8 @@ from pgcore.model.actions.server import (
     FollowByRestart,
     PostBootstrap,
     Promote,
+    Reinitialize,
+    Restart,
     Rewind,
     RunCheckpoint,
     SetRole,
@@ -86,6 +91,7 @@ __all__ = [
     "CompareTimelines",
     "DemoteMode",
     "DropInitialize",
+    "DropSchedule",
     "EndProcedure",
     "EnterBootstrap",
     "EnterPhase",
@@ -104,9 +110,12 @@ __all__ = [
     "ReadCluster",
     "ReadHistory",
     "Refuse",
+    "RefuseOrder",
+    "Reinitialize",
     "ReleaseLease",
     "RemoveDataDir",
     "RenewLease",
+    "Restart",
     "Rewind",
     "RewindState",
     "RunCheckpoint",
@@ -116,6 +125,7 @@ __all__ = [
     "StartServer",
     "StopMode",
     "StopServer",
+    "TakeSchedule",
     "WriteConfig",
     "WriteFailover",
     "WriteHistory",
@@ -154,6 +164,8 @@ Action = (
     | FollowByRestart
     | Rewind
     | Clone
+    | Restart
+    | Reinitialize
     | Bootstrap
     | PostBootstrap
     | CancelTask
@@ -169,4 +181,7 @@ Action = (
     | MarkUndecided
     | NoteRequest
     | Refuse
+    | RefuseOrder
+    | TakeSchedule
+    | DropSchedule
 )

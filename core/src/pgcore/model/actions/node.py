@@ -92,6 +92,23 @@ class MarkUndecided:
 
 
 @dataclass(frozen=True, slots=True)
+class RefuseOrder:
+    """What the operator asked of this node is not begun; ``reason`` is the answer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSchedule:
+    """The scheduled restart is due: it becomes an order of this moment and is no longer scheduled."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropSchedule:
+    """The scheduled restart is not going to happen."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoteRequest:
     """A switchover request was seen; remembered since when, by its version."""
 

@@ -102,6 +102,24 @@ class Clone:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """Stop PostgreSQL with a checkpoint and start it again in the same role, within ``timeout_s`` for the start."""
+
+    role: Role
+    upstream: Upstream | None = None
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reinitialize:
+    """Stop, remove the data directory, copy it from ``source`` and start as a standby of ``upstream``, all in one long action."""
+
+    source: Upstream
+    upstream: Upstream | None
+    basebackup_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Bootstrap:
     """Create the data directory of a new cluster and start it."""
 
