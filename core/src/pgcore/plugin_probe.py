@@ -27,15 +27,8 @@ def probe(timeout_s: float = PROBE_TIMEOUT_S) -> list[PluginRow]:
 def _probe(registry: Registry, name: str, timeout_s: float) -> PluginRow:
     entries = registry.entries(name)
     try:
-        child = subprocess.run(
-            [sys.executable, "-P", "-m", "pgcore.plugin_probe", name],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-        )
+        child = subprocess.run([sys.executable, "-P", "-m", "pgcore.plugin_probe", name], stdin=subprocess.DEVNULL,
+                               capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
         return row(name, entries, PluginState.FAILED, f"its import did not end within {timeout_s:g} s")
     try:

@@ -37,23 +37,12 @@ GATE_GRACE_S = 1.0
 """A gate that kills its own script at the end of its time can still say so."""
 
 _DISTRIBUTIONS = {
-    "etcd": "pgcore-dcs-etcd",
-    "etcd3": "pgcore-dcs-etcd",
-    "consul": "pgcore-dcs-consul",
-    "zookeeper": "pgcore-dcs-zookeeper",
-    "exhibitor": "pgcore-dcs-zookeeper",
-    "kubernetes": "pgcore-dcs-kubernetes",
-    "raft": "pgcore-dcs-raft",
+    "etcd": "pgcore-dcs-etcd", "etcd3": "pgcore-dcs-etcd", "consul": "pgcore-dcs-consul", "zookeeper": "pgcore-dcs-zookeeper",
+    "exhibitor": "pgcore-dcs-zookeeper", "kubernetes": "pgcore-dcs-kubernetes", "raft": "pgcore-dcs-raft",
 }
-_AT_START = frozenset(
-    {
-        "pgcore_stores",
-        "pgcore_replica_methods",
-        "pgcore_bootstrap_methods",
-        "pgcore_config_sections",
-        "pgcore_rest_routes",
-    }
-)
+_AT_START = frozenset({
+    "pgcore_stores", "pgcore_replica_methods", "pgcore_bootstrap_methods", "pgcore_config_sections", "pgcore_rest_routes",
+})
 
 
 class PluginState(StrEnum):
@@ -259,11 +248,8 @@ class Registry:
                 if not isinstance(value, kind):
                     raise PluginError(plugin, f"{hook} brings {value!r}, wanted a {kind.__name__}")
                 if value.name in found:
-                    raise PluginError(
-                        plugin,
-                        f"{hook} brings {value.name}, which plugin {origin[value.name]} brings too",
-                        f"block one of them: plugins: {{block: [{plugin}]}}",
-                    )
+                    raise PluginError(plugin, f"{hook} brings {value.name}, which plugin {origin[value.name]} brings too",
+                                      f"block one of them: plugins: {{block: [{plugin}]}}")
                 found[value.name], origin[value.name] = value, plugin
         return found
 
@@ -287,7 +273,6 @@ class Registry:
 
 
 # -- one plugin at a time, for the registry and for the probe ---------------------------------------------------------------
-
 
 def inspect_entries(name: str, entries: tuple[EntryPoint, ...]) -> tuple[object, tuple[PluginState, str] | None]:
     """Import a plugin and check it: (module, None) if it may be used, else (None, (state, reason))."""
@@ -322,9 +307,8 @@ def hooks_of(module: object) -> tuple[str, ...]:
     return tuple(sorted(caller.name for caller in trial.get_hookcallers(module) or ()))
 
 
-def row(
-    name: str, entries: tuple[EntryPoint, ...], state: PluginState, reason: str = "", hooks: tuple[str, ...] = ()
-) -> PluginRow:
+def row(name: str, entries: tuple[EntryPoint, ...], state: PluginState, reason: str = "",
+        hooks: tuple[str, ...] = ()) -> PluginRow:
     """The line of ``pgcore plugins`` for a plugin in this state."""
     distributions, versions = zip(*map(_owner, entries), strict=True)
     return PluginRow(name, ", ".join(distributions), ", ".join(versions), hooks, state, reason)

@@ -16,9 +16,8 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 2
 PAUSE_S = 5.0
 
-_FORBIDDEN = frozenset(
-    {"pgdata", "format", "wal-method", "xlog-method", "gzip", "version", "dbname", "host", "port", "username", "password"}
-)
+_FORBIDDEN = frozenset({"pgdata", "format", "wal-method", "xlog-method", "gzip", "version", "dbname", "host", "port", "username",
+                        "password"})
 _PROGRESS = re.compile(r"(\d+)/(\d+) kB \(\d+%\)")
 
 
@@ -59,15 +58,8 @@ def arguments(request: ReplicaRequest) -> list[str]:
     options = command_options(request.options, request.server_major)
     given = {option.partition("=")[0] for option in options}
     defaults = [option for option in ("--checkpoint=fast", "--progress") if option.partition("=")[0] not in given]
-    return [
-        request.binary("pg_basebackup"),
-        f"--pgdata={request.server.data_dir}",
-        "-X",
-        "stream",
-        f"--dbname={request.connstring}",
-        *defaults,
-        *options,
-    ]
+    return [request.binary("pg_basebackup"), f"--pgdata={request.server.data_dir}", "-X", "stream",
+            f"--dbname={request.connstring}", *defaults, *options]
 
 
 def command_options(configured: Json, major: int) -> list[str]:

@@ -60,23 +60,16 @@ def pgcore_before_stop(request: GateRequest) -> None:
         log.warning("before_stop: %s", error)
 
 
-def _run(
-    what: str, command: str, arguments: tuple[str, ...], timeout_s: float, cancelled: Callable[[], bool] = lambda: False
-) -> None:
+def _run(what: str, command: str, arguments: tuple[str, ...], timeout_s: float,
+         cancelled: Callable[[], bool] = lambda: False) -> None:
     """Raises CommandFailedError (not startable, not 0) or CancelledError (killed when its time was over, or cancelled)."""
     try:
         argv = [*shlex.split(command), *arguments]
     except ValueError as error:
         raise CommandFailedError([command], None, f"cannot be split into words: {error}") from error
     try:
-        script = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=_environment(),
-            start_new_session=True,
-        )
+        script = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  env=_environment(), start_new_session=True)
     except OSError as error:
         raise CommandFailedError(argv, None, str(error)) from error
     tail: deque[str] = deque(maxlen=OUTPUT_LINES)

@@ -62,12 +62,8 @@ class MemberApi:
             if connection.sock is not None:
                 connection.sock.settimeout(timeout)
             sent = True
-            connection.request(
-                method,
-                f"/{path}" if path else parts.path or "/",
-                None if body is None else json.dumps(body),
-                {"Content-Type": "application/json", **self._login()},
-            )
+            connection.request(method, f"/{path}" if path else parts.path or "/", None if body is None else json.dumps(body),
+                               {"Content-Type": "application/json", **self._login()})
             response = connection.getresponse()
             return ApiAnswer(response.status, response.read().decode("utf-8", "replace"))
         except (OSError, http.client.HTTPException) as error:

@@ -18,18 +18,10 @@ from pgcore.rest.status import history_document
 
 WATCH_S = 2.0
 
-format_option = click.option(
-    "-f",
-    "--format",
-    "style",
-    type=click.Choice(render.FORMATS),
-    default="pretty",
-    show_default=True,
-    help="How to print the table.",
-)
-watch_option = click.option(
-    "-w", "--watch", "every", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Repeat until interrupted."
-)
+format_option = click.option("-f", "--format", "style", type=click.Choice(render.FORMATS), default="pretty", show_default=True,
+                             help="How to print the table.")
+watch_option = click.option("-w", "--watch", "every", type=click.FloatRange(min=0.1), metavar="SECONDS",
+                            help="Repeat until interrupted.")
 watch_flag = click.option("-W", "watch", is_flag=True, help="Repeat every 2 seconds until interrupted.")
 
 
@@ -41,11 +33,9 @@ watch_flag = click.option("-W", "watch", is_flag=True, help="Repeat every 2 seco
 @watch_flag
 @watch_option
 @click.pass_obj
-def list_members(
-    session: Session, names: tuple[str, ...], extended: bool, timestamp: bool, style: str, watch: bool, every: float | None
-) -> None:
+def list_members(session: Session, names: tuple[str, ...], extended: bool, timestamp: bool, style: str, watch: bool,
+                 every: float | None) -> None:
     """Show the members of clusters, and what is wrong with them."""
-
     def once() -> None:
         if timestamp:
             click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S}")
@@ -63,7 +53,6 @@ def list_members(
 @click.pass_obj
 def topology(session: Session, names: tuple[str, ...], watch: bool, every: float | None) -> None:
     """Show who follows whom."""
-
     def once() -> None:
         for name in _names(session, names):
             with session.cluster(name) as cluster:
@@ -154,5 +143,4 @@ def _versions(api: MemberApi, url: str | None) -> str:
     server = f"{number // 10000}.{number % 10000}" if number >= 100000 else "unknown"
     own = document.get("pgcore") or {}
     return f"Patroni {(document.get('patroni') or {}).get('version')} PostgreSQL {server}" + (
-        f" pgcore {own['version']}" if own.get("version") else ""
-    )
+        f" pgcore {own['version']}" if own.get("version") else "")

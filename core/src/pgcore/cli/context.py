@@ -86,12 +86,8 @@ class Session:
             raise ConfigErrors(errors)
         stores = (override.store, *(name for name in client.stores if name not in _URL_STORES))
         kept = {name: value for name, value in client.plugin_sections.items() if name not in _URL_STORES}
-        return replace(
-            client,
-            namespace=override.namespace or client.namespace,
-            stores=stores,
-            plugin_sections={**kept, override.store: section},
-        )
+        return replace(client, namespace=override.namespace or client.namespace, stores=stores,
+                       plugin_sections={**kept, override.store: section})
 
     def scope(self, name: str | None) -> str:
         """The cluster to look at: as named, else ``scope`` of the configuration. Raises ConfigError."""
@@ -120,9 +116,8 @@ class Session:
         if client.stores:
             self._registry.activate(client.stores)
             raise PluginError(client.stores[0], "brings no store of that name")
-        raise ConfigError(
-            "", "the configuration has no section for a store", "name a file with -c, or the store with --dcs-url", client.source
-        )
+        raise ConfigError("", "the configuration has no section for a store", "name a file with -c, or the store with --dcs-url",
+                          client.source)
 
 
 def section_types(registry: Registry, tree: Mapping[str, Json], environ: Mapping[str, str]) -> dict[str, type]:

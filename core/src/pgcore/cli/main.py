@@ -53,21 +53,10 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup)
-@click.option(
-    "-c",
-    "--config-file",
-    metavar="PATH",
-    help="Configuration file or directory.",
-    envvar=["PGCORECTL_CONFIG_FILE", "PATRONICTL_CONFIG_FILE"],
-)
-@click.option(
-    "-d",
-    "--dcs-url",
-    "--dcs",
-    metavar="URL",
-    envvar="DCS_URL",
-    help="Where the store is: [scheme://]host[:port][/namespace]. Replaces the section of the configuration.",
-)
+@click.option("-c", "--config-file", metavar="PATH", help="Configuration file or directory.",
+              envvar=["PGCORECTL_CONFIG_FILE", "PATRONICTL_CONFIG_FILE"])
+@click.option("-d", "--dcs-url", "--dcs", metavar="URL", envvar="DCS_URL",
+              help="Where the store is: [scheme://]host[:port][/namespace]. Replaces the section of the configuration.")
 @click.option("-k", "--insecure", is_flag=True, help="Do not verify the certificates of REST APIs.")
 @click.version_option(__version__, prog_name="pgcore", message=f"%(prog)s %(version)s (speaks Patroni {PATRONI_VERSION})")
 @click.pass_context

@@ -15,15 +15,8 @@ _STYLES = {PluginState.AVAILABLE: "green", PluginState.ACTIVE: "green", PluginSt
 
 
 @click.command("plugins")
-@click.option(
-    "-f",
-    "--format",
-    "style",
-    type=click.Choice(["pretty", "json"]),
-    default="pretty",
-    show_default=True,
-    help="How to print the list.",
-)
+@click.option("-f", "--format", "style", type=click.Choice(["pretty", "json"]), default="pretty", show_default=True,
+              help="How to print the list.")
 def plugins(style: str) -> None:
     """List the installed plugins and whether each of them would load."""
     rows = probe()

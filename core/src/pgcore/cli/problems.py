@@ -47,10 +47,8 @@ def _member(scope: str, view: ClusterView, mode: ClusterMode, row: MemberRow) ->
         elif member.replication_state not in (None, "streaming") and not member.tags.nostream:
             yield f"{member.name} does not stream, it is {member.replication_state}"
         if row.receive_lag is not None and row.receive_lag > mode.maximum_lag_on_failover:
-            yield (
-                f"{member.name} is {row.receive_lag / MEBIBYTE:.1f} MB behind, maximum_lag_on_failover is "
-                f"{mode.maximum_lag_on_failover / MEBIBYTE:.1f} MB: it cannot take over"
-            )
+            yield (f"{member.name} is {row.receive_lag / MEBIBYTE:.1f} MB behind, maximum_lag_on_failover is "
+                   f"{mode.maximum_lag_on_failover / MEBIBYTE:.1f} MB: it cannot take over")
         if leader and leader.timeline and member.timeline and member.timeline < leader.timeline:
             yield f"{member.name} is on timeline {member.timeline}, the leader {leader.name} is on {leader.timeline}"
     if member.data.get("pending_restart"):

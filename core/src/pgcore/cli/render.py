@@ -14,13 +14,8 @@ FORMATS = ("pretty", "tsv", "json", "yaml", "yml")
 _RIGHT = frozenset({"Group", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag"})
 _COLUMNS = ("Cluster", "Member", "Host", "Role", "State", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag")
 _OPTIONAL = ("Pending restart", "Pending restart reason", "Scheduled restart", "Tags")
-_ROLES = {
-    "leader": "Leader",
-    "standby_leader": "Standby Leader",
-    "sync_standby": "Sync Standby",
-    "quorum_standby": "Quorum Standby",
-    "replica": "Replica",
-}
+_ROLES = {"leader": "Leader", "standby_leader": "Standby Leader", "sync_standby": "Sync Standby",
+          "quorum_standby": "Quorum Standby", "replica": "Replica"}
 _LONG_REASON = 50
 _LABEL = 24
 
@@ -78,10 +73,8 @@ def machine(table: Table, style: str, *, omit_empty: bool = True) -> str:
     if style == "tsv":
         rows = [[_flat(row.get(name)) for name in table.columns] for row in table.rows]
         return "\n".join("\t".join(row) for row in [list(table.columns), *rows])
-    objects = [
-        {name: row[name] for name in table.columns if name in row and not (omit_empty and _empty(row[name]))}
-        for row in table.rows
-    ]
+    objects = [{name: row[name] for name in table.columns if name in row and not (omit_empty and _empty(row[name]))}
+               for row in table.rows]
     return json.dumps(objects) if style == "json" else yaml_text(objects)
 
 
@@ -111,16 +104,9 @@ def _cells(scope: str, row: MemberRow, with_ports: bool) -> dict[str, Json]:
             receive, replay = (only, replay) if row.state == "streaming" else (receive, only)
     data = member.data
     return {
-        "Cluster": scope,
-        "Member": member.name,
-        "Host": host,
-        "Role": _ROLES[row.role],
-        "State": row.state,
+        "Cluster": scope, "Member": member.name, "Host": host, "Role": _ROLES[row.role], "State": row.state,
         "TL": "" if member.timeline is None else member.timeline,
-        "Receive LSN": receive[0],
-        "Receive Lag": receive[1],
-        "Replay LSN": replay[0],
-        "Replay Lag": replay[1],
+        "Receive LSN": receive[0], "Receive Lag": receive[1], "Replay LSN": replay[0], "Replay Lag": replay[1],
         "Pending restart": "*" if data.get("pending_restart") else "",
         "Pending restart reason": _reasons(data.get("pending_restart_reason")),
         "Scheduled restart": _scheduled(data.get("scheduled_restart")),
@@ -141,11 +127,8 @@ def _as_tree(rows: Sequence[MemberRow], cells: Sequence[dict[str, Json]]) -> lis
     """Leader first, each replica below the leader or the member of its ``replicatefrom``."""
     by_name = {row.member.name: cell for row, cell in zip(rows, cells, strict=True)}
     leader = next((row.member.name for row in rows if row.leads), None)
-    above = {
-        row.member.name: row.member.tags.replicatefrom if row.member.tags.replicatefrom in by_name else leader
-        for row in rows
-        if row.member.name != leader
-    }
+    above = {row.member.name: row.member.tags.replicatefrom if row.member.tags.replicatefrom in by_name else leader
+             for row in rows if row.member.name != leader}
     ordered: list[dict[str, Json]] = []
 
     def place(name: str, depth: int) -> None:
@@ -163,11 +146,8 @@ def _as_tree(rows: Sequence[MemberRow], cells: Sequence[dict[str, Json]]) -> lis
 def _reasons(value: Json) -> str:
     if not isinstance(value, Mapping):
         return ""
-    return "\n".join(
-        f"{name}: {change.get('old_value')}->{change.get('new_value')}"
-        for name, change in sorted(value.items())
-        if isinstance(change, Mapping)
-    )
+    return "\n".join(f"{name}: {change.get('old_value')}->{change.get('new_value')}" for name, change in sorted(value.items())
+                     if isinstance(change, Mapping))
 
 
 def _scheduled(value: Json) -> str:
@@ -199,12 +179,10 @@ def _empty(value: Json) -> bool:
 
 
 def _title(rule: str, title: str) -> str:
-    return rule[0] + title + rule[1 + len(title) :] if len(title) < len(rule) - 1 else f"+{title}+"
+    return rule[0] + title + rule[1 + len(title):] if len(title) < len(rule) - 1 else f"+{title}+"
 
 
 def _line(texts: Iterable[str], widths: Sequence[int], columns: Sequence[str]) -> str:
-    padded = (
-        f" {text:>{width}} " if column in _RIGHT else f" {text:<{width}} "
-        for text, width, column in zip(texts, widths, columns, strict=True)
-    )
+    padded = (f" {text:>{width}} " if column in _RIGHT else f" {text:<{width}} "
+              for text, width, column in zip(texts, widths, columns, strict=True))
     return "|" + "|".join(padded) + "|"

@@ -38,9 +38,8 @@ PROMOTION_S = 15.0
 @click.option("--scheduled", metavar="TIME", help="When, with or without a zone; now by default.")
 @click.option("--force", is_flag=True, help="Ask nothing.")
 @click.pass_obj
-def switchover(
-    session: Session, name: str | None, leader: str | None, candidate: str | None, scheduled: str | None, force: bool
-) -> None:
+def switchover(session: Session, name: str | None, leader: str | None, candidate: str | None, scheduled: str | None,
+               force: bool) -> None:
     """Move leadership from the present leader to another member, without losing a commit."""
     with session.cluster(name) as cluster:
         view = _shown(cluster)
@@ -134,11 +133,8 @@ def _confirm(cluster: Cluster, view: ClusterView, action: str, candidate: str | 
         return
     to = candidate or "the best candidate"
     lost = f", demoting the leader {view.leader}" if view.leader else ""
-    click.confirm(
-        f"Are you sure you want to {'schedule ' if when else ''}{action} cluster {cluster.scope} to {to}"
-        f"{f' at {when}' if when else ''}{lost}?",
-        abort=True,
-    )
+    click.confirm(f"Are you sure you want to {'schedule ' if when else ''}{action} cluster {cluster.scope} to {to}"
+                  f"{f' at {when}' if when else ''}{lost}?", abort=True)
 
 
 def _carry_out(session: Session, cluster: Cluster, order: _Order) -> None:
@@ -259,10 +255,8 @@ class _Progress:
                 click.echo(f"{self._order.action.title()} failed: {view.leader} still leads and the request is gone")
                 return False
             if deadline.expired:
-                click.echo(
-                    f"{self._order.action.title()} result unknown: nothing was decided within "
-                    f"{now() - self._began:.0f} s; see pgcore list and the agents' logs"
-                )
+                click.echo(f"{self._order.action.title()} result unknown: nothing was decided within "
+                           f"{now() - self._began:.0f} s; see pgcore list and the agents' logs")
                 return False
             self.wait()
 
@@ -277,10 +271,8 @@ class _Progress:
                 click.echo(f"{leader.name} leads {self._cluster.scope}{timeline}, {now() - self._began:.1f} s after the request")
                 return
             self.wait()
-        click.echo(
-            f"{self._view.leader} holds the leader lock but has not published the role {wanted} "
-            f"{now() - self._began:.1f} s after the request; its agent's log says why"
-        )
+        click.echo(f"{self._view.leader} holds the leader lock but has not published the role {wanted} "
+                   f"{now() - self._began:.1f} s after the request; its agent's log says why")
 
     def _tell(self, step: str) -> None:
         if step not in self._said:

@@ -28,7 +28,7 @@ class Places:
         while path:
             if path in self._places:
                 return self._places[path]
-            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+            path = path[:max(path.rfind("."), path.rfind("["), 0)]
         return self._default
 
 
@@ -55,12 +55,8 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places, list[Config
     except (ValueError, RecursionError) as error:
         raise ConfigError("", f"is not valid YAML: {error}", "correct the file", name) from error
     if not isinstance(tree, Mapping):
-        raise ConfigError(
-            "",
-            "wants a mapping of keys at the top level" + (", but is empty" if tree is None else ""),
-            "start with scope: and name:",
-            name,
-        )
+        raise ConfigError("", "wants a mapping of keys at the top level" + (", but is empty" if tree is None else ""),
+                          "start with scope: and name:", name)
     return {str(key): value for key, value in tree.items()}, places, warnings
 
 
@@ -90,9 +86,8 @@ class _Visit:
             word, line = str(key.value), key.start_mark.line + 1
             below, place = f"{path}.{word}" if path else word, f"{self.name}:{line}"
             if word in seen and word != "<<":
-                self.warnings.append(
-                    ConfigError(below, f"is given twice; the value of line {seen[word]} is lost", "keep one of them", place)
-                )
+                self.warnings.append(ConfigError(below, f"is given twice; the value of line {seen[word]} is lost",
+                                                 "keep one of them", place))
             seen[word] = line
             self.places.note(below, place)
             self.node(value, below)
@@ -104,12 +99,8 @@ def _broken(error: Any, name: str) -> ConfigError:
     problem = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
     if mark is None:
         return ConfigError("", f"is not valid YAML: {problem}", "correct the file", name)
-    return ConfigError(
-        "",
-        f"is not valid YAML: {problem} at line {mark.line + 1}, column {mark.column + 1}",
-        "check indentation, quotes and colons there",
-        f"{name}:{mark.line + 1}",
-    )
+    return ConfigError("", f"is not valid YAML: {problem} at line {mark.line + 1}, column {mark.column + 1}",
+                       "check indentation, quotes and colons there", f"{name}:{mark.line + 1}")
 
 
 def patch(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

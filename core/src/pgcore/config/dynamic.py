@@ -85,20 +85,12 @@ class Notes:
 
     def downgrade(self, errors: list[ConfigError]) -> None:
         """A value that is refused alone: the default is used, and said so."""
-        self.warnings += [
-            ConfigError(error.path, f"{error.problem}; the default is used", error.hint or _REMEDY, error.source)
-            for error in errors
-        ]
+        self.warnings += [ConfigError(error.path, f"{error.problem}; the default is used", error.hint or _REMEDY, error.source)
+                          for error in errors]
 
 
-def effective(
-    local: LocalConfig,
-    document: Mapping[str, Json] | None,
-    *,
-    server_major: int | None = None,
-    patroni_present: bool = False,
-    ttl_floor: int = MIN_TTL,
-) -> Effective:
+def effective(local: LocalConfig, document: Mapping[str, Json] | None, *, server_major: int | None = None,
+              patroni_present: bool = False, ttl_floor: int = MIN_TTL) -> Effective:
     """What ``document`` and ``local`` mean together (config 1.3-1.5, 5, 7.1). None stands for ``initial_document(local)``.
 
     A wrong value gives a warning and its default. Raises ConfigErrors if the document cannot be used at all: then nothing of it
@@ -109,30 +101,16 @@ def effective(
     if document is None:
         document = initial_document(local, ttl_floor=ttl_floor)
     own = local.tree.get("postgresql") or {}
-    result = read_document(
-        document,
-        notes,
-        own=own,
-        own_parameters=local.postgresql.parameters,
-        server_major=server_major,
-        patroni_present=patroni_present,
-        ttl_floor=ttl_floor,
-    )
+    result = read_document(document, notes, own=own, own_parameters=local.postgresql.parameters, server_major=server_major,
+                           patroni_present=patroni_present, ttl_floor=ttl_floor)
     if notes.errors:
         raise ConfigErrors(notes.errors)
     return replace(result, warnings=tuple(notes.warnings))
 
 
-def read_document(
-    document: Any,
-    notes: Notes,
-    *,
-    own: Mapping[str, Json] = NOTHING,
-    own_parameters: Mapping[str, Json] = NOTHING,
-    server_major: int | None = None,
-    patroni_present: bool = False,
-    ttl_floor: int = MIN_TTL,
-) -> Effective:
+def read_document(document: Any, notes: Notes, *, own: Mapping[str, Json] = NOTHING,
+                  own_parameters: Mapping[str, Json] = NOTHING, server_major: int | None = None,
+                  patroni_present: bool = False, ttl_floor: int = MIN_TTL) -> Effective:
     """Read every part of a document under the local ``postgresql`` section ``own``; all mistakes go to ``notes``.
 
     The result is good only if ``notes`` holds no errors.
@@ -168,12 +146,8 @@ def _timing(document: Mapping[str, Json], notes: Notes, patroni_present: bool, t
         notes.warn("ttl", f"is {wanted.ttl}, below the {fitted.ttl} s that {who} needs at least; {fitted.ttl} is used", _REMEDY)
     for key in ("loop_wait", "retry_timeout"):
         if getattr(fitted, key) != getattr(wanted, key):
-            notes.warn(
-                key,
-                f"is {getattr(wanted, key)}, which is too small or breaks loop_wait + 2 * retry_timeout <= ttl; "
-                f"{getattr(fitted, key)} is used",
-                _REMEDY,
-            )
+            notes.warn(key, f"is {getattr(wanted, key)}, which is too small or breaks loop_wait + 2 * retry_timeout <= ttl; "
+                            f"{getattr(fitted, key)} is used", _REMEDY)
     return fitted
 
 
@@ -233,9 +207,8 @@ def _slot(path: str, name: str, wanted: Any, notes: Notes) -> Mapping[str, Json]
     logical = bool(wanted.get("database") and wanted.get("plugin"))
     kind = str(wanted.get("type") or ("logical" if logical else "physical")).lower()
     if kind not in ("physical", "logical") or (kind == "logical" and not logical):
-        notes.warn(
-            path, f"wants type physical, or logical with database and plugin, has {dict(wanted)!r}; the slot is left out", _REMEDY
-        )
+        notes.warn(path, f"wants type physical, or logical with database and plugin, has {dict(wanted)!r}; the slot is left out",
+                   _REMEDY)
         return None
     return {**wanted, "type": kind}
 
@@ -276,11 +249,8 @@ def _postgresql(own: Mapping[str, Json], own_parameters: Mapping[str, Json], val
             if near:
                 notes.warn(f"postgresql.{key}", "is not a known key and has no effect", f"did you mean {near}?")
     # aliases first, so that the present name wins over them
-    mine = {
-        names.get(key, key): own[key]
-        for key in sorted(own, key=lambda key: names.get(key, key) == key)
-        if key not in key_names(PostgresqlSection) or key in names
-    }
+    mine = {names.get(key, key): own[key] for key in sorted(own, key=lambda key: names.get(key, key) == key)
+            if key not in key_names(PostgresqlSection) or key in names}
     merged |= {key: setting for key, setting in mine.items() if setting is not None and key not in ("parameters", "use_slots")}
     merged["parameters"] = merge_parameters(dynamic.get("parameters") or {}, own_parameters, notes.warn)
     return merged
@@ -311,7 +281,6 @@ def initial_document(local: LocalConfig, *, ttl_floor: int = MIN_TTL) -> dict[st
 
 
 # -- cache file --------------------------------------------------------------------------------------------------------------
-
 
 def read_cache(path: str) -> dict[str, Json] | None:
     """The cached document, or None if there is no usable one (config 1.6)."""

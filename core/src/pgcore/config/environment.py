@@ -24,17 +24,15 @@ def _words(text: str) -> tuple[str, ...]:
 
 _SECTIONS = {
     "LOG": "TYPE LEVEL TRACEBACK_LEVEL FORMAT DATEFORMAT STATIC_FIELDS MAX_QUEUE_SIZE DIR MODE FILE_SIZE FILE_NUM LOGGERS"
-    " DEDUPLICATE_HEARTBEAT_LOGS",
+           " DEDUPLICATE_HEARTBEAT_LOGS",
     "RESTAPI": "LISTEN CONNECT_ADDRESS CERTFILE KEYFILE KEYFILE_PASSWORD CAFILE CIPHERS VERIFY_CLIENT HTTP_EXTRA_HEADERS"
-    " HTTPS_EXTRA_HEADERS ALLOWLIST ALLOWLIST_INCLUDE_MEMBERS REQUEST_QUEUE_SIZE SERVER_TOKENS KEYFILE_PASSWORD_FILE",
+               " HTTPS_EXTRA_HEADERS ALLOWLIST ALLOWLIST_INCLUDE_MEMBERS REQUEST_QUEUE_SIZE SERVER_TOKENS KEYFILE_PASSWORD_FILE",
     "CTL": "INSECURE CACERT CERTFILE KEYFILE KEYFILE_PASSWORD KEYFILE_PASSWORD_FILE",
     "POSTGRESQL": "LISTEN CONNECT_ADDRESS PROXY_ADDRESS CONFIG_DIR DATA_DIR PGPASS BIN_DIR",
     "CITUS": "GROUP DATABASE",
 }
-_USER_KEYS = (
-    "USERNAME PASSWORD SSLMODE SSLCERT SSLKEY SSLPASSWORD SSLROOTCERT SSLCRL SSLCRLDIR GSSENCMODE CHANNEL_BINDING"
-    " SSLNEGOTIATION PASSWORD_FILE SSLPASSWORD_FILE"
-)
+_USER_KEYS = ("USERNAME PASSWORD SSLMODE SSLCERT SSLKEY SSLPASSWORD SSLROOTCERT SSLCRL SSLCRLDIR GSSENCMODE CHANNEL_BINDING"
+              " SSLNEGOTIATION PASSWORD_FILE SSLPASSWORD_FILE")
 _STORE_KEYS = _words(
     "HOST HOSTS PORT URL PROXY SRV SRV_SUFFIX USE_PROXIES PROTOCOL CACERT CERT KEY USERNAME PASSWORD PASSWORD_FILE"
     " TOKEN TOKEN_FILE VERIFY DC CONSISTENCY CHECKS REGISTER_SERVICE SERVICE_TAGS SERVICE_CHECK_INTERVAL"
@@ -42,28 +40,21 @@ _STORE_KEYS = _words(
     " NAMESPACE CONTEXT LABELS SCOPE_LABEL ROLE_LABEL LEADER_LABEL_VALUE FOLLOWER_LABEL_VALUE STANDBY_LEADER_LABEL_VALUE"
     " TMP_ROLE_LABEL USE_ENDPOINTS POD_IP PORTS BYPASS_API_SERVICE RETRIABLE_HTTP_CODES BOOTSTRAP_LABELS"
     " SELF_ADDR BIND_ADDR PARTNER_ADDRS DATA_DIR MIN_TIMEOUT MAX_TIMEOUT CONNECTION_TIMEOUT APPEND_ENTRIES_PERIOD"
-    " LEADER_FALLBACK_TIMEOUT CONNECTION_RETRY_TIME"
-)
+    " LEADER_FALLBACK_TIMEOUT CONNECTION_RETRY_TIME")
 _RESERVED = ("LOG", "RESTAPI", "CTL", "POSTGRESQL", "SUPERUSER", "REPLICATION", "REWIND", "CITUS")
 
-_BOOLEANS = frozenset(
-    _words(
-        "ALLOWLIST_INCLUDE_MEMBERS INSECURE DEDUPLICATE_HEARTBEAT_LOGS USE_PROXIES REGISTER_SERVICE"
-        " USE_ENDPOINTS BYPASS_API_SERVICE VERIFY"
-    )
-)
+_BOOLEANS = frozenset(_words("ALLOWLIST_INCLUDE_MEMBERS INSECURE DEDUPLICATE_HEARTBEAT_LOGS USE_PROXIES REGISTER_SERVICE"
+                             " USE_ENDPOINTS BYPASS_API_SERVICE VERIFY"))
 _INTEGERS = frozenset(_words("PORT GROUP REQUEST_QUEUE_SIZE MAX_QUEUE_SIZE FILE_SIZE FILE_NUM MODE"))
 _LISTS = frozenset(_words("HOSTS PORTS CHECKS SERVICE_TAGS RETRIABLE_HTTP_CODES PARTNER_ADDRS ALLOWLIST"))
-_MAPS = frozenset(
-    _words("LABELS SET_ACLS AUTH_DATA BOOTSTRAP_LABELS HTTP_EXTRA_HEADERS HTTPS_EXTRA_HEADERS STATIC_FIELDS LOGGERS")
-)
+_MAPS = frozenset(_words("LABELS SET_ACLS AUTH_DATA BOOTSTRAP_LABELS HTTP_EXTRA_HEADERS HTTPS_EXTRA_HEADERS STATIC_FIELDS"
+                         " LOGGERS"))
 
 
 def _fixed() -> dict[str, tuple[str, ...]]:
     """Variable name without prefix to the path it sets."""
-    paths: dict[str, tuple[str, ...]] = {
-        name: (name.lower(),) for name in ("NAME", "NAMESPACE", "SCOPE", "THREAD_POOL_SIZE", "THREAD_STACK_SIZE")
-    }
+    paths: dict[str, tuple[str, ...]] = {name: (name.lower(),) for name in
+                                         ("NAME", "NAMESPACE", "SCOPE", "THREAD_POOL_SIZE", "THREAD_STACK_SIZE")}
     for section, keys in _SECTIONS.items():
         for key in keys.split():
             paths[f"{section}_{key}"] = (section.lower(), key.lower())
@@ -109,7 +100,7 @@ def take_environment(environ: MutableMapping[str, str], section_types: Mapping[s
         prefix = next((prefix for prefix in PREFIXES if variable.startswith(prefix)), None)
         if prefix is None:
             continue
-        name = variable[len(prefix) :].upper()
+        name = variable[len(prefix):].upper()
         if name == "CONFIGURATION":
             document, document_name = environ.pop(variable) or document, variable
             continue
@@ -146,11 +137,11 @@ def _path(name: str, own_keys: Mapping[str, Collection[str]], *, any_section: bo
     if name in _FIXED:
         return _FIXED[name]
     for section in sorted({*own_keys, *(known.upper() for known in DISTRIBUTION_OF)}, key=len, reverse=True):
-        key = name[len(section) + 1 :]
+        key = name[len(section) + 1:]
         if name.startswith(section + "_") and (key in own_keys.get(section, ()) or key in _STORE_KEYS):
             return section.lower(), key.lower()
     for key in sorted(_STORE_KEYS, key=len, reverse=True) if any_section else ():
-        section = name[: -len(key) - 1]
+        section = name[:-len(key) - 1]
         if name.endswith("_" + key) and section and section.partition("_")[0] not in _RESERVED:
             return section.lower(), key.lower()
     return None

@@ -140,9 +140,8 @@ def load_client(path: str | None, environ: MutableMapping[str, str], section_typ
     if path is not None and not draft.source and not draft.errors:
         draft.errors.append(_nothing(path))
     _legacy(draft)
-    node = parse_fields(
-        NodeSection, {key: draft.tree[key] for key in ("scope", "namespace", "name") if key in draft.tree}, "", draft.places
-    )
+    node = parse_fields(NodeSection, {key: draft.tree[key] for key in ("scope", "namespace", "name") if key in draft.tree}, "",
+                        draft.places)
     draft.errors += [error for error in node.errors if error.path in draft.tree]
     _optional(draft, "restapi", RestapiSection)
     _parse(draft, "ctl", CtlSection)
@@ -151,19 +150,9 @@ def load_client(path: str | None, environ: MutableMapping[str, str], section_typ
     if draft.errors:
         raise ConfigErrors(draft.errors)
     restapi = draft.sections.get("restapi")
-    return ClientConfig(
-        node.values.get("scope"),
-        node.values.get("namespace", "service"),
-        node.values.get("name"),
-        restapi,
-        _ctl(draft.sections["ctl"], restapi),
-        draft.sections.get("citus"),
-        draft.stores,
-        draft.plugin_sections,
-        draft.tree,
-        draft.source,
-        tuple(draft.warnings),
-    )
+    return ClientConfig(node.values.get("scope"), node.values.get("namespace", "service"), node.values.get("name"), restapi,
+                        _ctl(draft.sections["ctl"], restapi), draft.sections.get("citus"), draft.stores, draft.plugin_sections,
+                        draft.tree, draft.source, tuple(draft.warnings))
 
 
 def examine(origin: Origin) -> Draft:
@@ -194,34 +183,14 @@ def _finish(draft: Draft) -> LocalConfig:
     if draft.errors:
         raise ConfigErrors(draft.errors)
     sections = draft.sections
-    node = replace(
-        sections[""],
-        thread_pool_size=max(_MIN_THREADS, sections[""].thread_pool_size),
-        thread_stack_size=max(_MIN_STACK, sections[""].thread_stack_size),
-    )
+    node = replace(sections[""], thread_pool_size=max(_MIN_THREADS, sections[""].thread_pool_size),
+                   thread_stack_size=max(_MIN_STACK, sections[""].thread_stack_size))
     restapi = sections["restapi"]
-    restapi = replace(
-        restapi,
-        connect_address=restapi.connect_address or restapi.listen,
-        thread_pool_size=max(_MIN_THREADS, restapi.thread_pool_size),
-    )
-    return LocalConfig(
-        draft.tree,
-        node,
-        sections["log"],
-        restapi,
-        _ctl(sections["ctl"], restapi),
-        sections["postgresql"],
-        sections.get("bootstrap"),
-        sections["watchdog"],
-        Tags(draft.tree.get("tags") or {}),
-        sections.get("citus"),
-        draft.stores,
-        draft.plugin_sections,
-        draft.source,
-        tuple(draft.warnings),
-        draft.origin,
-    )
+    restapi = replace(restapi, connect_address=restapi.connect_address or restapi.listen,
+                      thread_pool_size=max(_MIN_THREADS, restapi.thread_pool_size))
+    return LocalConfig(draft.tree, node, sections["log"], restapi, _ctl(sections["ctl"], restapi), sections["postgresql"],
+                       sections.get("bootstrap"), sections["watchdog"], Tags(draft.tree.get("tags") or {}), sections.get("citus"),
+                       draft.stores, draft.plugin_sections, draft.source, tuple(draft.warnings), draft.origin)
 
 
 def _ctl(ctl: CtlSection, restapi: RestapiSection | None) -> CtlSection:
@@ -232,7 +201,6 @@ def _ctl(ctl: CtlSection, restapi: RestapiSection | None) -> CtlSection:
 
 
 # -- sources ---------------------------------------------------------------------------------------------------------------
-
 
 def _read_sources(draft: Draft) -> None:
     """Choose the source by config 1.1 and merge it; ``draft.source`` stays empty if there is none."""
@@ -254,12 +222,8 @@ def _read_sources(draft: Draft) -> None:
 
 
 def _nothing(path: str | None) -> ConfigError:
-    return ConfigError(
-        "",
-        "does not exist" if path else "the configuration is empty",
-        "name a file or a directory, or set PGCORE_CONFIGURATION or PGCORE_* variables",
-        path or "",
-    )
+    return ConfigError("", "does not exist" if path else "the configuration is empty",
+                       "name a file or a directory, or set PGCORE_CONFIGURATION or PGCORE_* variables", path or "")
 
 
 def _read_files(draft: Draft, path: str) -> bool:
@@ -307,7 +271,6 @@ def _merge(draft: Draft, tree: Mapping[str, Any], places: Places) -> None:
 
 
 # -- sections --------------------------------------------------------------------------------------------------------------
-
 
 def _parse(draft: Draft, name: str, cls: type) -> None:
     value = draft.tree.get(name) if name else draft.tree
@@ -359,7 +322,6 @@ def _legacy(draft: Draft) -> None:
 
 # -- checks over several keys ------------------------------------------------------------------------------------------------
 
-
 def _check_node(draft: Draft) -> None:
     node = draft.sections[""]
     if node.name == PLACEHOLDER_NAME:
@@ -367,23 +329,17 @@ def _check_node(draft: Draft) -> None:
     for path, text in (("name", node.name), ("scope", node.scope)):
         if text is not None and (not text.strip() or "/" in text):
             draft.fail(path, f"wants a name without slashes, has {text!r}", "use letters, digits, - and _")
-    for path, value, least in (
-        ("thread_pool_size", node.thread_pool_size, _MIN_THREADS),
-        ("thread_stack_size", node.thread_stack_size, _MIN_STACK),
-    ):
+    for path, value, least in (("thread_pool_size", node.thread_pool_size, _MIN_THREADS),
+                               ("thread_stack_size", node.thread_stack_size, _MIN_STACK)):
         if value < least:
             draft.warn(path, f"is {value}; {least} is used", f"set at least {least}")
 
 
 def _check_addresses(draft: Draft) -> None:
     """Every address can be split; ``restapi.listen`` needs its port (config 2.3, 6.1)."""
-    wishes: list[tuple[str, str, int | None]] = [
-        ("restapi", "listen", None),
-        ("restapi", "connect_address", None),
-        ("postgresql", "listen", 5432),
-        ("postgresql", "connect_address", 5432),
-        ("postgresql", "proxy_address", 5432),
-    ]
+    wishes: list[tuple[str, str, int | None]] = [("restapi", "listen", None), ("restapi", "connect_address", None),
+                                                 ("postgresql", "listen", 5432), ("postgresql", "connect_address", 5432),
+                                                 ("postgresql", "proxy_address", 5432)]
     for name, key, default in wishes:
         text = getattr(draft.sections[name], key)
         if text is None:
@@ -410,9 +366,8 @@ def _check_postgresql(draft: Draft) -> None:
         draft.fail("postgresql.authentication.replication.username", "is required but missing", "name the role that streams WAL")
     for event in section.callbacks:
         if event not in CALLBACKS:
-            draft.warn(
-                f"postgresql.callbacks.{event}", "is not a known callback and has no effect", "known are " + ", ".join(CALLBACKS)
-            )
+            draft.warn(f"postgresql.callbacks.{event}", "is not a known callback and has no effect",
+                       "known are " + ", ".join(CALLBACKS))
     if "use_slots" in raw:
         draft.warn("postgresql.use_slots", "has no effect in a local file", _dynamic_remedy("postgresql.use_slots"))
     if os.path.isdir(os.path.expanduser(section.pgpass or "")):
@@ -425,13 +380,8 @@ def _check_bootstrap(draft: Draft) -> None:
         return
     if raw.get("users"):
         draft.warn("bootstrap.users", "has no effect", "create database users in bootstrap.post_bootstrap")
-    _unknown(
-        draft,
-        "bootstrap",
-        {key: value for key, value in raw.items() if key != "users"},
-        key_names(BootstrapSection),
-        [str(raw.get("method"))],
-    )
+    _unknown(draft, "bootstrap", {key: value for key, value in raw.items() if key != "users"}, key_names(BootstrapSection),
+             [str(raw.get("method"))])
 
 
 def _unknown(draft: Draft, name: str, raw: Mapping[Any, Any], known: Mapping[str, str], methods: Collection[str]) -> None:
@@ -447,20 +397,8 @@ def _unknown(draft: Draft, name: str, raw: Mapping[Any, Any], known: Mapping[str
 
 def _check_top_level(draft: Draft) -> None:
     """Keys that mean nothing here; several stores or none (config 1.3, 3)."""
-    known = {
-        *key_names(NodeSection),
-        "log",
-        "restapi",
-        "ctl",
-        "postgresql",
-        "bootstrap",
-        "watchdog",
-        "tags",
-        "citus",
-        "plugins",
-        *DISTRIBUTION_OF,
-        *draft.origin.section_types,
-    }
+    known = {*key_names(NodeSection), "log", "restapi", "ctl", "postgresql", "bootstrap", "watchdog", "tags", "citus", "plugins",
+             *DISTRIBUTION_OF, *draft.origin.section_types}
     for key in draft.tree:
         if key in DYNAMIC_ONLY:
             draft.warn(key, "has no effect in a local file", _dynamic_remedy(key))
@@ -469,12 +407,8 @@ def _check_top_level(draft: Draft) -> None:
             draft.warn(key, "is not a known key and has no effect", f"did you mean {near}?" if near else "remove it")
     stores = draft.stores
     if not stores:
-        draft.fail(
-            "",
-            "has no section for a store",
-            "add one of "
-            + ", ".join([*DISTRIBUTION_OF, *(name for name in draft.origin.section_types if name not in DISTRIBUTION_OF)]),
-        )
+        draft.fail("", "has no section for a store", "add one of " + ", ".join([*DISTRIBUTION_OF, *(
+            name for name in draft.origin.section_types if name not in DISTRIBUTION_OF)]))
     several = [name for name in stores if name in DISTRIBUTION_OF]
     if len(several) > 1:
         draft.warn(several[1], f"is one of several store sections: {', '.join(several)}", "keep exactly one")

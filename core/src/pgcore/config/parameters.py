@@ -45,13 +45,8 @@ class Controlled:
     @property
     def wish(self) -> str:
         """What is accepted, in words."""
-        return {
-            "integer": f"an integer of at least {self.minimum}",
-            "size": f"a size of at least {self.minimum}MB",
-            "true": "on",
-            "boolean": "on or off",
-            "wal_level": "replica or logical",
-        }[self.kind]
+        return {"integer": f"an integer of at least {self.minimum}", "size": f"a size of at least {self.minimum}MB", "true": "on",
+                "boolean": "on or off", "wal_level": "replica or logical"}[self.kind]
 
 
 CONTROLLED: Mapping[str, Controlled] = {
@@ -73,18 +68,8 @@ CONTROLLED: Mapping[str, Controlled] = {
 NEVER = ("listen_addresses", "port", "cluster_name")
 """Parameters that follow from ``postgresql.listen`` and ``scope``."""
 
-RECOVERY = frozenset(
-    {
-        "restore_command",
-        "archive_cleanup_command",
-        "recovery_end_command",
-        "recovery_min_apply_delay",
-        "standby_mode",
-        "trigger_file",
-        "promote_trigger_file",
-        "pause_at_recovery_target",
-    }
-)
+RECOVERY = frozenset({"restore_command", "archive_cleanup_command", "recovery_end_command", "recovery_min_apply_delay",
+                      "standby_mode", "trigger_file", "promote_trigger_file", "pause_at_recovery_target"})
 """Recovery settings; placed among the parameters they are moved to ``recovery_conf`` (config 8.4)."""
 
 
@@ -122,11 +107,8 @@ def local_parameters(given: Mapping[str, Json], path: str, warn: Warn) -> dict[s
         if lower in NEVER:
             warn(f"{path}.{name}", "has no effect", "it follows from postgresql.listen and scope")
         elif lower in CONTROLLED:
-            warn(
-                f"{path}.{name}",
-                "has no effect here: every node must have the same value",
-                f"set postgresql.parameters.{lower} with pgcore edit-config",
-            )
+            warn(f"{path}.{name}", "has no effect here: every node must have the same value",
+                 f"set postgresql.parameters.{lower} with pgcore edit-config")
         elif _is_value(value, f"{path}.{name}", warn):
             kept[lower] = _plain(value)
     return kept

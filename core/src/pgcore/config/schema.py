@@ -22,46 +22,21 @@ Source = str | Callable[[str], str]
 """Where a value came from: a file name, or a function from a path to ``file:line``."""
 
 _NUMBERS = (int, float)
-_WORDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "a text",
-    tuple: "a list",
-    list: "a list",
-    Sequence: "a list",
-    dict: "a mapping",
-    Mapping: "a mapping",
-}
+_WORDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a text", tuple: "a list",
+                          list: "a list", Sequence: "a list", dict: "a mapping", Mapping: "a mapping"}
 
 
-def option(
-    default: Any = dataclasses.MISSING,
-    *,
-    doc: str,
-    factory: Any = dataclasses.MISSING,
-    unit: str = "",
-    alias: tuple[str, ...] = (),
-    minimum: float | None = None,
-    maximum: float | None = None,
-    secret: bool = False,
-    choices: tuple[str, ...] = (),
-) -> Any:
+def option(default: Any = dataclasses.MISSING, *, doc: str, factory: Any = dataclasses.MISSING, unit: str = "",
+           alias: tuple[str, ...] = (), minimum: float | None = None, maximum: float | None = None,
+           secret: bool = False, choices: tuple[str, ...] = ()) -> Any:
     """One key of a section. ``unit`` is ``s``, ``ms``, ``bytes`` or empty and allows values such as ``30min`` or ``16MB``.
 
     Without ``default`` and ``factory`` the key is required. ``secret`` values never appear in output, and ``<name>_file`` may
     name a file to read the value from. ``choices`` are compared without case. For a list of texts the unit ``lines`` means that a
     single text is split at its line ends; otherwise it is split at commas.
     """
-    metadata = {
-        "doc": doc,
-        "unit": unit,
-        "alias": alias,
-        "minimum": minimum,
-        "maximum": maximum,
-        "secret": secret,
-        "choices": choices,
-    }
+    metadata = {"doc": doc, "unit": unit, "alias": alias, "minimum": minimum, "maximum": maximum,
+                "secret": secret, "choices": choices}
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata, repr=not secret)
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
@@ -76,9 +51,8 @@ class Parsed:
     warnings: list[ConfigError]
 
 
-def parse_section(
-    cls: type, value: Any, path: str, source: Source, *, unknown: str = "warn"
-) -> tuple[Any, list[ConfigError], list[ConfigError]]:
+def parse_section(cls: type, value: Any, path: str, source: Source, *,
+                  unknown: str = "warn") -> tuple[Any, list[ConfigError], list[ConfigError]]:
     """Read ``value`` as the section ``cls``: the object (None if there is an error), all errors, all warnings.
 
     ``unknown`` says what a key without a field is: ``warn`` (a warning naming the nearest known key), ``error`` or ``ignore``.
@@ -102,11 +76,8 @@ def parse_fields(cls: type, value: Any, path: str, source: Source, *, unknown: s
 
 def partial_section(cls: type, values: Mapping[str, Any]) -> Any:
     """The section with None for required keys that are missing: to go on looking for mistakes where there are some."""
-    missing = {
-        field.name: None
-        for field in dataclasses.fields(cls)
-        if field.name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
+    missing = {field.name: None for field in dataclasses.fields(cls) if field.name not in values
+               and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING}
     return cls(**missing, **values)
 
 
@@ -181,11 +152,8 @@ class _Reader:
                 return
         if value is None:
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                self.fail(
-                    path,
-                    "is required but missing" if field.name not in given else "is required but empty",
-                    metadata.get("doc", ""),
-                )
+                self.fail(path, "is required but missing" if field.name not in given else "is required but empty",
+                          metadata.get("doc", ""))
             return
         self.convert(field, value, path)
 
@@ -195,9 +163,8 @@ class _Reader:
                 return file.read().rstrip("\r\n")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            self.fail(
-                path, f"names {str(name)!r}, which cannot be read: {reason}", "make it readable for the user the agent runs as"
-            )
+            self.fail(path, f"names {str(name)!r}, which cannot be read: {reason}",
+                      "make it readable for the user the agent runs as")
             return None
 
     def convert(self, field: Any, value: Any, path: str) -> None:
@@ -301,11 +268,8 @@ def describe(wanted: Any, metadata: Mapping[str, Any]) -> str:
         text += f" of at least {minimum:g}"
     elif maximum is not None:
         text += f" of at most {maximum:g}"
-    unit = {
-        "s": "in seconds or with a unit (30s, 5min)",
-        "ms": "in milliseconds or with a unit (500ms, 2s)",
-        "bytes": "in bytes or with a unit (16MB)",
-    }.get(metadata.get("unit", ""), "")
+    unit = {"s": "in seconds or with a unit (30s, 5min)", "ms": "in milliseconds or with a unit (500ms, 2s)",
+            "bytes": "in bytes or with a unit (16MB)"}.get(metadata.get("unit", ""), "")
     return f"{text} {unit}".strip()
 
 

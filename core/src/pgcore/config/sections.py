@@ -111,9 +111,8 @@ class DatabaseUserSection:
 
     username: str | None = option(None, doc="name of the database role")
     password: str | None = option(None, doc="its password", secret=True)
-    sslmode: str | None = option(
-        None, doc="libpq sslmode", choices=("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-    )
+    sslmode: str | None = option(None, doc="libpq sslmode",
+                                 choices=("disable", "allow", "prefer", "require", "verify-ca", "verify-full"))
     sslcert: str | None = option(None, doc="client certificate")
     sslkey: str | None = option(None, doc="its key")
     sslpassword: str | None = option(None, doc="password of the key", secret=True)
@@ -206,11 +205,8 @@ class BootstrapSection:
 class WatchdogSection:
     """``watchdog`` (config 14)."""
 
-    mode: str = option(
-        "automatic",
-        choices=("off", "automatic", "required", "disable", "disabled", "auto", "require"),
-        doc="off, automatic: use it if it is there, required: never lead without it",
-    )
+    mode: str = option("automatic", choices=("off", "automatic", "required", "disable", "disabled", "auto", "require"),
+                       doc="off, automatic: use it if it is there, required: never lead without it")
     device: str = option("/dev/watchdog", doc="watchdog device")
     safety_margin: int = option(5, minimum=-1, doc="seconds between the watchdog's end and the ttl; -1: half of the ttl")
     driver: str = option("default", choices=("default", "testing"), doc="kind of device")
@@ -249,12 +245,10 @@ class DynamicSection:
     maximum_lag_on_failover: int = option(1 << 20, minimum=0, doc="bytes behind the leader up to which a node may take over")
     maximum_lag_on_syncnode: int = option(-1, minimum=-1, doc="bytes behind the best replica at which a node is replaced")
     max_timelines_history: int = option(0, minimum=0, doc="entries kept in the history; 0: all")
-    primary_start_timeout: int = option(
-        300, minimum=0, alias=("master_start_timeout",), doc="seconds a crashed primary may take to recover"
-    )
-    primary_stop_timeout: int = option(
-        0, minimum=0, alias=("master_stop_timeout",), doc="seconds a synchronous primary may take to stop; 0: no limit"
-    )
+    primary_start_timeout: int = option(300, minimum=0, alias=("master_start_timeout",),
+                                        doc="seconds a crashed primary may take to recover")
+    primary_stop_timeout: int = option(0, minimum=0, alias=("master_stop_timeout",),
+                                       doc="seconds a synchronous primary may take to stop; 0: no limit")
     primary_race_backoff: int = option(0, minimum=0, doc="seconds to wait for WAL of the old primary before the race")
     synchronous_mode: str = option("off", choices=("off", "on", "quorum"), doc="synchronous replication")
     synchronous_mode_strict: bool = option(False, doc="block writes rather than lose the last synchronous standby")
@@ -265,34 +259,17 @@ class DynamicSection:
     member_slots_ttl: int = option(1800, unit="s", minimum=0, doc="how long the slot of a vanished member is kept")
 
 
-DYNAMIC_ONLY = frozenset(
-    {
-        "ttl",
-        "loop_wait",
-        "retry_timeout",
-        "standby_cluster",
-        "slots",
-        "permanent_slots",
-        "permanent_replication_slots",
-        "ignore_slots",
-        *key_names(DynamicSection),
-    }
-)
+DYNAMIC_ONLY = frozenset({
+    "ttl", "loop_wait", "retry_timeout", "standby_cluster", "slots", "permanent_slots", "permanent_replication_slots",
+    "ignore_slots", *key_names(DynamicSection)})
 """Keys that have no effect in a local file (config 1.3)."""
 
 
 def configuration_schema(section_types: Mapping[str, type]) -> dict[str, Json]:
     """The JSON Schema of a node file with the sections of plugins; other keys are allowed (custom methods)."""
     schema = json_schema(NodeSection)
-    own: dict[str, type] = {
-        "log": LogSection,
-        "restapi": RestapiSection,
-        "ctl": CtlSection,
-        "postgresql": PostgresqlSection,
-        "bootstrap": BootstrapSection,
-        "watchdog": WatchdogSection,
-        "citus": CitusSection,
-    }
+    own: dict[str, type] = {"log": LogSection, "restapi": RestapiSection, "ctl": CtlSection, "postgresql": PostgresqlSection,
+                            "bootstrap": BootstrapSection, "watchdog": WatchdogSection, "citus": CitusSection}
     schema["properties"] |= {name: json_schema(cls) for name, cls in {**own, **section_types}.items()}
     schema["properties"]["tags"] = {"type": "object", "description": "tags of this node; other names are custom tags"}
     dynamic = json_schema(DynamicSection)

@@ -17,18 +17,12 @@ from pgcore.model.server import Credentials, ServerSettings
 _SINCE = {"gssencmode": 12, "channel_binding": 13, "sslpassword": 13, "sslcrldir": 14, "sslnegotiation": 17}
 """Minimum server major of connection options (config 6.2)."""
 
-_ROLE_WORDS = {
-    Role.PRIMARY: "primary",
-    Role.PROMOTED: "primary",
-    Role.REPLICA: "replica",
-    Role.DEMOTED: "replica",
-    Role.STANDBY_LEADER: "standby_leader",
-}
+_ROLE_WORDS = {Role.PRIMARY: "primary", Role.PROMOTED: "primary", Role.REPLICA: "replica", Role.DEMOTED: "replica",
+               Role.STANDBY_LEADER: "standby_leader"}
 
 
-def server_settings(
-    effective: Effective, local: LocalConfig, *, server_major: int | None, role: Role | None = None
-) -> ServerSettings:
+def server_settings(effective: Effective, local: LocalConfig, *, server_major: int | None,
+                    role: Role | None = None) -> ServerSettings:
     """The local server as configured (config 6, 7). ``role`` adds the overrides of config 6.6; None gives the base values.
 
     ``server_major`` None means not known yet: nothing is filtered by version, and a current server is assumed.
@@ -41,59 +35,28 @@ def server_settings(
     rewind = users.rewind is not None and users.rewind.username and (server_major is None or server_major >= 11)
     parameters, recovery = _parameters(effective, local, server_major, word)
     return ServerSettings(
-        name=local.node.name,
-        scope=local.node.scope,
-        listen=mine.listen,
-        data_dir=data_dir,
+        name=local.node.name, scope=local.node.scope, listen=mine.listen, data_dir=data_dir,
         connect_address=mine.connect_address or "{}:{}".format(*_bracketed(local_address(mine.listen))),
-        proxy_address=mine.proxy_address,
-        config_dir=_absolute(mine.config_dir or data_dir),
-        bin_dir=_absolute(shared.bin_dir) if shared.bin_dir else None,
-        bin_name=shared.bin_name,
+        proxy_address=mine.proxy_address, config_dir=_absolute(mine.config_dir or data_dir),
+        bin_dir=_absolute(shared.bin_dir) if shared.bin_dir else None, bin_name=shared.bin_name,
         pgpass=_absolute(mine.pgpass) if mine.pgpass else os.path.join(home_of(mine.os_user, data_dir), "pgpass"),
-        database=shared.database,
-        config_base_name=shared.config_base_name,
-        use_unix_socket=shared.use_unix_socket,
-        use_unix_socket_repl=shared.use_unix_socket_repl,
-        krbsrvname=shared.krbsrvname,
-        superuser=superuser,
-        replication=credentials(users.replication, server_major),
+        database=shared.database, config_base_name=shared.config_base_name,
+        use_unix_socket=shared.use_unix_socket, use_unix_socket_repl=shared.use_unix_socket_repl, krbsrvname=shared.krbsrvname,
+        superuser=superuser, replication=credentials(users.replication, server_major),
         rewind=credentials(users.rewind, server_major) if rewind and users.rewind else superuser,
-        parameters=parameters,
-        pg_hba=_lines(shared, "pg_hba", word),
-        pg_ident=_lines(shared, "pg_ident", word),
-        recovery_conf=recovery,
-        custom_conf=shared.custom_conf,
-        use_slots=shared.use_slots,
-        use_pg_rewind=shared.use_pg_rewind,
-        pg_ctl_timeout=shared.pg_ctl_timeout,
-        retry_timeout=float(effective.timing.retry_timeout),
-        os_user=mine.os_user,
-        bootstrap_pg_hba=local.bootstrap.pg_hba if local.bootstrap else (),
-        before_stop=shared.before_stop,
-        pre_promote=shared.pre_promote,
-    )
+        parameters=parameters, pg_hba=_lines(shared, "pg_hba", word), pg_ident=_lines(shared, "pg_ident", word),
+        recovery_conf=recovery, custom_conf=shared.custom_conf, use_slots=shared.use_slots, use_pg_rewind=shared.use_pg_rewind,
+        pg_ctl_timeout=shared.pg_ctl_timeout, retry_timeout=float(effective.timing.retry_timeout), os_user=mine.os_user,
+        bootstrap_pg_hba=local.bootstrap.pg_hba if local.bootstrap else (), before_stop=shared.before_stop,
+        pre_promote=shared.pre_promote)
 
 
 def credentials(user: DatabaseUserSection, server_major: int | None) -> Credentials:
     """A database user with the connection options that this server version knows (config 6.2)."""
-    names = (
-        "sslmode",
-        "sslcert",
-        "sslkey",
-        "sslpassword",
-        "sslrootcert",
-        "sslcrl",
-        "sslcrldir",
-        "gssencmode",
-        "channel_binding",
-        "sslnegotiation",
-    )
-    options = {
-        name: getattr(user, name)
-        for name in names
-        if getattr(user, name) and (server_major is None or server_major >= _SINCE.get(name, 0))
-    }
+    names = ("sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "gssencmode", "channel_binding",
+             "sslnegotiation")
+    options = {name: getattr(user, name) for name in names
+               if getattr(user, name) and (server_major is None or server_major >= _SINCE.get(name, 0))}
     return Credentials(user.username, user.password, options)
 
 
@@ -112,9 +75,8 @@ def _bracketed(address: tuple[str, int]) -> tuple[str, int]:
     return (f"[{host}]" if ":" in host else host), port
 
 
-def _parameters(
-    effective: Effective, local: LocalConfig, server_major: int | None, word: str
-) -> tuple[dict[str, Json], dict[str, Json]]:
+def _parameters(effective: Effective, local: LocalConfig, server_major: int | None,
+                word: str) -> tuple[dict[str, Json], dict[str, Json]]:
     """Server parameters as they are written, and recovery settings, which are moved out of them (config 7.1, 8.4)."""
     parameters = dict(effective.postgresql.parameters)
     if word:

@@ -23,11 +23,8 @@ def check_tags(tags: Any, fail: Report, warn: Report) -> None:
     for name, value in tags.items():
         name = str(name)
         if name in BOOLEAN_TAGS and not isinstance(value, bool) and not (name == "nostream" and isinstance(value, str)):
-            warn(
-                f"tags.{name}",
-                f"wants true or false, has {value!r}, which counts as {str(bool(value)).lower()}",
-                "write true or false without quotes",
-            )
+            warn(f"tags.{name}", f"wants true or false, has {value!r}, which counts as {str(bool(value)).lower()}",
+                 "write true or false without quotes")
         elif name in PRIORITY_TAGS.values() and (isinstance(value, bool) or parse_int(value) is None):
             warn(f"tags.{name}", f"wants an integer, has {value!r}, which counts as 1", "write an integer; 0 means never")
         elif name not in (*BOOLEAN_TAGS, *PRIORITY_TAGS.values(), "replicatefrom"):
@@ -39,8 +36,5 @@ def check_tags(tags: Any, fail: Report, warn: Report) -> None:
         if tags.get(flag) is None or number is None:
             continue
         if bool(tags[flag]) == (number > 0):
-            warn(
-                f"tags.{flag}",
-                f"is {tags[flag]!r}, which contradicts {priority} {number}; {flag} wins",
-                f"remove tags.{priority}",
-            )
+            warn(f"tags.{flag}", f"is {tags[flag]!r}, which contradicts {priority} {number}; {flag} wins",
+                 f"remove tags.{priority}")

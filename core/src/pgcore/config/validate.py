@@ -48,14 +48,8 @@ class Problem:
         return " ".join(text.split())
 
 
-def validate(
-    path: str | None,
-    environ: Mapping[str, str],
-    section_types: Mapping[str, type],
-    *,
-    ignore_listen_port: bool = False,
-    probe: bool = True,
-) -> list[Problem]:
+def validate(path: str | None, environ: Mapping[str, str], section_types: Mapping[str, type], *,
+             ignore_listen_port: bool = False, probe: bool = True) -> list[Problem]:
     """Every problem of the configuration, errors first; an empty list means it is fine. ``environ`` is not changed.
 
     ``probe`` allows what touches the world: binding the listen addresses, running ``postgres --version``, connecting to
@@ -101,7 +95,6 @@ def _masked(path: str, value: Json) -> Json:
 
 # -- stores ------------------------------------------------------------------------------------------------------------------
 
-
 def _check_stores(draft: Draft, probe: bool) -> None:
     for name in draft.stores:
         if name not in draft.origin.section_types:
@@ -131,7 +124,6 @@ def _probe_store(draft: Draft, name: str, section: Mapping[str, Any]) -> None:
 
 
 # -- addresses ---------------------------------------------------------------------------------------------------------------
-
 
 def _check_reachability(draft: Draft) -> None:
     """Published addresses must mean something to the other nodes."""
@@ -195,11 +187,8 @@ def _check_bind(draft: Draft, path: str, host: str, port: int) -> None:
         draft.fail(path, f"names the host {host!r}, which cannot be resolved: {error.strerror}", "correct the host")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            draft.fail(
-                path,
-                f"port {port} of {host} is in use",
-                "stop what listens there, choose another port, or pass --ignore-listen-port if it is this node",
-            )
+            draft.fail(path, f"port {port} of {host} is in use", "stop what listens there, choose another port, or pass "
+                                                                 "--ignore-listen-port if it is this node")
         elif error.errno == errno.EADDRNOTAVAIL:
             draft.fail(path, f"{host} is no address of this machine", "use one that  ip address  shows")
         else:
@@ -207,7 +196,6 @@ def _check_bind(draft: Draft, path: str, host: str, port: int) -> None:
 
 
 # -- files and programs --------------------------------------------------------------------------------------------------------
-
 
 def _check_files(draft: Draft) -> None:
     for name, keys in (("restapi", ("certfile", "keyfile", "cafile")), ("ctl", ("certfile", "keyfile", "cacert"))):
@@ -223,11 +211,8 @@ def _check_files(draft: Draft) -> None:
 def _check_server(draft: Draft, probe: bool) -> None:
     section: PostgresqlSection = draft.sections["postgresql"]
     if not section.authentication.superuser.username:
-        draft.warn(
-            "postgresql.authentication.superuser.username",
-            "is missing; the name of the operating system account is used",
-            "name the superuser",
-        )
+        draft.warn("postgresql.authentication.superuser.username", "is missing; the name of the operating system account is used",
+                   "name the superuser")
     if section.os_user:
         try:
             pwd.getpwnam(section.os_user)
@@ -247,11 +232,8 @@ def _check_programs(draft: Draft, section: PostgresqlSection) -> str | None:
     missing = [name for name in wanted if not shutil.which(name, path=path)]
     if missing:
         place = f"{section.bin_dir!r} has" if section.bin_dir else "is not set, and PATH has"
-        draft.fail(
-            "postgresql.bin_dir",
-            f"{place} no program {', '.join(missing)}",
-            "set it to the bin directory of PostgreSQL, for example /usr/lib/postgresql/15/bin",
-        )
+        draft.fail("postgresql.bin_dir", f"{place} no program {', '.join(missing)}",
+                   "set it to the bin directory of PostgreSQL, for example /usr/lib/postgresql/15/bin")
     return shutil.which(section.bin_name.get("postgres", "postgres"), path=path)
 
 
@@ -278,9 +260,8 @@ def _check_data_dir(draft: Draft, folder: str, major: str | None) -> None:
     if not content or content == ["lost+found"]:
         return
     if "PG_VERSION" not in content or not {"pg_wal", "pg_xlog"} & set(content):
-        draft.fail(
-            path, f"{folder!r} is neither empty nor a PostgreSQL cluster", "name an empty directory, or move its content away"
-        )
+        draft.fail(path, f"{folder!r} is neither empty nor a PostgreSQL cluster",
+                   "name an empty directory, or move its content away")
         return
     try:
         with open(os.path.join(folder, "PG_VERSION"), encoding="ascii", errors="replace") as file:
@@ -293,7 +274,6 @@ def _check_data_dir(draft: Draft, folder: str, major: str | None) -> None:
 
 
 # -- values --------------------------------------------------------------------------------------------------------------------
-
 
 def _check_parameters(draft: Draft) -> None:
     local_parameters(draft.sections["postgresql"].parameters, "postgresql.parameters", draft.warn)
@@ -327,7 +307,7 @@ def _check_options(draft: Draft, path: str, options: Any) -> None:
     for index, item in enumerate(options):
         place = f"{path}[{index}]"
         if isinstance(item, Mapping) and len(item) == 1:
-            ((word, value),) = item.items()
+            (word, value), = item.items()
             if not isinstance(value, str):
                 draft.fail(place, f"option {word} wants a text, has {value!r}", "put the value in quotes")
         elif isinstance(item, str):

@@ -213,12 +213,8 @@ class Connector:
 def _detect_dead_peers(plain: socket.socket) -> None:
     """A peer whose machine or network vanished is noticed within about 5 s even on an idle connection."""
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", 5000),
-    ):
+    for option, value in (("TCP_KEEPIDLE", KEEPALIVE_IDLE_S), ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+                          ("TCP_KEEPCNT", KEEPALIVE_PROBES), ("TCP_USER_TIMEOUT", 5000)):
         if hasattr(socket, option):
             plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
@@ -232,16 +228,8 @@ class HttpClient:
         self._connected: tuple[str, _DeadlineSocket] | None = None
         self._closed = False
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        *,
-        headers: Mapping[str, str] | None = None,
-        deadline: Deadline,
-        idempotent: bool,
-    ) -> Response:
+    def request(self, method: str, path: str, body: bytes | None = None, *, headers: Mapping[str, str] | None = None,
+                deadline: Deadline, idempotent: bool) -> Response:
         """Send a request to the first endpoint that answers; each gets its share of the time left.
 
         A request that is not idempotent is not repeated once it may have been received. Raises HttpUnavailableError.
@@ -266,9 +254,8 @@ class HttpClient:
         self.endpoints.avoid(first)
         raise HttpUnavailableError("; ".join(failures) or "no endpoint is known", sent=sent)
 
-    def _exchange(
-        self, url: str, method: str, path: str, body: bytes | None, headers: Mapping[str, str], deadline: Deadline
-    ) -> Response:
+    def _exchange(self, url: str, method: str, path: str, body: bytes | None, headers: Mapping[str, str],
+                  deadline: Deadline) -> Response:
         """One request to one endpoint. Any failure closes the connection: its answer might come later."""
         sent = False
         try:
@@ -322,17 +309,8 @@ class _Connection(http.client.HTTPConnection):
 class LineStream:
     """A response without end whose body is read line by line, each with a time-out, without losing what arrived before it."""
 
-    def __init__(
-        self,
-        connector: Connector,
-        url: str,
-        method: str,
-        path: str,
-        body: bytes,
-        *,
-        headers: Mapping[str, str],
-        deadline: Deadline,
-    ) -> None:
+    def __init__(self, connector: Connector, url: str, method: str, path: str, body: bytes, *,
+                 headers: Mapping[str, str], deadline: Deadline) -> None:
         """Connect, send the request, read the header. Raises OSError or http.client.HTTPException."""
         self.url = url
         self._bytes = bytearray()
@@ -353,7 +331,7 @@ class LineStream:
         while (end := self._bytes.find(b"\r\n\r\n")) < 0:
             self._receive()
         first, *rest = bytes(self._bytes[:end]).decode("latin-1").split("\r\n")
-        del self._bytes[: end + 4]
+        del self._bytes[:end + 4]
         try:
             status = int(first.split(" ")[1])
         except (IndexError, ValueError) as error:
@@ -375,7 +353,7 @@ class LineStream:
             self._decode()
             if (end := self._lines.find(b"\n")) >= 0:
                 line = bytes(self._lines[:end])
-                del self._lines[: end + 1]
+                del self._lines[:end + 1]
                 return line
             self._receive()
 
@@ -395,8 +373,8 @@ class LineStream:
                 return
             if len(self._bytes) < end + 2 + size + 2:
                 return
-            self._lines += self._bytes[end + 2 : end + 2 + size]
-            del self._bytes[: end + 2 + size + 2]
+            self._lines += self._bytes[end + 2:end + 2 + size]
+            del self._bytes[:end + 2 + size + 2]
 
     def close(self) -> None:
         """Close the connection, from any thread; a waiting ``line`` ends with an error."""

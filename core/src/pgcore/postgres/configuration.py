@@ -48,9 +48,8 @@ class Configuration:
     def _major(self) -> int:
         major = data_dir.major_version(self._settings.data_dir)
         if major is None:
-            raise ServerError(
-                f"{self._settings.data_dir} has no readable PG_VERSION, nothing is written into it: is the file system mounted?"
-            )
+            raise ServerError(f"{self._settings.data_dir} has no readable PG_VERSION, nothing is written into it: "
+                              "is the file system mounted?")
         return major
 
     def wanted_recovery(self, upstream: Upstream | None) -> dict[str, str]:
@@ -77,10 +76,8 @@ class Configuration:
     def held_back(self) -> dict[str, dict[str, str]]:
         """Parameters a standby runs with a larger value than configured, as reasons for a restart (config 7.5)."""
         configured = parameters.effective(self._settings, parameters.NEWEST)
-        return {
-            name: {"old_value": value, "new_value": configured[name]}
-            for name, value in parameters.raised(configured, self._recorded).items()
-        }
+        return {name: {"old_value": value, "new_value": configured[name]}
+                for name, value in parameters.raised(configured, self._recorded).items()}
 
     def _compose(self) -> str:
         """The text of the main file for the present settings; ``values`` follow it."""
@@ -90,12 +87,8 @@ class Configuration:
         own = {"primary_conninfo", "primary_slot_name"}
         settings = dict(self.recovery or {})
         checked = values | {name: value for name, value in settings.items() if name not in own}
-        good = self._binary.accepted(
-            program_path(self._settings, "postgres"),
-            self._settings.data_dir,
-            checked,
-            lambda some: self._write_candidate(some, include),
-        )
+        good = self._binary.accepted(program_path(self._settings, "postgres"), self._settings.data_dir, checked,
+                                     lambda some: self._write_candidate(some, include))
         self.values = {name: value for name, value in good.items() if name not in parameters.RECOVERY}
         written = {name: value for name, value in good.items() if name in parameters.RECOVERY}
         written |= {name: value for name, value in settings.items() if name in own}
@@ -103,12 +96,8 @@ class Configuration:
 
     def _write_candidate(self, values: Mapping[str, str], include: str) -> str:
         path = os.path.join(self.paths.config_dir, f".check-{uuid.uuid4().hex[:8]}.conf")
-        files.write(
-            path,
-            files.main_text(values, {}, include=include, paths=self.paths),
-            mode=files.file_mode(self._settings.data_dir),
-            user=self._user,
-        )
+        files.write(path, files.main_text(values, {}, include=include, paths=self.paths),
+                    mode=files.file_mode(self._settings.data_dir), user=self._user)
         return path
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -158,8 +147,7 @@ class Configuration:
     def remember_from_disk(self) -> None:
         """Take the recovery settings that somebody wrote before, so that a rewrite keeps them (HA rules 5.4)."""
         found = files.settings_in(self.paths.main) | files.settings_in(
-            os.path.join(self._settings.data_dir, "postgresql.auto.conf")
-        )
+            os.path.join(self._settings.data_dir, "postgresql.auto.conf"))
         self.recovery = {name: value for name, value in found.items() if name in parameters.RECOVERY}
 
     def copy_aside(self) -> None:
@@ -207,21 +195,13 @@ class Configuration:
         lines = self._settings.bootstrap_pg_hba
         if lines and not self._settings.pg_hba and not self._settings.parameters.get("hba_file"):
             content = files.read(self.paths.hba) or ""
-            files.write(
-                self.paths.hba,
-                content + "".join(f"{line}\n" for line in lines),
-                mode=files.file_mode(self._settings.data_dir),
-                user=self._user,
-            )
+            files.write(self.paths.hba, content + "".join(f"{line}\n" for line in lines),
+                        mode=files.file_mode(self._settings.data_dir), user=self._user)
 
     def _trust_local(self) -> None:
         self._replaced_hba = files.read(self.paths.hba)
-        files.write(
-            self.paths.hba,
-            files.list_text(creation.trust_lines(self._settings)),
-            mode=files.file_mode(self._settings.data_dir),
-            user=self._user,
-        )
+        files.write(self.paths.hba, files.list_text(creation.trust_lines(self._settings)),
+                    mode=files.file_mode(self._settings.data_dir), user=self._user)
 
     def end_bootstrap(self) -> bool:
         """Take back what only the bootstrap needed; whether the server must read its files again. Raises ServerError."""

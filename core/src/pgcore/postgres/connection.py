@@ -18,11 +18,9 @@ try:
     import psycopg2  # type: ignore[import-untyped]
     import psycopg2.extensions  # type: ignore[import-untyped]
 except ImportError as missing:
-    raise FatalError(
-        "the PostgreSQL driver psycopg2 is not installed",
-        "install the distribution's package python3-psycopg2, or run `pip install psycopg2-binary`, or build it "
-        "from source with `pip install psycopg2` (needs a compiler and libpq's headers)",
-    ) from missing
+    raise FatalError("the PostgreSQL driver psycopg2 is not installed",
+                     "install the distribution's package python3-psycopg2, or run `pip install psycopg2-binary`, or build it "
+                     "from source with `pip install psycopg2` (needs a compiler and libpq's headers)") from missing
 
 CONNECT_TIMEOUT_S = 3.0
 STATEMENT_TIMEOUT_S = 2.0
@@ -70,9 +68,8 @@ class Session:
         """Dropped by a time-out, by an error or by ``close``."""
         return bool(self._connection.closed)
 
-    def query(
-        self, sql: str, arguments: Sequence[Any] | None = None, *, deadline: Deadline, check: Callable[[], None] | None = None
-    ) -> list[tuple[Any, ...]]:
+    def query(self, sql: str, arguments: Sequence[Any] | None = None, *, deadline: Deadline,
+              check: Callable[[], None] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement in one round trip; its rows, or nothing for a statement without rows.
 
         ``check`` is called while waiting and may raise to give up. Raises QueryFailedError when the server refused the statement;

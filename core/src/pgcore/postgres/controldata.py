@@ -18,15 +18,8 @@ WAL_PAGE = 8192
 _SHORT_HEADER, _LONG_HEADER, _ALIGNMENT = 24, 40, 8
 DEFAULT_SEGMENT = 16 * 1024 * 1024
 
-_STATES = (
-    ControlState.STARTING_UP,
-    ControlState.SHUT_DOWN,
-    ControlState.SHUT_DOWN_IN_RECOVERY,
-    ControlState.SHUTTING_DOWN,
-    ControlState.IN_CRASH_RECOVERY,
-    ControlState.IN_ARCHIVE_RECOVERY,
-    ControlState.IN_PRODUCTION,
-)
+_STATES = (ControlState.STARTING_UP, ControlState.SHUT_DOWN, ControlState.SHUT_DOWN_IN_RECOVERY, ControlState.SHUTTING_DOWN,
+           ControlState.IN_CRASH_RECOVERY, ControlState.IN_ARCHIVE_RECOVERY, ControlState.IN_PRODUCTION)
 _SHARED_MEMORY = ("max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_xacts", "max_locks_per_xact")
 _PARAMETER_NAMES = {"max_prepared_xacts": "max_prepared_transactions", "max_locks_per_xact": "max_locks_per_transaction"}
 
@@ -141,19 +134,8 @@ _RECORD = re.compile(r"len \(rec/tot\):\s*\d+/\s*(\d+),.*?lsn: ([0-9A-F]+/[0-9A-
 def checkpoint_end(run: RunProgram, pg_waldump: str, data_dir: str, control: ControlData, segment: int) -> Lsn | None:
     """The end of the last checkpoint's record, None if the segment is gone or the output not understood (HA rules 12.2, 30.2)."""
     try:
-        output = run(
-            [
-                pg_waldump,
-                "-p",
-                os.path.join(data_dir, "pg_wal"),
-                "-t",
-                str(control.checkpoint_timeline),
-                "-s",
-                str(control.checkpoint),
-                "-n",
-                "1",
-            ]
-        )
+        output = run([pg_waldump, "-p", os.path.join(data_dir, "pg_wal"), "-t", str(control.checkpoint_timeline),
+                      "-s", str(control.checkpoint), "-n", "1"])
     except CommandFailedError:
         return None
     match = _RECORD.search(output)

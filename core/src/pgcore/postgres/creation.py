@@ -26,22 +26,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ROLE_TIMEOUT_S = 60.0
-_REWIND_FUNCTIONS = (
-    "pg_ls_dir(text, boolean, boolean)",
-    "pg_stat_file(text, boolean)",
-    "pg_read_binary_file(text)",
-    "pg_read_binary_file(text, bigint, bigint, boolean)",
-)
-_QUIET = (
-    "log_statement = 'none'",
-    "log_min_duration_statement = -1",
-    "log_min_error_statement = 'panic'",
-    "log_duration = off",
-    "pgaudit.log = 'none'",
-    "pg_stat_statements.track = 'none'",
-    "synchronous_commit = 'local'",
-    "statement_timeout = 0",
-)
+_REWIND_FUNCTIONS = ("pg_ls_dir(text, boolean, boolean)", "pg_stat_file(text, boolean)", "pg_read_binary_file(text)",
+                     "pg_read_binary_file(text, bigint, bigint, boolean)")
+_QUIET = ("log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = 'panic'",
+          "log_duration = off", "pgaudit.log = 'none'", "pg_stat_statements.track = 'none'",
+          "synchronous_commit = 'local'", "statement_timeout = 0")
 """No statement of a role's creation may reach a log, nor wait for a standby that does not exist yet (HA rules 6.4.3)."""
 
 
@@ -69,23 +58,15 @@ def password_env(host: str, port: int, credentials: Credentials, user: OsUser | 
         yield {"PGPASSFILE": path}
 
 
-def run_bootstrap(
-    ctx: TaskContext, settings: ServerSettings, user: OsUser | None, method: BootstrapMethod, options: Json
-) -> None:
+def run_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, method: BootstrapMethod,
+                  options: Json) -> None:
     """Let the method fill the data directory. Raises ServerError or CancelledError."""
     data_dir.prepare(settings.data_dir, user)
     password = settings.superuser.password
 
     def run(password_file: str | None) -> None:
-        method.run(
-            BootstrapRequest(
-                server=settings,
-                options=options,
-                superuser_password_file=password_file,
-                binary=lambda name: program_path(settings, name),
-                task=ctx,
-            )
-        )
+        method.run(BootstrapRequest(server=settings, options=options, superuser_password_file=password_file,
+                                    binary=lambda name: program_path(settings, name), task=ctx))
 
     if password:
         with secret_file(password + "\n", user) as path:
@@ -168,14 +149,8 @@ def run_post_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser 
         ctx.run([*shlex.split(command), target], env={**env, "PGOPTIONS": "-c synchronous_commit=local -c statement_timeout=0"})
 
 
-def clone(
-    ctx: TaskContext,
-    settings: ServerSettings,
-    user: OsUser | None,
-    methods: Sequence[tuple[ReplicaMethod, Json]],
-    source: Upstream | None,
-    major: int,
-) -> None:
+def clone(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, methods: Sequence[tuple[ReplicaMethod, Json]],
+          source: Upstream | None, major: int) -> None:
     """Fill the data directory by the first method that succeeds (HA rules 6.3).
 
     Raises ServerError with every method's reason if none did, CancelledError after having removed a half-built copy.
@@ -201,14 +176,8 @@ def clone(
     raise ServerError(f"no replica could be made in {settings.data_dir}: {reasons}")
 
 
-def _run_method(
-    ctx: TaskContext,
-    settings: ServerSettings,
-    user: OsUser | None,
-    choice: tuple[ReplicaMethod, Json, bool],
-    source: Upstream | None,
-    major: int,
-) -> None:
+def _run_method(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, choice: tuple[ReplicaMethod, Json, bool],
+                source: Upstream | None, major: int) -> None:
     method, options, keeps = choice
     ctx.check()
     if not keeps:
@@ -216,26 +185,12 @@ def _run_method(
     data_dir.prepare(settings.data_dir, user)
     logger.info("making a replica with method %s from %s", method.name, source.name or source.host if source else "no source")
     ctx.report(phase=method.name)
-    connstring = (
-        ""
-        if source is None
-        else recovery.conninfo(
-            {"dbname": source.dbname, "host": source.host, "port": source.port, **recovery.login(settings.replication, major)}
-        )
-    )
+    connstring = "" if source is None else recovery.conninfo(
+        {"dbname": source.dbname, "host": source.host, "port": source.port, **recovery.login(settings.replication, major)})
     with password_env(source.host if source else "", source.port if source else 0, settings.replication, user) as env:
-        method.run(
-            ReplicaRequest(
-                server=settings,
-                source=source,
-                connstring=connstring,
-                env=env if source else {},
-                options=options,
-                binary=lambda name: program_path(settings, name),
-                task=ctx,
-                server_major=major,
-            )
-        )
+        method.run(ReplicaRequest(
+            server=settings, source=source, connstring=connstring, env=env if source else {}, options=options,
+            binary=lambda name: program_path(settings, name), task=ctx, server_major=major))
     if data_dir.major_version(settings.data_dir) is None:
         raise ServerError(f"it ended without an error but left no cluster in {settings.data_dir}")
 
@@ -243,13 +198,8 @@ def _run_method(
 def rewind_source(settings: ServerSettings, source: Upstream, major: int) -> tuple[str, Credentials]:
     """The connection string for pg_rewind, without password, and whose login it is (HA rules 12.4.4)."""
     credentials = settings.rewind if settings.rewind.username else settings.superuser
-    values: Mapping[str, Any] = {
-        "dbname": settings.database,
-        "host": source.host,
-        "port": source.port,
-        "target_session_attrs": "read-write",
-        **recovery.login(credentials, major),
-    }
+    values: Mapping[str, Any] = {"dbname": settings.database, "host": source.host, "port": source.port,
+                                 "target_session_attrs": "read-write", **recovery.login(credentials, major)}
     return recovery.conninfo(values), credentials
 
 

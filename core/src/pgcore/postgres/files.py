@@ -100,14 +100,8 @@ class Paths:
         """The paths by these settings."""
         directory = settings.config_dir or settings.data_dir
         stem = os.path.join(directory, settings.config_base_name)
-        return cls(
-            directory,
-            f"{stem}.conf",
-            f"{stem}.base.conf",
-            os.path.join(directory, "pg_hba.conf"),
-            os.path.join(directory, "pg_ident.conf"),
-            settings.pgpass or _default_pgpass(settings, user),
-        )
+        return cls(directory, f"{stem}.conf", f"{stem}.base.conf", os.path.join(directory, "pg_hba.conf"),
+                   os.path.join(directory, "pg_ident.conf"), settings.pgpass or _default_pgpass(settings, user))
 
     def copied(self) -> tuple[str, ...]:
         """The files of which copies are kept in the data directory (config 8.3)."""
@@ -185,9 +179,8 @@ def clean_auto_conf(data_dir: str, user: OsUser | None) -> None:
     content = read(path)
     if content is None:
         return
-    kept = [
-        line for line in content.splitlines(keepends=True) if line.partition("=")[0].strip().lower() not in parameters.RECOVERY
-    ]
+    kept = [line for line in content.splitlines(keepends=True)
+            if line.partition("=")[0].strip().lower() not in parameters.RECOVERY]
     if "".join(kept) != content:
         logger.info("removing recovery settings from %s", path)
         write(path, "".join(kept), mode=file_mode(data_dir), user=user)
@@ -219,7 +212,6 @@ def _copy(settings: ServerSettings, path: str) -> str:
 
 def pgpass_text(host: str, port: int | str | None, user: str | None, password: str) -> str:
     """Lines of a password file: one for each host, one more as ``localhost`` for a socket path (config 8.5)."""
-
     def escaped(value: object) -> str:
         return str(value).replace("\\", "\\\\").replace(":", "\\:")
 

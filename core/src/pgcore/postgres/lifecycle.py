@@ -32,9 +32,8 @@ _LAST_RESORT_S = 30.0
 _SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
-def launch(
-    settings: ServerSettings, user: OsUser | None, values: Mapping[str, str], config_file: str, log: ServerLog
-) -> Postmaster:
+def launch(settings: ServerSettings, user: OsUser | None, values: Mapping[str, str], config_file: str,
+           log: ServerLog) -> Postmaster:
     """Start a postmaster in a session of its own. Raises ServerError if the program can't be run.
 
     It becomes a child of the agent, so that its exit is reaped in containers whose first process reaps nothing.
@@ -42,34 +41,19 @@ def launch(
     environment: dict[str, str] = {}
     stranger = postmaster.foreign_pid(settings.data_dir)
     if stranger is not None:
-        logger.warning(
-            "postmaster.pid of %s names process %d, which is not PostgreSQL; the new server is told to ignore it",
-            settings.data_dir,
-            stranger,
-        )
+        logger.warning("postmaster.pid of %s names process %d, which is not PostgreSQL; the new server is told to ignore it",
+                       settings.data_dir, stranger)
         environment["PG_GRANDPARENT_PID"] = str(stranger)
     if "PG_MALLOC_ARENA_MAX" in os.environ:
         environment["MALLOC_ARENA_MAX"] = os.environ["PG_MALLOC_ARENA_MAX"]
-    argv = [
-        program_path(settings, "postgres"),
-        "-D",
-        settings.data_dir,
-        f"--config-file={config_file}",
-        *parameters.command_line(values),
-    ]
+    argv = [program_path(settings, "postgres"), "-D", settings.data_dir, f"--config-file={config_file}",
+            *parameters.command_line(values)]
     output = log.open()
     try:
         child = subprocess.Popen(
-            argv,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
+            argv, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             umask=0o027 if files.file_mode(settings.data_dir) == 0o640 else 0o077,
-            env=clean_environment(user, environment),
-            **(user.popen_options() if user else {}),
-        )
+            env=clean_environment(user, environment), **(user.popen_options() if user else {}))
     except (OSError, subprocess.SubprocessError) as error:
         raise ServerError(f"{argv[0]} can't be started: {error}") from error
     finally:
@@ -105,14 +89,8 @@ def wait_until_up(server: Postmaster, data_dir: str, log: ServerLog, timeout_s: 
 class Stopping:
     """One stop: the signal, the wait, the moment pg_control says "shut down", the escalation."""
 
-    def __init__(
-        self,
-        server: Postmaster,
-        data_dir: str,
-        ctx: TaskContext,
-        read_control: Callable[[], ControlData | None],
-        on_shut_down: Callable[[ControlData], None] | None,
-    ) -> None:
+    def __init__(self, server: Postmaster, data_dir: str, ctx: TaskContext, read_control: Callable[[], ControlData | None],
+                 on_shut_down: Callable[[ControlData], None] | None) -> None:
         self._server = server
         self._data_dir = data_dir
         self._ctx = ctx

@@ -46,13 +46,8 @@ def _tcp_host(hosts: list[str]) -> dict[str, str]:
     return {"host": hosts[0]}
 
 
-def superuser(
-    settings: ServerSettings,
-    user: OsUser | None,
-    *,
-    application_name: str = "pgcore",
-    statement_timeout_s: float = STATEMENT_TIMEOUT_S,
-) -> dict[str, Any]:
+def superuser(settings: ServerSettings, user: OsUser | None, *, application_name: str = "pgcore",
+              statement_timeout_s: float = STATEMENT_TIMEOUT_S) -> dict[str, Any]:
     """Connection parameters of the superuser on the local server."""
     login = recovery.login(settings.superuser, password=True)
     if user is not None:
@@ -64,11 +59,8 @@ def superuser(
 def replication(settings: ServerSettings) -> dict[str, Any]:
     """Connection parameters for IDENTIFY_SYSTEM on the local server."""
     login = recovery.login(settings.replication, password=True)
-    return (
-        {"replication": "true", "application_name": "pgcore", "options": "-c datestyle=ISO"}
-        | address(settings, replication=True)
-        | login
-    )
+    return {"replication": "true", "application_name": "pgcore", "options": "-c datestyle=ISO"} | address(
+        settings, replication=True) | login
 
 
 class KeptSession:
@@ -127,3 +119,4 @@ class KeptSession:
                     self._session.close()
             finally:
                 self._lock.release()
+

@@ -63,12 +63,8 @@ class Lookout:
             return None
         control = controldata.parse(text)
         if control is not None and control.state == ControlState.SHUT_DOWN:
-            control = replace(
-                control,
-                checkpoint_end=controldata.checkpoint_end(
-                    self._run, program_path(settings, "pg_waldump"), settings.data_dir, control, controldata.segment_size(text)
-                ),
-            )
+            control = replace(control, checkpoint_end=controldata.checkpoint_end(
+                self._run, program_path(settings, "pg_waldump"), settings.data_dir, control, controldata.segment_size(text)))
         self._control = (key, control, controldata.fields(text).get("Latest checkpoint's REDO WAL file", ""))
         return control
 
@@ -105,23 +101,17 @@ class Lookout:
         if untouchable or view.data_dir != DataDir.PRESENT:
             return view
         control = self.control_data(settings)
-        return replace(
-            view,
-            control=control,
-            system_id=control.system_id if control else controldata.peek_system_id(settings.data_dir),
-            recovery_files=data_dir.has_recovery_files(settings.data_dir),
-            rewind_possible=self._rewind_possible(settings, control is not None and control.rewindable),
-        )
+        return replace(view, control=control,
+                       system_id=control.system_id if control else controldata.peek_system_id(settings.data_dir),
+                       recovery_files=data_dir.has_recovery_files(settings.data_dir),
+                       rewind_possible=self._rewind_possible(settings, control is not None and control.rewindable))
 
     def add_silent_facts(self, view: NodeView, settings: ServerSettings) -> NodeView:
         """What can be said about a server that runs but did not answer; the last answer's identity still holds."""
         rewindable = self._running_rewindable(settings, view.postmaster_pid or 0)
-        view = replace(
-            view,
-            system_id=controldata.peek_system_id(settings.data_dir),
-            recovery_files=data_dir.has_recovery_files(settings.data_dir),
-            rewind_possible=self._rewind_possible(settings, rewindable),
-        )
+        view = replace(view, system_id=controldata.peek_system_id(settings.data_dir),
+                       recovery_files=data_dir.has_recovery_files(settings.data_dir),
+                       rewind_possible=self._rewind_possible(settings, rewindable))
         if self._last is not None:
             view = replace(view, server_version=self._last.server_version, postmaster_start=self._last.postmaster_start)
         return view
@@ -131,26 +121,13 @@ class Lookout:
         self._last = answer
         standby_position = max(answer.received or Lsn(0), answer.replayed or Lsn(0))
         return replace(
-            view,
-            answering=True,
-            accepting=True,
-            system_id=answer.system_id,
-            server_version=answer.server_version,
-            postmaster_start=answer.postmaster_start,
-            is_primary=not answer.in_recovery,
-            timeline=answer.primary_timeline,
-            position=standby_position if answer.in_recovery else answer.flushed,
-            received=answer.received,
-            replayed=answer.replayed,
-            replayed_at=answer.replayed_at,
-            replay_paused=answer.replay_paused,
-            receiver=answer.receiver,
-            senders=answer.senders,
-            slots=answer.slots,
-            has_restore_command=bool(answer.restore_command),
-            recovery_files=data_dir.has_recovery_files(settings.data_dir),
-            rewind_possible=self._rewind_possible(settings, self._running_rewindable(settings, view.postmaster_pid or 0)),
-        )
+            view, answering=True, accepting=True, system_id=answer.system_id, server_version=answer.server_version,
+            postmaster_start=answer.postmaster_start, is_primary=not answer.in_recovery, timeline=answer.primary_timeline,
+            position=standby_position if answer.in_recovery else answer.flushed, received=answer.received,
+            replayed=answer.replayed, replayed_at=answer.replayed_at, replay_paused=answer.replay_paused,
+            receiver=answer.receiver, senders=answer.senders, slots=answer.slots,
+            has_restore_command=bool(answer.restore_command), recovery_files=data_dir.has_recovery_files(settings.data_dir),
+            rewind_possible=self._rewind_possible(settings, self._running_rewindable(settings, view.postmaster_pid or 0)))
 
     @staticmethod
     def accepts(directory: str, error: Exception) -> bool:
@@ -174,63 +151,32 @@ class Lookout:
 
     # -- pending restart ---------------------------------------------------------------------------------------------
 
-    def pending_restart(
-        self,
-        answer: Monitoring,
-        settings: ServerSettings,
-        configuration: Configuration,
-        kept: KeptSession,
-        user: OsUser | None,
-        deadline: Deadline,
-    ) -> Mapping[str, Mapping[str, str]]:
+    def pending_restart(self, answer: Monitoring, settings: ServerSettings, configuration: Configuration, kept: KeptSession,
+                        user: OsUser | None, deadline: Deadline) -> Mapping[str, Mapping[str, str]]:
         """Parameters that act only after a restart, with both values (config 7.4)."""
         held_back = configuration.held_back()
         names = answer.pending_restart
         if not names:
             return held_back
-        stamps = tuple(
-            _mtime(path)
-            for path in (
-                configuration.paths.main,
-                configuration.paths.base,
-                os.path.join(settings.data_dir, "postgresql.auto.conf"),
-            )
-        )
+        stamps = tuple(_mtime(path) for path in (configuration.paths.main, configuration.paths.base,
+                                                 os.path.join(settings.data_dir, "postgresql.auto.conf")))
         key = (names, answer.postmaster_start, stamps)
         if self._pending[0] != key:
             try:
-                rows = kept.use(
-                    settings,
-                    user,
-                    deadline,
-                    lambda session: session.query(
-                        "SELECT name, pg_catalog.current_setting(name), unit FROM pg_catalog.pg_settings WHERE name = ANY(%s)",
-                        (sorted(names),),
-                        deadline=deadline,
-                    ),
-                )
+                rows = kept.use(settings, user, deadline, lambda session: session.query(
+                    "SELECT name, pg_catalog.current_setting(name), unit FROM pg_catalog.pg_settings WHERE name = ANY(%s)",
+                    (sorted(names),), deadline=deadline))
             except ServerError:
                 return held_back | {name: {"old_value": "?", "new_value": "?"} for name in names}
             postgres = program_path(settings, "postgres")
-            self._pending = (
-                key,
-                {
-                    name: {
-                        "old_value": old,
-                        "new_value": parameters.human(
-                            self._binary.value_at_next_start(postgres, settings.data_dir, configuration.paths.main, name), unit
-                        ),
-                    }
-                    for name, old, unit in rows
-                },
-            )
+            self._pending = (key, {name: {"old_value": old, "new_value": parameters.human(self._binary.value_at_next_start(
+                postgres, settings.data_dir, configuration.paths.main, name), unit)} for name, old, unit in rows})
         return held_back | self._pending[1]
 
     # -- recovery settings -------------------------------------------------------------------------------------------
 
-    def recovery_change(
-        self, configuration: Configuration, settings: ServerSettings, upstream: Upstream | None, ask: Asker
-    ) -> recovery.Change:
+    def recovery_change(self, configuration: Configuration, settings: ServerSettings, upstream: Upstream | None,
+                        ask: Asker) -> recovery.Change:
         """Compare the recovery settings wanted with those in force (HA rules 11.3)."""
         if not os.path.exists(os.path.join(settings.data_dir, "standby.signal")):
             return "restart"
@@ -270,3 +216,4 @@ def _mtime(path: str) -> float:
         return os.stat(path).st_mtime
     except OSError:
         return 0.0
+

@@ -77,18 +77,9 @@ def ask(session: Session, deadline: Deadline) -> Monitoring:
     if receiver is not None and receiver.get("written"):
         received = max(received or Lsn(0), Lsn.parse(receiver["written"]))
     return Monitoring(
-        in_recovery=row[0],
-        server_version=row[1],
-        system_id=row[2],
-        postmaster_start=row[3],
-        primary_timeline=row[4],
-        flushed=_lsn(row[5]),
-        received=received,
-        replayed=_lsn(row[7]),
-        replayed_at=row[8],
-        replay_paused=bool(row[9]),
-        restore_command=row[10] or "",
-        minimum_recovery_timeline=row[11] or 0,
+        in_recovery=row[0], server_version=row[1], system_id=row[2], postmaster_start=row[3], primary_timeline=row[4],
+        flushed=_lsn(row[5]), received=received, replayed=_lsn(row[7]), replayed_at=row[8], replay_paused=bool(row[9]),
+        restore_command=row[10] or "", minimum_recovery_timeline=row[11] or 0,
         receiver=_receiver(receiver) if receiver else None,
         receiver_conninfo=receiver.get("conninfo") if receiver else None,
         senders=tuple(_sender(sender) for sender in row[13] or ()),
@@ -100,13 +91,10 @@ def ask(session: Session, deadline: Deadline) -> Monitoring:
 def ask_position(session: Session, deadline: Deadline) -> tuple[Lsn | None, Lsn | None, bool]:
     """Received, replayed and whether it is a primary (then both are the flushed position); nothing else, so it is quick."""
     written = "(SELECT written_lsn FROM pg_catalog.pg_stat_wal_receiver LIMIT 1)" if session.server_version >= 130000 else "NULL"
-    row = session.query(
-        f"""SELECT r,
+    row = session.query(f"""SELECT r,
         CASE WHEN r THEN pg_catalog.pg_last_wal_receive_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END::text,
         CASE WHEN r THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END::text, {written}::text
-        FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role""",
-        deadline=deadline,
-    )[0]
+        FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role""", deadline=deadline)[0]
     received = max((lsn for lsn in (_lsn(row[1]), _lsn(row[3])) if lsn is not None), default=None)
     return received, _lsn(row[2]), not row[0]
 
@@ -116,41 +104,19 @@ def _lsn(text: str | None) -> Lsn | None:
 
 
 def _receiver(row: Mapping[str, Any]) -> WalReceiver:
-    return WalReceiver(
-        status=row["status"] or "",
-        host=row["host"],
-        port=row["port"],
-        slot=row["slot"] or None,
-        timeline=row["timeline"] or None,
-        latest_end=_lsn(row["end"]) or Lsn(0),
-    )
+    return WalReceiver(status=row["status"] or "", host=row["host"], port=row["port"], slot=row["slot"] or None,
+                       timeline=row["timeline"] or None, latest_end=_lsn(row["end"]) or Lsn(0))
 
 
 def _sender(row: Mapping[str, Any]) -> WalSender:
     return WalSender(
-        application_name=row["name"] or "",
-        state=row["state"] or "",
-        usename=row["user"] or "",
-        client_addr=row["addr"],
-        sync_state=row["sync_state"] or "async",
-        sync_priority=row["sync_priority"] or 0,
-        write=_lsn(row["write"]),
-        flush=_lsn(row["flush"]),
-        replay=_lsn(row["replay"]),
-    )
+        application_name=row["name"] or "", state=row["state"] or "", usename=row["user"] or "", client_addr=row["addr"],
+        sync_state=row["sync_state"] or "async", sync_priority=row["sync_priority"] or 0, write=_lsn(row["write"]),
+        flush=_lsn(row["flush"]), replay=_lsn(row["replay"]))
 
 
 def _slot(row: Mapping[str, Any]) -> Slot:
     return Slot(
-        name=row["name"],
-        physical=row["type"] == "physical",
-        active=bool(row["active"]),
-        restart_lsn=_lsn(row["restart"]),
-        confirmed_flush=_lsn(row["confirmed"]),
-        plugin=row["plugin"],
-        database=row["database"],
-        xmin=row["xmin"],
-        wal_status=row.get("wal_status"),
-        failover=bool(row.get("failover")),
-        synced=bool(row.get("synced")),
-    )
+        name=row["name"], physical=row["type"] == "physical", active=bool(row["active"]), restart_lsn=_lsn(row["restart"]),
+        confirmed_flush=_lsn(row["confirmed"]), plugin=row["plugin"], database=row["database"], xmin=row["xmin"],
+        wal_status=row.get("wal_status"), failover=bool(row.get("failover")), synced=bool(row.get("synced")))

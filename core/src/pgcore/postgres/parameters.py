@@ -20,54 +20,22 @@ logger = logging.getLogger(__name__)
 
 OLDEST, NEWEST = 12, 18
 
-RECOVERY = frozenset(
-    {
-        "archive_cleanup_command",
-        "primary_conninfo",
-        "primary_slot_name",
-        "promote_trigger_file",
-        "recovery_end_command",
-        "recovery_min_apply_delay",
-        "recovery_target",
-        "recovery_target_action",
-        "recovery_target_inclusive",
-        "recovery_target_lsn",
-        "recovery_target_name",
-        "recovery_target_time",
-        "recovery_target_timeline",
-        "recovery_target_xid",
-        "restore_command",
-    }
-)
+RECOVERY = frozenset({
+    "archive_cleanup_command", "primary_conninfo", "primary_slot_name", "promote_trigger_file", "recovery_end_command",
+    "recovery_min_apply_delay", "recovery_target", "recovery_target_action", "recovery_target_inclusive", "recovery_target_lsn",
+    "recovery_target_name", "recovery_target_time", "recovery_target_timeline", "recovery_target_xid", "restore_command"})
 """Settings that lived in recovery.conf before version 12; they are written apart from the others (config 8.4)."""
 
 _FIRST_MAJOR = {"wal_keep_size": 13}
 _LAST_MAJOR = {"wal_keep_segments": 12, "promote_trigger_file": 15, "stats_temp_directory": 14}
 
-COMMAND_LINE = (
-    "listen_addresses",
-    "port",
-    "cluster_name",
-    "wal_level",
-    "hot_standby",
-    "max_connections",
-    "max_wal_senders",
-    "max_prepared_transactions",
-    "max_locks_per_transaction",
-    "track_commit_timestamp",
-    "max_replication_slots",
-    "max_worker_processes",
-    "wal_log_hints",
-)
+COMMAND_LINE = ("listen_addresses", "port", "cluster_name", "wal_level", "hot_standby", "max_connections", "max_wal_senders",
+                "max_prepared_transactions", "max_locks_per_transaction", "track_commit_timestamp", "max_replication_slots",
+                "max_worker_processes", "wal_log_hints")
 """Passed on the command line in this order, so that ALTER SYSTEM can't override them (config 7.1)."""
 
-RAISED_ON_STANDBY = (
-    "max_connections",
-    "max_prepared_transactions",
-    "max_locks_per_transaction",
-    "max_worker_processes",
-    "max_wal_senders",
-)
+RAISED_ON_STANDBY = ("max_connections", "max_prepared_transactions", "max_locks_per_transaction", "max_worker_processes",
+                     "max_wal_senders")
 
 _SEGMENT_MB = 16
 
@@ -176,8 +144,7 @@ class Complaint:
 _UNKNOWN = re.compile(r'unrecognized configuration parameter "([^"]+)"')
 _NUMBER = r"(-?[\d.eE+]+)"
 _RANGE = re.compile(
-    _NUMBER + r'[^"]*? is outside the valid range for parameter "([^"]+)" \(' + _NUMBER + r"[^.]* \.\. " + _NUMBER
-)
+    _NUMBER + r'[^"]*? is outside the valid range for parameter "([^"]+)" \(' + _NUMBER + r"[^.]* \.\. " + _NUMBER)
 _BAD = re.compile(r'(?:invalid value for parameter|parameter) "([^"]+)"')
 _MESSAGE = re.compile(r"(?:LOG|ERROR|FATAL):\s+(.*)$")
 
@@ -216,15 +183,11 @@ def accepted(values: Mapping[str, str], check: Callable[[Mapping[str, str]], str
             value = good.pop(complaint.name)
             if complaint.replacement is not None and complaint.replacement != value:
                 good[complaint.name] = complaint.replacement
-                logger.warning(
-                    "parameter %s: %s; %s is used instead of %s", complaint.name, complaint.reason, complaint.replacement, value
-                )
+                logger.warning("parameter %s: %s; %s is used instead of %s", complaint.name, complaint.reason,
+                               complaint.replacement, value)
             else:
-                logger.warning(
-                    "parameter %s is left out: %s (mend or remove it under postgresql.parameters)",
-                    complaint.name,
-                    complaint.reason,
-                )
+                logger.warning("parameter %s is left out: %s (mend or remove it under postgresql.parameters)", complaint.name,
+                               complaint.reason)
     return good
 
 
@@ -243,9 +206,8 @@ class Binary:
             self._versions[key] = parse_version(self._run([postgres, "--version"]))
         return self._versions[key]
 
-    def accepted(
-        self, postgres: str, data_dir: str, values: Mapping[str, str], write_candidate: Callable[[Mapping[str, str]], str]
-    ) -> dict[str, str]:
+    def accepted(self, postgres: str, data_dir: str, values: Mapping[str, str],
+                 write_candidate: Callable[[Mapping[str, str]], str]) -> dict[str, str]:
         """``values`` without what this binary refuses; remembered, so that an unchanged configuration costs nothing."""
         key = (postgres, self._stamp(postgres), tuple(sorted(values.items())))
         if key not in self._accepted:

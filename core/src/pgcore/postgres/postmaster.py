@@ -80,16 +80,14 @@ def _inspect(pid: int) -> _Process | None:
 
 def _inspect_portably(pid: int) -> _Process | None:
     try:
-        found = subprocess.run(
-            ["ps", "-o", "ppid=,stat=,etime=,comm=", "-p", str(pid)], capture_output=True, text=True, timeout=5, check=False
-        ).stdout.split(None, 3)
+        found = subprocess.run(["ps", "-o", "ppid=,stat=,etime=,comm=", "-p", str(pid)], capture_output=True, text=True,
+                               timeout=5, check=False).stdout.split(None, 3)
     except (OSError, subprocess.SubprocessError):
         return None
     if len(found) < 4:
         return None
-    return _Process(
-        time.time() - elapsed_seconds(found[2]), os.path.basename(found[3].strip()), None, int(found[0]), found[1].startswith("Z")
-    )
+    return _Process(time.time() - elapsed_seconds(found[2]), os.path.basename(found[3].strip()), None, int(found[0]),
+                    found[1].startswith("Z"))
 
 
 def elapsed_seconds(text: str) -> int:

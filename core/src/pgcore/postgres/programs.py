@@ -74,10 +74,8 @@ def _account(who: str | int) -> OsUser:
     try:
         entry = pwd.getpwnam(who) if isinstance(who, str) else pwd.getpwuid(who)
     except KeyError as error:
-        raise ServerError(
-            f"PostgreSQL refuses to run as root and the OS account {who!r} does not exist: set postgresql.os_user "
-            "to an existing account"
-        ) from error
+        raise ServerError(f"PostgreSQL refuses to run as root and the OS account {who!r} does not exist: set postgresql.os_user "
+                          "to an existing account") from error
     if entry.pw_uid == 0:
         raise ServerError(f"the OS account {who!r} is root, as which PostgreSQL refuses to run: set postgresql.os_user")
     return OsUser(entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)), entry.pw_dir)
@@ -85,7 +83,8 @@ def _account(who: str | int) -> OsUser:
 
 def clean_environment(user: OsUser | None, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of children: nothing of the agent, Kubernetes or systemd-notify in it (HA rules 18.2, config 9.1)."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN) and name != "NOTIFY_SOCKET"}
+    environment = {name: value for name, value in os.environ.items()
+                   if not name.startswith(_HIDDEN) and name != "NOTIFY_SOCKET"}
     if user is not None:
         environment |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
     return environment | dict(extra or {})
@@ -138,13 +137,8 @@ class ProgramRunner:
     ``cancelled`` may be set by any thread: the running program is terminated, and killed with all its children after 10 s.
     """
 
-    def __init__(
-        self,
-        user: OsUser | None = None,
-        cancelled: threading.Event | None = None,
-        report: Callable[[Mapping[str, Json]], None] | None = None,
-        limit_s: float | None = None,
-    ) -> None:
+    def __init__(self, user: OsUser | None = None, cancelled: threading.Event | None = None,
+                 report: Callable[[Mapping[str, Json]], None] | None = None, limit_s: float | None = None) -> None:
         """``limit_s`` bounds every single program; one that takes longer is ended and counts as failed."""
         self.user = user
         self.cancelled = cancelled or threading.Event()
@@ -161,14 +155,8 @@ class ProgramRunner:
         if self.cancelled.is_set():
             raise CancelledError("the action was cancelled")
 
-    def run(
-        self,
-        argv: list[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        stdin: str | None = None,
-        on_output: Callable[[str], None] | None = None,
-    ) -> str:
+    def run(self, argv: list[str], *, env: Mapping[str, str] | None = None, stdin: str | None = None,
+            on_output: Callable[[str], None] | None = None) -> str:
         """Run a program to its end and return what it wrote on both channels.
 
         Raises CommandFailedError (not found, exit code not 0) or CancelledError.
@@ -193,16 +181,8 @@ class ProgramRunner:
         options = self.user.popen_options() if self.user else {}
         try:
             process = subprocess.Popen(
-                argv,
-                env=clean_environment(self.user, env),
-                cwd="/",
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-                start_new_session=True,
-                umask=0o077,
-                **options,
-            )
+                argv, env=clean_environment(self.user, env), cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE, start_new_session=True, umask=0o077, **options)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise CommandFailedError(argv, None, str(error)) from error
         if process.stdin is not None:

@@ -27,13 +27,8 @@ def request(postmaster: Postmaster, data_dir: str, user: OsUser | None) -> None:
         raise ServerError("PostgreSQL is not running, it can't be promoted")
 
 
-def watch(
-    postmaster: Postmaster,
-    data_dir: str,
-    connect: Callable[[Deadline], dict[str, Any]],
-    deadline: Deadline,
-    check: Callable[[], None],
-) -> None:
+def watch(postmaster: Postmaster, data_dir: str, connect: Callable[[Deadline], dict[str, Any]], deadline: Deadline,
+          check: Callable[[], None]) -> None:
     """Return as soon as the server accepts writes: pg_control says "in production" and ``pg_is_in_recovery()`` is false.
 
     pg_control is looked at every 5 ms, which costs microseconds; SQL confirms. Raises ServerError when the time is over or the
@@ -57,9 +52,8 @@ def watch(
             session.close()
 
 
-def _writable(
-    session: Session | None, connect: Callable[[Deadline], dict[str, Any]], deadline: Deadline
-) -> tuple[Session | None, bool]:
+def _writable(session: Session | None, connect: Callable[[Deadline], dict[str, Any]],
+              deadline: Deadline) -> tuple[Session | None, bool]:
     try:
         session = session or Session(connect(deadline), deadline)
         return session, not session.query("SELECT pg_catalog.pg_is_in_recovery()", deadline=deadline)[0][0]

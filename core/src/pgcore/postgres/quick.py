@@ -167,9 +167,8 @@ class QuickServer:
         ``task``, ``finished`` and ``watchdog_failed`` are the daemon's to fill in.
         """
         running, busy = self.postmaster(), self._acting > 0
-        view = NodeView(
-            at=self._now(), data_dir=DataDir.UNREADABLE, role=self.role, state=self.state, running=running is not None
-        )
+        view = NodeView(at=self._now(), data_dir=DataDir.UNREADABLE, role=self.role, state=self.state,
+                        running=running is not None)
         try:
             self._configuration.log.hand_on()
             view = replace(view, data_dir=data_dir.look(self._settings.data_dir))
@@ -185,11 +184,8 @@ class QuickServer:
             if view.data_dir != DataDir.PRESENT:
                 self.role = Role.UNINITIALIZED
             self._explain_absence()
-        return self._lookout.add_offline_facts(
-            replace(view, role=self.role, state=self.state),
-            self._settings,
-            untouchable=busy and self.state == State.CREATING_REPLICA,
-        )
+        return self._lookout.add_offline_facts(replace(view, role=self.role, state=self.state), self._settings,
+                                               untouchable=busy and self.state == State.CREATING_REPLICA)
 
     def _explain_absence(self) -> None:
         """Nobody asked it to end, or it did not come up (HA rules 4.12, 14.1)."""
@@ -197,11 +193,8 @@ class QuickServer:
             self.state = State.STOPPED
         elif self.state in (State.RUNNING, State.STARTING, State.BOOTSTRAP_STARTING):
             self.state = State.CRASHED if self.state == State.RUNNING else State.START_FAILED
-            logger.error(
-                "PostgreSQL is gone (%s): %s",
-                self.state,
-                self._configuration.log.tail(self._settings.data_dir) or "it logged nothing",
-            )
+            logger.error("PostgreSQL is gone (%s): %s", self.state,
+                         self._configuration.log.tail(self._settings.data_dir) or "it logged nothing")
 
     def _complain(self, problem: str) -> None:
         """Log why the monitoring query was not answered, once as long as the reason stays the same."""
@@ -215,9 +208,8 @@ class QuickServer:
     def _observe_up(self, view: NodeView, running: Postmaster, deadline: Deadline, busy: bool) -> NodeView:
         view = replace(view, postmaster_pid=running.pid)
         try:
-            answer = self._heartbeat.use(
-                self._settings, self._user, deadline.within(QUICK_S), lambda session: monitor.ask(session, deadline)
-            )
+            answer = self._heartbeat.use(self._settings, self._user, deadline.within(QUICK_S),
+                                         lambda session: monitor.ask(session, deadline))
         except ServerError as error:
             accepting = self._lookout.accepts(self._settings.data_dir, error)
             if accepting:
@@ -225,19 +217,14 @@ class QuickServer:
             if not busy and self.state not in (State.STOPPING, State.STOP_FAILED):
                 self.state = State.RUNNING if accepting else State.STARTING
             return self._lookout.add_silent_facts(
-                replace(view, state=self.state, accepting=accepting, is_primary=self.role == Role.PRIMARY), self._settings
-            )
+                replace(view, state=self.state, accepting=accepting, is_primary=self.role == Role.PRIMARY), self._settings)
         self._complaint = ""
         self._judge(answer.in_recovery, busy)
         view = self._lookout.add_online_facts(replace(view, role=self.role, state=self.state), answer, self._settings)
         if view.timeline is None:
             view = replace(view, timeline=self._lookout.standby_timeline(answer, lambda: self._identified(deadline)))
-        return replace(
-            view,
-            pending_restart=self._lookout.pending_restart(
-                answer, self._settings, self._configuration, self._heartbeat, self._user, deadline
-            ),
-        )
+        return replace(view, pending_restart=self._lookout.pending_restart(
+            answer, self._settings, self._configuration, self._heartbeat, self._user, deadline))
 
     def _judge(self, in_recovery: bool, busy: bool) -> None:
         """Role and state by the server's own word, unless a long action is changing them right now."""
@@ -279,9 +266,8 @@ class QuickServer:
     def leader_timeline(self, source: Upstream, deadline: Deadline) -> LeaderTimeline:
         """What a leader says about timeline, history and role (HA rules 12.2). Raises ServerUnavailableError when undecided."""
         ordinary = self._settings.rewind if self._settings.rewind.username else self._settings.superuser
-        return timeline.compare_timelines(
-            source, recovery.login(self._settings.replication, password=True), recovery.login(ordinary, password=True), deadline
-        )
+        return timeline.compare_timelines(source, recovery.login(self._settings.replication, password=True),
+                                          recovery.login(ordinary, password=True), deadline)
 
     # -- configuration -----------------------------------------------------------------------------------------------
 
@@ -310,12 +296,8 @@ class QuickServer:
         A server that does not answer is compared by what was written last; nothing known means no change: ask again.
         """
         deadline = Deadline.after(self._settings.retry_timeout / 2, self._now)
-        return self._lookout.recovery_change(
-            self._configuration,
-            self._settings,
-            upstream,
-            lambda action: self._heartbeat.use(self._settings, self._user, deadline, lambda session: action(session, deadline)),
-        )
+        return self._lookout.recovery_change(self._configuration, self._settings, upstream, lambda action: self._heartbeat.use(
+            self._settings, self._user, deadline, lambda session: action(session, deadline)))
 
     def follow_by_reload(self, upstream: Upstream | None) -> None:
         """Write the recovery settings for this upstream and reload. Raises ServerError."""

@@ -15,41 +15,20 @@ from pgcore.postgres.connection import Session, libpq_version, parse_conninfo
 
 Change = Literal["none", "reload", "restart"]
 
-_ORDER = (
-    "dbname",
-    "user",
-    "passfile",
-    "password",
-    "host",
-    "port",
-    "sslmode",
-    "sslcompression",
-    "sslcert",
-    "sslkey",
-    "sslpassword",
-    "sslrootcert",
-    "sslcrl",
-    "sslcrldir",
-    "application_name",
-    "krbsrvname",
-    "gssencmode",
-    "channel_binding",
-    "target_session_attrs",
-    "sslnegotiation",
-)
+_ORDER = ("dbname", "user", "passfile", "password", "host", "port", "sslmode", "sslcompression", "sslcert", "sslkey",
+          "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "application_name", "krbsrvname", "gssencmode", "channel_binding",
+          "target_session_attrs", "sslnegotiation")
 _SINCE = {"gssencmode": 12, "channel_binding": 13, "sslpassword": 13, "sslcrldir": 14, "sslnegotiation": 17}
 """The first major version whose client library knows the option (config 6.2)."""
 
 _EMPTY_TARGETS = ("recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid")
 _NEVER_CONFIGURED = re.compile(r"recovery_target|primary_conninfo$|primary_slot_name$|standby_mode$")
-_LEFT_ALONE = frozenset(
-    {"archive_cleanup_command", "promote_trigger_file", "recovery_end_command", "recovery_min_apply_delay", "restore_command"}
-)
+_LEFT_ALONE = frozenset({"archive_cleanup_command", "promote_trigger_file", "recovery_end_command", "recovery_min_apply_delay",
+                         "restore_command"})
 
 
 def conninfo(values: Mapping[str, Any]) -> str:
     """A libpq connection string, in the order of config 6.2; values that are None are left out."""
-
     def escaped(value: object) -> str:
         return re.sub(r"(['\\\s])", r"\\\1", str(value)) or "''"
 
@@ -68,20 +47,10 @@ def login(credentials: Credentials, major: int | None = None, *, password: bool 
 
 def primary_conninfo(settings: ServerSettings, upstream: Upstream, major: int, passfile: str | None) -> dict[str, Any]:
     """The options of ``primary_conninfo`` (HA rules 11.3); the password travels in the passfile."""
-    values = {
-        "dbname": upstream.dbname,
-        "host": upstream.host,
-        "port": str(upstream.port),
-        "application_name": settings.name,
-        "passfile": passfile,
-        "krbsrvname": settings.krbsrvname,
-    } | login(settings.replication, major)
-    for name, default in (
-        ("sslmode", "prefer"),
-        ("gssencmode", "prefer"),
-        ("channel_binding", "prefer"),
-        ("sslnegotiation", "postgres"),
-    ):
+    values = {"dbname": upstream.dbname, "host": upstream.host, "port": str(upstream.port), "application_name": settings.name,
+              "passfile": passfile, "krbsrvname": settings.krbsrvname} | login(settings.replication, major)
+    for name, default in (("sslmode", "prefer"), ("gssencmode", "prefer"), ("channel_binding", "prefer"),
+                          ("sslnegotiation", "postgres")):
         if _SINCE.get(name, 0) <= major:
             values.setdefault(name, default)
     if upstream.name is None and "," in upstream.host and upstream.slot:
@@ -92,14 +61,9 @@ def primary_conninfo(settings: ServerSettings, upstream: Upstream, major: int, p
 def wanted(settings: ServerSettings, upstream: Upstream | None, major: int, passfile: str | None) -> dict[str, str]:
     """Every recovery setting of a standby (config 8.4)."""
     configured = {_renamed(name.lower()): value for name, value in settings.recovery_conf.items()}
-    values = {
-        name: parameters.text(value)
-        for name, value in configured.items()
-        if value is not None
-        and not _NEVER_CONFIGURED.match(name)
-        and name in parameters.RECOVERY
-        and parameters.known_to(name, major)
-    }
+    values = {name: parameters.text(value) for name, value in configured.items()
+              if value is not None and not _NEVER_CONFIGURED.match(name) and name in parameters.RECOVERY
+              and parameters.known_to(name, major)}
     values |= dict.fromkeys(_EMPTY_TARGETS, "") | {"recovery_target_timeline": "latest"}
     if upstream is not None:
         values["primary_conninfo"] = conninfo(primary_conninfo(settings, upstream, major, passfile))
@@ -111,7 +75,8 @@ def wanted(settings: ServerSettings, upstream: Upstream | None, major: int, pass
 def custom(values: Mapping[str, Any], major: int) -> dict[str, str]:
     """Recovery settings of a custom bootstrap, targets included (config 10.4)."""
     translated = {_renamed(name.lower()): parameters.text(value) for name, value in values.items() if value is not None}
-    return {name: value for name, value in translated.items() if name in parameters.RECOVERY and parameters.known_to(name, major)}
+    return {name: value for name, value in translated.items()
+            if name in parameters.RECOVERY and parameters.known_to(name, major)}
 
 
 def _renamed(name: str) -> str:
@@ -127,22 +92,13 @@ class Current:
 
 def ask(session: Session, deadline: Deadline) -> Current:
     """Read the settings in force. Raises ServerUnavailableError or QueryFailedError."""
-    rows = session.query(
-        "SELECT name, setting, context, sourcefile FROM pg_catalog.pg_settings WHERE name = ANY(%s)",
-        (sorted(parameters.RECOVERY),),
-        deadline=deadline,
-    )
+    rows = session.query("SELECT name, setting, context, sourcefile FROM pg_catalog.pg_settings WHERE name = ANY(%s)",
+                         (sorted(parameters.RECOVERY),), deadline=deadline)
     return Current({name: (value, context, source) for name, value, context, source in rows})
 
 
-def change(
-    want: Mapping[str, str],
-    current: Current,
-    *,
-    major: int,
-    config_file: str,
-    receiver: tuple[Mapping[str, str], str | None] | None,
-) -> Change:
+def change(want: Mapping[str, str], current: Current, *, major: int, config_file: str,
+           receiver: tuple[Mapping[str, str], str | None] | None) -> Change:
     """What it takes to bring a running standby to these settings (HA rules 11.3).
 
     ``receiver`` is the live WAL receiver's connection options and slot: while there is one, it is the truth, so that a server
@@ -161,16 +117,8 @@ def change(
     return result
 
 
-def _equal(
-    name: str,
-    want: str | None,
-    value: str,
-    source: str | None,
-    *,
-    major: int,
-    config_file: str,
-    receiver: tuple[Mapping[str, str], str | None] | None,
-) -> bool:
+def _equal(name: str, want: str | None, value: str, source: str | None, *, major: int, config_file: str,
+           receiver: tuple[Mapping[str, str], str | None] | None) -> bool:
     if name == "primary_conninfo":
         return _same_conninfo(want, value, receiver[0] if receiver else None, major)
     if name == "primary_slot_name":
@@ -202,16 +150,8 @@ def _same_conninfo(want: str | None, configured: str, live: Mapping[str, str] | 
 
 
 def _default(name: str) -> str | None:
-    return {
-        "sslmode": "prefer",
-        "gssencmode": "prefer",
-        "channel_binding": "prefer",
-        "sslnegotiation": "postgres",
-        "target_session_attrs": "any",
-        "port": "5432",
-        "sslcompression": "0",
-        "krbsrvname": "postgres",
-    }.get(name)
+    return {"sslmode": "prefer", "gssencmode": "prefer", "channel_binding": "prefer", "sslnegotiation": "postgres",
+            "target_session_attrs": "any", "port": "5432", "sslcompression": "0", "krbsrvname": "postgres"}.get(name)
 
 
 def needing_restart(major: int) -> frozenset[str]:

@@ -110,13 +110,8 @@ def run(ctx: TaskContext, plan: RewindPlan, redo_file: Callable[[], str]) -> Non
                 raise
             fetched.add(missing)
             logger.info("pg_rewind misses WAL file %s, fetching it with restore_command", missing)
-            ctx.run(
-                _shell(
-                    plan.settings.data_dir,
-                    plan.archiving.restore_command,
-                    {"p": f"pg_wal/{missing}", "f": missing, "r": redo_file()},
-                )
-            )
+            ctx.run(_shell(plan.settings.data_dir, plan.archiving.restore_command,
+                           {"p": f"pg_wal/{missing}", "f": missing, "r": redo_file()}))
 
 
 def _environment(directory: str) -> dict[str, str]:
@@ -152,18 +147,8 @@ def single_user(ctx: TaskContext, settings: ServerSettings, major: int, archivin
     archive_ready(ctx, directory, archiving)
     _forget_archive_status(directory)
     data_dir.remove_recovery_files(directory)
-    argv = [
-        program_path(settings, "postgres"),
-        "--single",
-        "-D",
-        directory,
-        *_recorded_options(directory),
-        "-c",
-        "archive_mode=on",
-        "-c",
-        "archive_command=false",
-        "template1",
-    ]
+    argv = [program_path(settings, "postgres"), "--single", "-D", directory, *_recorded_options(directory),
+            "-c", "archive_mode=on", "-c", "archive_command=false", "template1"]
     ctx.report(phase="crash recovery")
     ctx.run(argv, env=_environment(directory))
 

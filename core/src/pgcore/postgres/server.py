@@ -59,12 +59,8 @@ class Postgres(QuickServer):
         Raises ServerError with the server's last log lines if it ended, CancelledError after having stopped it again.
         """
         with self._action(State.STARTING):
-            return self._start(
-                ctx,
-                role,
-                lambda: self._configuration.write(role, upstream, standby=role != Role.PRIMARY, control=self.control_data()),
-                timeout_s,
-            )
+            return self._start(ctx, role, lambda: self._configuration.write(role, upstream, standby=role != Role.PRIMARY,
+                                                                            control=self.control_data()), timeout_s)
 
     def _start(self, ctx: TaskContext, role: Role, write: Callable[[], None], timeout_s: float) -> bool:
         directory = self._settings.data_dir
@@ -73,9 +69,8 @@ class Postgres(QuickServer):
             postmaster.clear_orphans(directory)
             self._forget_connections()
             write()
-            started = lifecycle.launch(
-                self._settings, self._user, self._configuration.values, self._configuration.paths.main, self._configuration.log
-            )
+            started = lifecycle.launch(self._settings, self._user, self._configuration.values, self._configuration.paths.main,
+                                       self._configuration.log)
             with self._postmaster_lock:
                 self._adopt(started)
             self.role = role
@@ -103,20 +98,11 @@ class Postgres(QuickServer):
         if of_data is None:
             raise ServerError(f"{self._settings.data_dir} has no readable PG_VERSION: is the file system mounted?")
         if of_data != of_binary:
-            raise ServerError(
-                f"{self._settings.data_dir} was made by PostgreSQL {of_data}, {self.program('postgres')} is "
-                f"version {of_binary}: set postgresql.bin_dir to the programs of version {of_data}"
-            )
+            raise ServerError(f"{self._settings.data_dir} was made by PostgreSQL {of_data}, {self.program('postgres')} is "
+                              f"version {of_binary}: set postgresql.bin_dir to the programs of version {of_data}")
 
-    def stop(
-        self,
-        ctx: TaskContext,
-        *,
-        mode: lifecycle.StopMode,
-        checkpoint: bool = False,
-        timeout_s: float | None,
-        on_shut_down: Callable[[ControlData], None] | None = None,
-    ) -> None:
+    def stop(self, ctx: TaskContext, *, mode: lifecycle.StopMode, checkpoint: bool = False, timeout_s: float | None,
+             on_shut_down: Callable[[ControlData], None] | None = None) -> None:
         """Stop the server and wait for its end; at the limit fast becomes immediate, and then SIGKILL (HA rules 18.3).
 
         ``on_shut_down`` is called as soon as pg_control says "shut down", the checkpoint's end included, while the postmaster may
@@ -208,13 +194,8 @@ class Postgres(QuickServer):
             promote.request(running, self._settings.data_dir, self._user)
             self.role = Role.PROMOTED
             accepted()
-            promote.watch(
-                running,
-                self._settings.data_dir,
-                lambda _: local.superuser(self._settings, self._user),
-                Deadline.after(timeout_s, self._now),
-                ctx.check,
-            )
+            promote.watch(running, self._settings.data_dir, lambda _: local.superuser(self._settings, self._user),
+                          Deadline.after(timeout_s, self._now), ctx.check)
             self.role = Role.PRIMARY
 
     def rewind(self, ctx: TaskContext, source: Upstream) -> None:
@@ -230,11 +211,8 @@ class Postgres(QuickServer):
             rewind.archive_ready(ctx, self._settings.data_dir, archiving)
             connstring, credentials = creation.rewind_source(self._settings, source, self.major_version())
             with creation.password_env(source.host, source.port, credentials, self._user) as env:
-                rewind.run(
-                    ctx,
-                    RewindPlan(self._settings, self.major_version(), self._configuration.paths.main, connstring, env, archiving),
-                    self._lookout.redo_file,
-                )
+                rewind.run(ctx, RewindPlan(self._settings, self.major_version(), self._configuration.paths.main, connstring,
+                                                  env, archiving), self._lookout.redo_file)
 
     def crash_recover(self, ctx: TaskContext) -> None:
         """Single-user crash recovery (HA rules 13.3). Raises ServerError if it failed, which the caller only logs."""
@@ -245,9 +223,8 @@ class Postgres(QuickServer):
 
     def _archiving(self) -> Archiving:
         def value(name: str) -> str:
-            found = self._binary.value_at_next_start(
-                self.program("postgres"), self._settings.data_dir, self._configuration.paths.main, name
-            )
+            found = self._binary.value_at_next_start(self.program("postgres"), self._settings.data_dir,
+                                                     self._configuration.paths.main, name)
             return "" if found == "?" else found
 
         restore = str(self._settings.recovery_conf.get("restore_command") or value("restore_command"))
@@ -272,16 +249,11 @@ class Postgres(QuickServer):
             given: Mapping[str, Json] = options if custom and isinstance(options, Mapping) else {}
             # What still has to recover must not count as a primary while it can't be asked.
             recovers = bool(given.get("recovery_conf") or given.get("keep_existing_recovery_conf"))
-            self._start(
-                ctx,
-                Role.REPLICA if recovers else Role.PRIMARY,
-                lambda: self._configuration.write_for_bootstrap(given, custom=custom, control=self.control_data()),
-                self._settings.pg_ctl_timeout,
-            )
+            self._start(ctx, Role.REPLICA if recovers else Role.PRIMARY, lambda: self._configuration.write_for_bootstrap(
+                given, custom=custom, control=self.control_data()), self._settings.pg_ctl_timeout)
 
     def post_bootstrap(self, ctx: TaskContext, command: str | None) -> None:
         """Users and the operator's script on the new primary (HA rules 6.4.3). Raises ServerError if anything fails."""
-
         def script() -> None:
             if command:
                 creation.run_post_bootstrap(ctx, self._settings, self._user, command)

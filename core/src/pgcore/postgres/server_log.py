@@ -40,11 +40,8 @@ class ServerLog:
             if self._user is not None:
                 os.fchown(descriptor, self._user.uid, self._user.gid)
         except OSError as error:
-            logger.warning(
-                "the server's output file %s can't be opened (%s), it writes to the agent's standard error instead",
-                self.path,
-                error.strerror or error,
-            )
+            logger.warning("the server's output file %s can't be opened (%s), it writes to the agent's standard error instead",
+                           self.path, error.strerror or error)
             return os.dup(2)
         self._start = self._size()
         return descriptor

@@ -62,9 +62,8 @@ def identify(parameters: Mapping[str, Any], deadline: Deadline) -> tuple[str, in
         session.close()
 
 
-def compare_timelines(
-    source: Upstream, replication: Mapping[str, Any], ordinary: Mapping[str, Any], deadline: Deadline
-) -> LeaderTimeline:
+def compare_timelines(source: Upstream, replication: Mapping[str, Any], ordinary: Mapping[str, Any],
+                      deadline: Deadline) -> LeaderTimeline:
     """Timeline, history and role of a leader. The two mappings are the logins for its replication and ordinary connections.
 
     Raises ServerUnavailableError when anything is undecided.

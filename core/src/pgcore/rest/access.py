@@ -47,9 +47,8 @@ class Access:
     def __init__(self) -> None:
         self._resolved: tuple[tuple[str, ...], frozenset[Network]] = ((), frozenset())
 
-    def denial(
-        self, settings: RestSettings, view: ClusterView | None, client: str, *, verified: bool, authorization: str | None
-    ) -> Denial | None:
+    def denial(self, settings: RestSettings, view: ClusterView | None, client: str, *, verified: bool,
+               authorization: str | None) -> Denial | None:
         """None when the client at this address may go on."""
         if not self._address_allowed(settings, view, client):
             return Denial(403, "Access is denied", {})
@@ -59,12 +58,8 @@ class Access:
             return _password_denial(settings, authorization)
         if not settings.checks_clients and not settings.only_loopback:
             # Whoever can reach the port could stop the database. Patroni allows it, pgcore does not (principles, security).
-            return Denial(
-                403,
-                "Access is denied: set restapi.authentication, or verify_client with TLS: "
-                "without either, unsafe requests are answered only where every address is loopback",
-                {},
-            )
+            return Denial(403, "Access is denied: set restapi.authentication, or verify_client with TLS: "
+                               "without either, unsafe requests are answered only where every address is loopback", {})
         return None
 
     def _address_allowed(self, settings: RestSettings, view: ClusterView | None, client: str) -> bool:

@@ -79,26 +79,21 @@ class _Root:
 class SecondDoor:
     """Routes, access and bodies of the unsafe verbs; at most ``limit`` of them at a time."""
 
-    def __init__(self, board: Board, mailbox: Mailbox, stopping: threading.Event, settings: Callable[[], RestSettings]) -> None:
+    def __init__(self, board: Board, mailbox: Mailbox, stopping: threading.Event,
+                 settings: Callable[[], RestSettings]) -> None:
         self._board = board
         self._settings = settings
         self._access = Access()
         self._root = _Root(Management(board, mailbox, stopping), NodeOrders(board, mailbox, stopping))
         self._running = threading.BoundedSemaphore(1)
         cherrypy.config.update({"environment": "embedded", "log.screen": False, "checker.on": False})
-        self._application = cherrypy.Application(
-            self._root,
-            "",
-            {
-                "/": {
-                    "request.dispatch": cherrypy.dispatch.MethodDispatcher(),
-                    "request.process_request_body": False,
-                    "request.show_tracebacks": False,
-                    "error_page.default": _error_text,
-                    "hooks.on_start_resource": self._admit,
-                }
-            },
-        )
+        self._application = cherrypy.Application(self._root, "", {"/": {
+            "request.dispatch": cherrypy.dispatch.MethodDispatcher(),
+            "request.process_request_body": False,
+            "request.show_tracebacks": False,
+            "error_page.default": _error_text,
+            "hooks.on_start_resource": self._admit,
+        }})
         self._application.log.access_log.disabled = True
 
     def limit(self, count: int) -> None:
@@ -130,20 +125,15 @@ class SecondDoor:
         status, headers = head[-1]
         named = {name.lower(): value for name, value in headers}
         challenge = named.get("www-authenticate")
-        return Answer(
-            int(status[:3]), body, headers={"WWW-Authenticate": challenge} if challenge else {}, page=_ERROR_PAGE.lower() in named
-        )
+        return Answer(int(status[:3]), body, headers={"WWW-Authenticate": challenge} if challenge else {},
+                      page=_ERROR_PAGE.lower() in named)
 
     def _admit(self) -> None:
         request = cherrypy.serving.request
         status = self._board.status
         denial = self._access.denial(
-            self._settings(),
-            status.cluster if status else None,
-            request.remote.ip,
-            verified=request.wsgi_environ["pgcore.verified"],
-            authorization=request.headers.get("Authorization"),
-        )
+            self._settings(), status.cluster if status else None, request.remote.ip,
+            verified=request.wsgi_environ["pgcore.verified"], authorization=request.headers.get("Authorization"))
         if denial is not None:
             cherrypy.serving.response.headers.update(denial.headers)
             raise cherrypy.HTTPError(denial.code, denial.text)

@@ -51,12 +51,8 @@ class Guest:
 class Doorman:
     """``deliver(socket, address, request)`` gets every complete request and must not block; ``render`` encodes refusals."""
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        deliver: Callable[[socket.socket, tuple[str, int], bytes], None],
-        render: Callable[[Answer], bytes],
-    ) -> None:
+    def __init__(self, listener: socket.socket, deliver: Callable[[socket.socket, tuple[str, int], bytes], None],
+                 render: Callable[[Answer], bytes]) -> None:
         self.context: ssl.SSLContext | None = None
         """TLS for connections accepted from now on; may be replaced at any time."""
         self._listener = listener
@@ -186,10 +182,10 @@ class Doorman:
 
     def _hand_over(self, guest: Guest) -> None:
         self._forget(guest)
-        head = bytes(guest.data[: guest.body_at])
+        head = bytes(guest.data[:guest.body_at])
         # Some probes end lines with a bare newline; the parser insists on the full form.
         head = b"\r\n".join(line.rstrip(b"\r") for line in head.split(b"\n"))
-        self._deliver(guest.socket, guest.address, head + bytes(guest.data[guest.body_at : guest.needed]))
+        self._deliver(guest.socket, guest.address, head + bytes(guest.data[guest.body_at:guest.needed]))
 
     def _refuse(self, guest: Guest, answer: Answer) -> None:
         """Say why, then swallow what is still coming: closing at once would destroy the answer on its way."""

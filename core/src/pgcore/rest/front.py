@@ -43,14 +43,8 @@ class FrontDoor:
         if method != "GET":
             return bare(checks.health(self._board.status, path, parameters, now()))
         handler = {
-            "liveness": self._liveness,
-            "readiness": self._readiness,
-            "patroni": self._patroni,
-            "cluster": self._cluster,
-            "history": self._history,
-            "metrics": self._metrics,
-            "config": self._config,
-            "failsafe": self._failsafe,
+            "liveness": self._liveness, "readiness": self._readiness, "patroni": self._patroni, "cluster": self._cluster,
+            "history": self._history, "metrics": self._metrics, "config": self._config, "failsafe": self._failsafe,
         }.get(path.split("/")[1] if path.startswith("/") else "")
         return handler(parameters) if handler else self._health(path, parameters)
 

@@ -56,14 +56,8 @@ class _Gateway(Gateway_10):
             req.conn.wfile.write(encode(answer, settings.server_header, settings.headers))
         except OSError as error:
             logger.debug("REST API could not answer %s: %s", req.conn.remote_addr, error)
-        logger.debug(
-            "REST API %s %s %s %d in %.1f ms",
-            req.conn.remote_addr,
-            method,
-            target.partition("?")[0],
-            answer.code,
-            (now() - req.conn.accepted_at) * 1000,
-        )
+        logger.debug("REST API %s %s %s %d in %.1f ms", req.conn.remote_addr, method, target.partition("?")[0], answer.code,
+                     (now() - req.conn.accepted_at) * 1000)
 
     def _answer(self, method: str, target: str) -> Answer:
         if method in SAFE_METHODS:

@@ -95,13 +95,8 @@ class Management:
         written = self._ask(WriteFailover(version=view.failover.version), status)
         if written:
             return Reply(200, "scheduled switchover deleted")
-        return Reply(
-            409 if written is False else 503,
-            "the request in the store has changed meanwhile"
-            if written is False
-            else "the store did not answer: the scheduled switchover may or may not be deleted",
-            page=True,
-        )
+        return Reply(409 if written is False else 503, "the request in the store has changed meanwhile" if written is False else
+                     "the store did not answer: the scheduled switchover may or may not be deleted", page=True)
 
     def _write(self, ask: Ask, letter: WriteFailover, status: Status) -> Reply | None:
         """None when the request is in the store."""

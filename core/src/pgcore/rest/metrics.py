@@ -41,29 +41,17 @@ def _server_series(status: Status) -> Iterator[Series]:
     yield "replica", "gauge", "1 if this node is a replica.", int(role == Role.REPLICA)
     yield "sync_standby", "gauge", "1 if this node is a synchronous standby.", int(up and checks.is_sync_standby(status))
     yield "quorum_standby", "gauge", "1 if this node is a quorum standby.", int(up and checks.is_quorum_standby(status))
-    yield (
-        "xlog_received_location",
-        "counter",
-        "Received WAL in bytes, 0 on a primary.",
-        int((standby and (node.received or node.replayed)) or 0),
-    )
+    yield ("xlog_received_location", "counter", "Received WAL in bytes, 0 on a primary.",
+           int((standby and (node.received or node.replayed)) or 0))
     yield "xlog_replayed_location", "counter", "Replayed WAL in bytes, 0 on a primary.", int((standby and node.replayed) or 0)
-    yield (
-        "xlog_replayed_timestamp",
-        "gauge",
-        "Epoch seconds of the last replayed commit, 0 if none.",
-        _epoch(node.replayed_at) if standby else 0,
-    )
+    yield ("xlog_replayed_timestamp", "gauge", "Epoch seconds of the last replayed commit, 0 if none.",
+           _epoch(node.replayed_at) if standby else 0)
     yield "xlog_paused", "gauge", "1 if replay is paused.", int(standby and node.replay_paused)
     if up and (node.server_version or 0) >= 90600:
         replication = node.replication_state
         yield "postgres_streaming", "gauge", "1 if this node streams.", int(replication == "streaming")
-        yield (
-            "postgres_in_archive_recovery",
-            "gauge",
-            "1 if this node replays from the archive.",
-            int(replication == "in archive recovery"),
-        )
+        yield ("postgres_in_archive_recovery", "gauge", "1 if this node replays from the archive.",
+               int(replication == "in archive recovery"))
     yield "postgres_server_version", "gauge", "Version number of PostgreSQL.", int((up and node.server_version) or 0)
 
 

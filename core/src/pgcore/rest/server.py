@@ -49,9 +49,8 @@ logger = logging.getLogger(__name__)
 class RestServer:
     """The REST API of one agent: ``start``, ``reconfigure`` any number of times, ``stop`` once."""
 
-    def __init__(
-        self, settings: RestSettings, board: Board, mailbox: Mailbox, fresh: Fresh, config_of: ConfigOf = lambda: None
-    ) -> None:
+    def __init__(self, settings: RestSettings, board: Board, mailbox: Mailbox, fresh: Fresh,
+                 config_of: ConfigOf = lambda: None) -> None:
         self._settings = settings
         self._stopping = threading.Event()
 
@@ -115,9 +114,8 @@ def bind(settings: RestSettings) -> socket.socket:
     try:
         if not host and socket.has_dualstack_ipv6():
             try:
-                return socket.create_server(
-                    ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=settings.request_queue_size
-                )
+                return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True,
+                                            backlog=settings.request_queue_size)
             except OSError as error:
                 if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     raise
@@ -125,9 +123,8 @@ def bind(settings: RestSettings) -> socket.socket:
         family, _, _, _, address = min(candidates, key=lambda candidate: candidate[0] != socket.AF_INET)
         return socket.create_server(address[:2], family=family, backlog=settings.request_queue_size)
     except OSError as error:
-        raise FatalError(
-            f"restapi.listen: cannot listen on {settings.listen}: {_bind_problem(error)}", _bind_remedy(error, host, port)
-        ) from error
+        raise FatalError(f"restapi.listen: cannot listen on {settings.listen}: {_bind_problem(error)}",
+                         _bind_remedy(error, host, port)) from error
 
 
 def tls_context(settings: RestSettings) -> ssl.SSLContext | None:
@@ -141,11 +138,9 @@ def tls_context(settings: RestSettings) -> ssl.SSLContext | None:
         context.load_cert_chain(settings.certfile, settings.keyfile, password=lambda: password)
     except (OSError, ValueError) as error:
         files = " and ".join(name for name in (settings.certfile, settings.keyfile) if name)
-        raise ConfigError(
-            "restapi.certfile",
-            f"cannot use {files}: {error}",
-            "both must be readable PEM files that belong together, restapi.keyfile_password the key's password",
-        ) from error
+        raise ConfigError("restapi.certfile", f"cannot use {files}: {error}",
+                          "both must be readable PEM files that belong together, restapi.keyfile_password the key's password"
+                          ) from error
     try:
         if settings.cafile:
             context.load_verify_locations(settings.cafile)
@@ -275,7 +270,7 @@ class _Writer:
         left = memoryview(data)
         while left:
             self._socket.settimeout(max(0.001, deadline.left()))
-            left = left[self._socket.send(left) :]
+            left = left[self._socket.send(left):]
         self.bytes_written += len(data)
         return len(data)
 

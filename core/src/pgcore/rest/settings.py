@@ -43,21 +43,8 @@ class RestSettings:
     @classmethod
     def of(cls, section: RestapiSection) -> RestSettings:
         """From the ``restapi`` section. A backlog below our default is raised to it: smaller ones only lose connections."""
-        same = (
-            "listen",
-            "certfile",
-            "keyfile",
-            "keyfile_password",
-            "cafile",
-            "ciphers",
-            "verify_client",
-            "allowlist",
-            "allowlist_include_members",
-            "http_extra_headers",
-            "https_extra_headers",
-            "thread_pool_size",
-            "server_tokens",
-        )
+        same = ("listen", "certfile", "keyfile", "keyfile_password", "cafile", "ciphers", "verify_client", "allowlist",
+                "allowlist_include_members", "http_extra_headers", "https_extra_headers", "thread_pool_size", "server_tokens")
         login = section.authentication
         return cls(
             **{name: getattr(section, name) for name in same},

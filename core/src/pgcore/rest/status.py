@@ -25,14 +25,8 @@ def node_document(status: Status | None, at: Instant, fresh: Positions | None = 
     takes for "unreachable": better than an old position in a race.
     """
     if status is None:
-        return {
-            "state": "unknown",
-            "role": "uninitialized",
-            "cluster_unlocked": True,
-            "dcs_last_seen": 0,
-            "patroni": {"version": PATRONI_VERSION},
-            "pgcore": {"version": __version__},
-        }
+        return {"state": "unknown", "role": "uninitialized", "cluster_unlocked": True, "dcs_last_seen": 0,
+                "patroni": {"version": PATRONI_VERSION}, "pgcore": {"version": __version__}}
     document = {"state": checks.api_state(status), **_server(status, fresh, asked=asked), **_situation(status)}
     document["pgcore"] = {
         "version": __version__,
@@ -81,16 +75,8 @@ def _server(status: Status, fresh: Positions | None, *, asked: bool) -> dict[str
         document["replication_state"] = node.replication_state
     if node.senders:
         document["replication"] = [
-            {
-                "usename": s.usename,
-                "application_name": s.application_name,
-                "client_addr": s.client_addr,
-                "state": s.state,
-                "sync_state": s.sync_state,
-                "sync_priority": s.sync_priority,
-            }
-            for s in node.senders
-        ]
+            {"usename": s.usename, "application_name": s.application_name, "client_addr": s.client_addr, "state": s.state,
+             "sync_state": s.sync_state, "sync_priority": s.sync_priority} for s in node.senders]
     return document
 
 
@@ -145,11 +131,8 @@ def _member(row: MemberRow) -> dict[str, Json]:
         if member.data.get(name):
             document[name] = member.data[name]
     if not row.leads:
-        pairs = (
-            ("receive_", row.receive_lag, member.receive_lsn),
-            ("replay_", row.replay_lag, member.replay_lsn),
-            ("", row.lag, member.xlog_location),
-        )
+        pairs = (("receive_", row.receive_lag, member.receive_lsn), ("replay_", row.replay_lag, member.replay_lsn),
+                 ("", row.lag, member.xlog_location))
         for prefix, lag, lsn in pairs:
             document[f"{prefix}lag"] = "unknown" if lag is None else lag
             document[f"{prefix}lsn"] = "unknown" if lsn is None else str(lsn)

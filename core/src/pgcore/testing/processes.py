@@ -55,17 +55,15 @@ class ServerProcess:
         self.directory.mkdir(parents=True, exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=self.directory
-            )
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                            env=environment, cwd=self.directory)
 
     def wait_ready(self, timeout_s: float = 20.0) -> None:
         """Wait until the server answers; AssertionError with the end of its log if it does not."""
         end = time.monotonic() + timeout_s
         while not self.ready():
             assert self.process is not None and self.process.poll() is None and time.monotonic() < end, (
-                f"{self.name} did not start:\n{self.log.read_text(errors='replace')[-2000:]}"
-            )
+                f"{self.name} did not start:\n{self.log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.02)
 
     def start(self) -> Self:
@@ -127,16 +125,8 @@ class EtcdServer(ServerProcess):
     ``options`` are further command line arguments.
     """
 
-    def __init__(
-        self,
-        tmp_dir: Path,
-        port: int | None = None,
-        *,
-        name: str = "etcd",
-        peer_port: int | None = None,
-        certificates: tuple[Path, Path, Path] | None = None,
-        options: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, tmp_dir: Path, port: int | None = None, *, name: str = "etcd", peer_port: int | None = None,
+                 certificates: tuple[Path, Path, Path] | None = None, options: Sequence[str] = ()) -> None:
         super().__init__(name, Path(tmp_dir) / name)
         self.port = port or free_port()
         self.peer_port = peer_port or free_port()
@@ -164,35 +154,12 @@ class EtcdServer(ServerProcess):
     def command(self) -> Sequence[str]:
         """The argument list to run."""
         arguments = [
-            "etcd",
-            "--name",
-            self.name,
-            "--data-dir",
-            str(self.directory / "data"),
-            "--enable-v2",
-            "--unsafe-no-fsync",
-            "--listen-client-urls",
-            self.url,
-            "--advertise-client-urls",
-            self.url,
-            "--listen-peer-urls",
-            self.peer_url,
-            "--initial-advertise-peer-urls",
-            self.peer_url,
-            "--initial-cluster",
-            self.initial_cluster,
-            "--initial-cluster-token",
-            "pgcore-test",
-            "--heartbeat-interval",
-            str(self.heartbeat_ms),
-            "--election-timeout",
-            str(10 * self.heartbeat_ms),
-            "--log-level",
-            "warn",
-            "--logger",
-            "zap",
-            *self.options,
-        ]
+            "etcd", "--name", self.name, "--data-dir", str(self.directory / "data"), "--enable-v2", "--unsafe-no-fsync",
+            "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
+            "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
+            "--initial-cluster", self.initial_cluster, "--initial-cluster-token", "pgcore-test",
+            "--heartbeat-interval", str(self.heartbeat_ms), "--election-timeout", str(10 * self.heartbeat_ms),
+            "--log-level", "warn", "--logger", "zap", *self.options]
         if self.certificates:
             certificate, key, authority = map(str, self.certificates)
             arguments += ["--cert-file", certificate, "--key-file", key, "--trusted-ca-file", authority, "--client-cert-auth"]

@@ -35,12 +35,7 @@ class RecordsContract(StoreKit):
         a.announce("card", deadline=self.soon)
         records = a.read(fresh=True, deadline=self.soon).records
         assert {path: record.value for path, record in records.items()} == {
-            "config": "config",
-            "optime/leader": "optime/leader",
-            "status": "status",
-            "history": "history",
-            "members/a": "card",
-        }
+            "config": "config", "optime/leader": "optime/leader", "status": "status", "history": "history", "members/a": "card"}
 
     def test_a_completed_write_shows_in_the_next_read_of_the_writer(self, join):
         a = join("a")
@@ -136,10 +131,8 @@ class RecordsContract(StoreKit):
             for _ in range(rounds):
                 while True:
                     record = store.read(fresh=True, deadline=self.soon).records["status"]
-                    if isinstance(
-                        store.put(Key.STATUS, str(int(record.value) + 1), expect=version(record.version), deadline=self.soon),
-                        Stored,
-                    ):
+                    if isinstance(store.put(Key.STATUS, str(int(record.value) + 1), expect=version(record.version),
+                                            deadline=self.soon), Stored):
                         break
 
         with ThreadPoolExecutor(len(stores)) as pool:
