@@ -1,8 +1,8 @@
 """Prints the numbers of the edge cases that no test names: ``python scripts/edge_cases.py``; ends with 1 if there are any.
 
-A test names a case as ``EC 41`` or ``EC 41, 42``: in the situation of a row of a table of cases, or in its own docstring. ``--tests``
-prints the tests of every number instead. The list of edge cases is part of the contract this project is judged by; its numbers
-and their kinds stand here so that a checkout can be checked by itself.
+A test names a case as ``EC 41`` or ``EC 41, 42``: in the situation of a row of a table of cases, or in its own docstring.
+``--tests`` prints the tests of every number instead. The edge cases are part of the contract this project is judged by; their
+numbers and kinds stand here so that a checkout can be checked by itself.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def named_in(text: str) -> set[int]:
 def _sentences(path: Path) -> Iterator[tuple[str, str]]:
     """Every place where a test of this file may name a case: the test, and the text."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            yield node.name, ast.get_docstring(node) or ""
-        elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name.lower().startswith("test"):
             yield node.name, ast.get_docstring(node) or ""
         elif isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
