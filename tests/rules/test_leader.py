@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,11 @@ LOCK = (
         RenewLease,
     ),
     nothing("all is well", world(primary(), MINE), "leader.keep"),
+    nothing(
+        "its pg_control cannot be read at the moment: whose data it is was settled when it was taken in charge",
+        world(replace(silent(primary()), system_id=None), view("a")),
+        "leader.keep",
+    ),
     nothing("a slow server keeps the lock by its cached role (EC 7)", world(silent(primary()), MINE), "leader.keep"),
     case(
         "another owns the lock: the primary stops at once and releases nothing (EC 1)",

@@ -9,10 +9,13 @@ from pgcore.model.world import World
 
 
 def in_question(w: World) -> bool:
-    """The identity must be settled before anything else is decided."""
+    """The identity must be settled before anything else is decided.
+
+    That of a server in this agent's charge is settled for as long as it runs, even if its pg_control cannot be read just now.
+    """
     own = w.node.system_id
     if own is None or not _valid(own):
-        return True
+        return not (w.node.running and w.memory.managed)
     if w.cluster.initialized:
         return w.cluster.initialize != own
     return w.cluster.unlocked and not w.paused and not w.memory.managed

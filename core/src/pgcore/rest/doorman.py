@@ -28,6 +28,8 @@ MAX_BUFFERED = 8 * 1024 * 1024
 MAX_WAITING = 400
 """Unfinished connections held at one time; beyond that the oldest one goes."""
 CHUNK = 64 * 1024
+CLOSED_S = 0.2
+"""How long the door stays closed when the process cannot take another connection."""
 
 logger = logging.getLogger(__name__)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -61,6 +63,8 @@ class Doorman:
         self._guests: dict[int, Guest] = {}
         self._buffered = 0
         self._stopping = False
+        self._closed_until: Instant | None = None
+        self._overfull = False
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         listener.setblocking(False)
@@ -77,6 +81,7 @@ class Doorman:
                     elif isinstance(key.data, Guest):
                         self._attend(key.data)
                 self._show_out()
+                self._open_again()
         finally:
             for guest in list(self._guests.values()):
                 self._drop(guest)
@@ -93,8 +98,11 @@ class Doorman:
             pass  # run() has already ended and closed it
 
     def _pause(self) -> float | None:
-        """Seconds until the oldest guest's patience ends; None when there is nobody to wait for."""
-        return max(0.0, min(guest.until for guest in self._guests.values()) - now()) if self._guests else None
+        """Seconds until the oldest guest's patience ends or the door opens; None when there is nothing to wait for."""
+        ends = [guest.until for guest in self._guests.values()]
+        if self._closed_until is not None:
+            ends.append(self._closed_until)
+        return max(0.0, min(ends) - now()) if ends else None
 
     def _accept(self) -> None:
         for _ in range(64):
@@ -103,11 +111,27 @@ class Doorman:
             except (BlockingIOError, InterruptedError, ConnectionError):
                 return
             except OSError as error:
-                # Out of file descriptors or memory: make room, or the level-triggered listener would spin.
-                logger.warning("REST API cannot accept a connection: %s; the oldest unfinished one is closed", error)
-                self._drop_oldest()
+                self._close_for_a_while(error)
                 return
+            if self._overfull:
+                self._overfull = False
+                logger.info("REST API accepts connections again")
             self._welcome(sock, address)
+
+    def _close_for_a_while(self, error: OSError) -> None:
+        """Out of descriptors or memory: make room, and leave the listener alone, which stays readable, for a moment."""
+        if not self._overfull:
+            logger.warning("REST API cannot accept connections: %s; the oldest unfinished one is closed, trying again every %g s",
+                           error, CLOSED_S)
+        self._overfull = True
+        self._drop_oldest()
+        self._selector.unregister(self._listener)
+        self._closed_until = Instant(now() + CLOSED_S)
+
+    def _open_again(self) -> None:
+        if self._closed_until is not None and self._closed_until <= now():
+            self._closed_until = None
+            self._selector.register(self._listener, selectors.EVENT_READ)
 
     def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
         if len(self._guests) >= MAX_WAITING:
