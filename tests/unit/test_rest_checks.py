@@ -160,4 +160,4 @@ def test_archive_recovery_is_not_ready_and_failsafe_may_vouch_for_a_lost_store()
     assert checks.readiness(archive, {}, now()) == 503
     blind = status(node=replica_node(receiver=WalReceiver("streaming")), cluster=None)
     assert checks.readiness(blind, {}, now()) == 503
-    assert checks.readiness(replace(blind, failsafe_active=True), {}, now()) == 200
+    assert checks.readiness(replace(blind, failsafe_until=Instant(now() + 5)), {}, now()) == 200

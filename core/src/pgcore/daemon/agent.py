@@ -40,6 +40,7 @@ QUIET = (
     a.CompareRecovery,
     a.CompareTimelines,
     a.ReadHistory,
+    a.AskFailsafe,
     a.ReadCluster,
     a.NoteRequest,
     a.MarkUndecided,
@@ -51,6 +52,12 @@ QUIET = (
 LEAST_PAUSE_S = 0.002
 """Between two heartbeats, so that a broken source of wake-ups cannot eat a processor."""
 TRAIL_LENGTH = 200
+
+
+def _failsafe_until(world: World) -> Instant | None:
+    """Until when the members, or this node for another, keep a leader without the store."""
+    record = world.memory.failsafe
+    return Instant(record.at + record.ttl) if record is not None else world.memory.failsafe_until
 
 
 def _loud(action: a.Action) -> bool:
@@ -120,6 +127,7 @@ class Agent:
             action, world = next(steps)
             while True:
                 self._sync_guard(world)
+                self.performer.ports.failsafe.know(world)
                 outcome = self.performer.perform(action, world)
                 self._note_bits(action, outcome)
                 action, world = steps.send(outcome)
@@ -133,6 +141,7 @@ class Agent:
             return None
         world = beat.world
         self._sync_guard(world)
+        self.performer.ports.failsafe.know(world, over=True)
         self.memory, self.settings, self.node = world.memory, world.settings, replace(world.node, finished=None)
         self._publish(beat, began)
         self._log(beat, reasons, began)
@@ -222,6 +231,8 @@ class Agent:
                 next_beat_due=Instant(began + loop_wait),
                 rule=rule,
                 reason=reason,
+                failsafe=world.memory.failsafe_map.known,
+                failsafe_until=_failsafe_until(world),
                 decisions=tuple(f"{d.rule}: {d.because}" for d in beat.decisions),
                 task={"kind": str(task.kind), "seconds": round(now() - task.since, 1), **task.progress} if task else {},
                 scheduled_restart={**scheduled.shown, "postmaster_start_time": scheduled.postmaster_start} if scheduled else None,

@@ -35,7 +35,10 @@ class Status:
     standby_cluster: bool = False
     synchronous: str = "off"
     """``off``, ``on`` or ``quorum``."""
-    failsafe_active: bool = False
+    failsafe: Mapping[str, str] | None = None
+    """The ``/failsafe`` key as last known, also while the store is away."""
+    failsafe_until: Instant | None = None
+    """Until then a leader without the store is kept, this node or one that it accepted."""
     dcs_last_seen: int = 0
     next_beat_due: Instant | None = None
     """When the next beat must have begun at the latest (liveness)."""
@@ -46,6 +49,11 @@ class Status:
     task: Mapping[str, Json] = field(default_factory=dict)
     """The running long action: kind, seconds, progress."""
     scheduled_restart: Mapping[str, Json] | None = None
+
+    @property
+    def failsafe_active(self) -> bool:
+        """Failsafe mode carries the cluster at this moment."""
+        return self.failsafe_until is not None and self.failsafe_until > now()
 
     @property
     def is_leader(self) -> bool:

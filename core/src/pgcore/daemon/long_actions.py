@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgcore.clock import Deadline, now
 from pgcore.config.server import bootstrap_method
+from pgcore.daemon.failsafe import nobody_accepted
 from pgcore.errors import CancelledError, PgcoreError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import GateRequest, TaskContext
 from pgcore.model import actions as a
@@ -113,6 +114,7 @@ class LongActions:
     def _promote(self, action: a.Promote, world: World) -> None:
         command = self._ports.configuration.server.pre_promote
         scope, name = world.settings.scope, world.me
+        nobody_accepted(self._ports.failsafe)
 
         def run(ctx: TaskContext) -> None:
             request = GateRequest(scope, name, GATE_TIMEOUT_S, command, lambda: _cancelled(ctx))

@@ -6,20 +6,23 @@ import base64
 import json
 import logging
 import queue
+import re
 import ssl
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 from pgcore.clock import Deadline, now
 from pgcore.errors import PgcoreError
 from pgcore.model.basics import Instant, Json, Lsn, State, Tags
 from pgcore.model.cluster import Member
+from pgcore.model.failsafe import FailsafeAnswer
 from pgcore.model.world import PeerView
-from pgcore.net.http import Connector, HttpClient
+from pgcore.net.http import Connector, HttpClient, Response
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ PROBE_S = 1.0
 BRIEF_S = 0.3
 """How long a member that was silent a moment ago is waited for."""
 SILENCE_COUNTS_S = 15.0
+FAILSAFE_TRY_S = 2.0
+_TAGS = re.compile(r"<[^>]*>|\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class Peers:
 
     def __init__(self, access: PeerAccess, threads: int = THREADS) -> None:
         self.access = access
-        self._work: queue.SimpleQueue[tuple[Member, Deadline, Future[PeerView]]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._silent: dict[str, Instant] = {}
         self._probing: Future[PeerView] | None = None
         self._threads = 0
@@ -84,6 +89,21 @@ class Peers:
                 answers[name] = future.result(deadline.left() + 0.05)
             except FutureTimeoutError:
                 answers[name] = PeerView(name, False)
+        return answers
+
+    def ask_failsafe(self, members: Mapping[str, str], document: Json, timeout_s: float) -> dict[str, FailsafeAnswer]:
+        """``POST /failsafe`` to each of these REST URLs, tried twice; a member without an answer in time has not accepted."""
+        self._grow(len(members) + 1)
+        deadline, body = Deadline.after(timeout_s), json.dumps(document).encode()
+        asked: dict[str, Future[FailsafeAnswer]] = {name: Future() for name in members}
+        for name, url in members.items():
+            self._work.put(partial(self._answer_failsafe, asked[name], name, url, body, deadline))
+        answers = {}
+        for name, future in asked.items():
+            try:
+                answers[name] = future.result(deadline.left() + 0.05)
+            except FutureTimeoutError:
+                answers[name] = FailsafeAnswer(False, problem=f"did not answer within {timeout_s:.1f} s")
         return answers
 
     def probe(self, members: Sequence[Member]) -> None:
@@ -110,38 +130,66 @@ class Peers:
 
     def _submit(self, member: Member, deadline: Deadline) -> Future[PeerView]:
         future: Future[PeerView] = Future()
-        self._work.put((member, deadline, future))
+        self._work.put(partial(self._answer_poll, future, member, deadline))
         return future
 
     def _loop(self) -> None:
         while True:
-            member, deadline, future = self._work.get()
+            self._work.get()()
+
+    def _answer_poll(self, future: Future[PeerView], member: Member, deadline: Deadline) -> None:
+        try:
+            view = self._ask(member, deadline)
+        except _UNREADABLE as error:
+            logger.debug("%s at %s: %s", member.name, member.api_url, error)
+            view = PeerView(member.name, False)
+        except Exception:  # whatever a peer sends, the thread must live on and the caller must get an answer
+            logger.exception("asking %s at %s failed unexpectedly", member.name, member.api_url)
+            view = PeerView(member.name, False)
+        if view.reachable or view.starting:
+            self._silent.pop(member.name, None)
+        else:
+            self._silent[member.name] = now()
+        future.set_result(view)
+
+    def _answer_failsafe(self, future: Future[FailsafeAnswer], name: str, url: str, body: bytes, deadline: Deadline) -> None:
+        answer = FailsafeAnswer(False, problem="was not asked in time")
+        for attempt in (1, 2):
+            share = deadline.within(min(FAILSAFE_TRY_S, deadline.left() / (3 - attempt)))
             try:
-                view = self._ask(member, deadline)
+                answer = parse_acceptance(self._request("POST", url, "/failsafe", body, share))
+                break
             except _UNREADABLE as error:
-                logger.debug("%s at %s: %s", member.name, member.api_url, error)
-                view = PeerView(member.name, False)
-            except Exception:  # whatever a peer sends, the thread must live on and the caller must get an answer
-                logger.exception("asking %s at %s failed unexpectedly", member.name, member.api_url)
-                view = PeerView(member.name, False)
-            if view.reachable or view.starting:
-                self._silent.pop(member.name, None)
-            else:
-                self._silent[member.name] = now()
-            future.set_result(view)
+                answer = FailsafeAnswer(False, problem=str(error) or type(error).__name__)
+            except Exception:  # as above
+                logger.exception("asking %s at %s failed unexpectedly", name, url)
+        future.set_result(answer)
 
     def _ask(self, member: Member, deadline: Deadline) -> PeerView:
-        parts = urlsplit(member.api_url or "")
-        if not parts.hostname or deadline.expired:
+        url = member.api_url or ""
+        if not urlsplit(url).hostname or deadline.expired:
             return PeerView(member.name, False)
+        path = urlsplit(url).path or "/patroni"
+        return parse_status(member.name, json.loads(self._request("GET", url, f"{path}?fresh=1", None, deadline).body))
+
+    def _request(self, method: str, url: str, path: str, body: bytes | None, deadline: Deadline) -> Response:
+        parts = urlsplit(url)
         context = self.access.context() if parts.scheme == "https" else None
         client = HttpClient((f"{parts.scheme}://{parts.netloc}",), Connector(_context=context))
+        headers = self.access.headers() | ({"Content-Type": "application/json"} if body is not None else {})
         try:
-            path = parts.path or "/patroni"
-            response = client.request("GET", f"{path}?fresh=1", headers=self.access.headers(), deadline=deadline, idempotent=True)
-            return parse_status(member.name, json.loads(response.body))
+            return client.request(method, path, body, headers=headers, deadline=deadline, idempotent=True)
         finally:
             client.close()
+
+
+def parse_acceptance(response: Response) -> FailsafeAnswer:
+    """Only 200 with exactly ``Accepted`` is a yes; the header ``lsn`` says where the member stands. (HA rules 9)"""
+    text = response.body.decode("utf-8", "replace")
+    if response.status != 200 or text != "Accepted":
+        return FailsafeAnswer(False, problem=f"answered {response.status} {_TAGS.sub(' ', text).strip()[:120]}")
+    lsn = _integer(response.headers.get("lsn"))
+    return FailsafeAnswer(True, Lsn(lsn) if lsn > 0 else None)
 
 
 def parse_status(name: str, document: Json) -> PeerView:

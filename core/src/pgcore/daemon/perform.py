@@ -9,12 +9,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pgcore.clock import Deadline, now
 from pgcore.daemon.callbacks import CallbackLane
 from pgcore.daemon.configuration import Configuration
+from pgcore.daemon.failsafe import FailsafeActions, FailsafeReceiver
 from pgcore.daemon.long_actions import LongActions
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.daemon.ordered import OrderedActions
@@ -25,12 +26,13 @@ from pgcore.dcs.retry import retrying
 from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Store, Stored
 from pgcore.dcs.store import version as at_version
 from pgcore.decide.advance import ClusterReading
-from pgcore.decide.lease import demote_left_s
+from pgcore.decide.lease import demote_left_s, failsafe_ask_s
 from pgcore.errors import PgcoreError, ServerUnavailableError
 from pgcore.hookspecs import CallbackEvent, Facts
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Lsn, Role, Timing
 from pgcore.model.cluster import HistoryEntry
+from pgcore.model.failsafe import FailsafeRecord
 from pgcore.model.world import LeaderTimeline, World
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.postgres.server import Postgres
@@ -57,6 +59,7 @@ class Ports:
     registry: Registry
     mailbox: Mailbox
     configuration: Configuration
+    failsafe: FailsafeReceiver = field(default_factory=FailsafeReceiver)
 
 
 class Performer:
@@ -102,6 +105,7 @@ class Performer:
             a.CancelTask: lambda action, world: ports.tasks.cancel(),
             a.SetAsideDataDir: self._set_aside,
             a.Exit: self._exit,
+            **FailsafeActions(ports, self._put).handlers,
             **long.handlers,
             **ordered.handlers,
         }
@@ -123,11 +127,12 @@ class Performer:
         return a.Outcome(now(), value=value, began=began)
 
     def _store_deadline(self, world: World) -> Deadline:
-        """``retry_timeout``, but a primary never waits into the part of its lease that the demotion needs."""
+        """``retry_timeout``, but a primary never waits into the part of its lease that asking the members and demoting need."""
         timing = world.settings.timing
         limit = float(timing.retry_timeout)
         if world.node.is_primary and world.memory.lease_until is not None:
-            limit = min(limit, max(LEAST_S, world.lease_left - demote_left_s(timing)))
+            asking_s = failsafe_ask_s(timing) if world.settings.failsafe_mode else 0.0
+            limit = min(limit, max(LEAST_S, world.lease_left - demote_left_s(timing) - asking_s))
         if world.demotion is not None:
             limit = min(limit, 1.0)  # its steps must not wait for a store that is away
         return Deadline.after(limit)
@@ -143,12 +148,14 @@ class Performer:
         limit = min(OBSERVE_S, world.settings.timing.retry_timeout / 2, world.settings.timing.ttl / 10)
         task, finished = self.ports.tasks.look()  # before the server, so that what a task has done is seen with its end
         view = self.ports.postgres.observe(Deadline.after(limit))
-        return replace(view, task=task, finished=finished, silent=self.ports.peers.silent())
+        silent, accepted = self.ports.peers.silent(), self.ports.failsafe.record()
+        return replace(view, task=task, finished=finished, silent=silent, failsafe=accepted)
 
     def _read(self, action: a.ReadCluster, world: World) -> ClusterReading:
         snapshot = retrying(lambda d: self.ports.store.read(fresh=action.fresh, deadline=d), self._store_deadline(world))
         self.revision = snapshot.revision
         view = codec.decode(snapshot)
+        self.ports.failsafe.saw(view)
         configuration = self.ports.configuration
         if configuration.update(view, self._server_major(world)):
             self.ports.store.retime(configuration.effective.timing)
@@ -186,7 +193,11 @@ class Performer:
 
     # -- store -----------------------------------------------------------------------------------------------
 
-    def _acquire(self, action: a.AcquireLease, world: World) -> bool:
+    def _acquire(self, action: a.AcquireLease, world: World) -> bool | FailsafeRecord:
+        """True: it is mine; False: another was faster; a record: this primary without the store was accepted as the leader."""
+        accepted = self.ports.failsafe.begin_race()
+        if accepted is not None:
+            return accepted
         return retrying(lambda d: self.ports.store.acquire(force=action.force, deadline=d), self._store_deadline(world))
 
     def _renew(self, action: a.RenewLease, world: World) -> str:

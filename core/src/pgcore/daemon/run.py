@@ -331,7 +331,7 @@ def _alive(api_url: str, access: PeerAccess) -> bool:
 def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, notify_address: str | None) -> int:
     """Start REST and the watchers, run the agent, end everything."""
     configuration, postgres = ports.configuration, ports.postgres
-    rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position)
+    rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, accept=ports.failsafe.accept)
     rest.start()
     try:
         postgres.configure(configuration.server)

@@ -35,7 +35,7 @@ def decode(snapshot: Snapshot) -> ClusterView:
     """The cluster as these records describe it. Never raises: a malformed value counts as its key's table says."""
     records = snapshot.records
     initialize = records.get(Key.INITIALIZE)
-    leader = records.get(Key.LEADER)
+    leader, failsafe = records.get(Key.LEADER), records.get(Key.FAILSAFE)
     return ClusterView(
         initialize=initialize.value if initialize else None,
         initialize_version=initialize.version if initialize else None,
@@ -50,7 +50,8 @@ def decode(snapshot: Snapshot) -> ClusterView:
         failover=_failover(records.get(Key.FAILOVER)),
         sync=_sync(records.get(Key.SYNC)),
         history=_history(records.get(Key.HISTORY)),
-        failsafe=_failsafe(records.get(Key.FAILSAFE)),
+        failsafe=_failsafe(failsafe),
+        failsafe_version=failsafe.version if failsafe else None,
         revision=snapshot.revision,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgcore.decide import switchover
+from pgcore.decide import failsafe, switchover
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
@@ -116,6 +116,7 @@ LEADER = Table(
     refused,
     refused_standby,
     promotion_failed,
+    failsafe.accepted_another,
     cannot_look,
     promote,
     become_primary,

@@ -23,6 +23,11 @@ def demote_left_s(timing: Timing) -> float:
     return max(0.33 * timing.ttl, min(0.38 * timing.ttl, float(timing.retry_timeout)))
 
 
+def failsafe_ask_s(timing: Timing) -> float:
+    """Seconds that asking the members may take while the store is away: two attempts of 2 s, less with a short ttl."""
+    return min(4.0, 0.2 * timing.ttl)
+
+
 def lease_running_out(w: World) -> bool:
     """Too little of the proven lease is left to go on serving without the store."""
     return w.lease_left <= demote_left_s(w.settings.timing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgcore.decide import switchover
 from pgcore.decide.candidates import lag_behind_status
 from pgcore.decide.election import by_votes, claim_of, is_ahead, own_timeline, proof, same_name, sync_in_force, verdict
+from pgcore.decide.failsafe import RACE_GATES
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
     AcquireLease,
@@ -255,6 +256,7 @@ RACE = Table(
     paused,
     nofailover,
     unanswering,
+    *RACE_GATES,
     *switchover.RACE_RULES,
     not_synchronous,
     lagging,

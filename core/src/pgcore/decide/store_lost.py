@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgcore.decide import failsafe
 from pgcore.decide.lease import demote_left_s, lease_running_out
 from pgcore.decide.table import Table
 from pgcore.model.actions import BeginDemotion, CancelTask, DemoteMode, Phase, StartServer
@@ -23,7 +24,7 @@ def primary_must_stop(w: World) -> Decision | None:
         return act(
             BeginDemotion(DemoteMode.OFFLINE, Phase.STOP),
             because=f"the store does not answer and only {w.lease_left:.1f} s of the lease are proven "
-            f"(demoting below {demote_left_s(w.settings.timing):.1f} s)",
+            f"(demoting below {demote_left_s(w.settings.timing):.1f} s){_refusals(w)}",
         )
     return None
 
@@ -42,8 +43,16 @@ def becoming_primary_must_stop(w: World) -> Decision | None:
 def primary_waits(w: World) -> Decision | None:
     """A primary with a proven lease goes on serving and asks again. (EC 21)"""
     if w.node.is_primary:
-        return rest(because=f"the store does not answer; the lease is proven for {w.lease_left:.1f} s more", wake_after=RETRY_S)
+        return rest(
+            because=f"the store does not answer; the lease is proven for {w.lease_left:.1f} s more{_refusals(w)}",
+            wake_after=RETRY_S,
+        )
     return None
+
+
+def _refusals(w: World) -> str:
+    trouble = failsafe.trouble(w)
+    return f"; {trouble}" if trouble else ""
 
 
 def busy(w: World) -> Decision | None:
@@ -64,5 +73,16 @@ def standby_waits(w: World) -> Decision | None:
 
 
 STORE_LOST = Table(
-    "store_lost", paused, primary_must_stop, becoming_primary_must_stop, primary_waits, busy, readable_standby, standby_waits
+    "store_lost",
+    paused,
+    failsafe.ask_members,
+    failsafe.advance_slots,
+    failsafe.members_agree,
+    primary_must_stop,
+    becoming_primary_must_stop,
+    primary_waits,
+    busy,
+    readable_standby,
+    failsafe.advance_copies,
+    standby_waits,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgcore.decide import restart, slots, switchover
+from pgcore.decide import failsafe, restart, slots, switchover
 from pgcore.decide.table import Table
 from pgcore.model.actions import Adopt, ApplySettings, ReadHistory, RunCheckpoint, WriteFailover, WriteHistory, WriteStatus
 from pgcore.model.cluster import ClusterStatus, HistoryEntry
@@ -50,10 +50,14 @@ def status(w: World) -> Decision | None:
     return act(WriteStatus(value), because=f"position {value.optime}")
 
 
+def _history_stored(w: World) -> bool:
+    return w.memory.written_timeline == w.node.timeline and (w.node.timeline == 1 or w.cluster.history is not None)
+
+
 def read_history(w: World) -> Decision | None:
-    """A new timeline: its history must be known to everybody. (HA rules 8.6)"""
+    """A new timeline, or a store that lost what it knew: the history must be known to everybody. (HA rules 8.6, EC 17)"""
     timeline = w.node.timeline
-    if not _serving_leader(w) or timeline is None or w.memory.written_timeline == timeline or w.history is not None:
+    if not _serving_leader(w) or timeline is None or _history_stored(w) or w.history is not None:
         return None
     if timeline > 1:
         return act(ReadHistory(timeline), because=f"timeline {timeline} is new here")
@@ -65,7 +69,7 @@ def read_history(w: World) -> Decision | None:
 def write_history(w: World) -> Decision | None:
     """Merge the local history with what is stored: stored times and names stay. (HA rules 8.6)"""
     local = w.history
-    if not _serving_leader(w) or not local or w.memory.written_timeline == w.node.timeline:
+    if not _serving_leader(w) or not local or _history_stored(w):
         return None
     stored = {(e.timeline, e.lsn): e for e in w.cluster.history or ()}
     entries = [stored.get((e.timeline, e.lsn), e) for e in local if isinstance(e, HistoryEntry)]
@@ -107,6 +111,7 @@ UPKEEP = Table(
     request_done,
     checkpoint_after_promotion,
     status,
+    failsafe.failsafe_key,
     read_history,
     write_history,
     apply_settings,

@@ -144,6 +144,7 @@ class ClusterView:
     history: tuple[HistoryEntry, ...] | None = None
     """None: absent or unreadable; empty: still on timeline 1."""
     failsafe: Mapping[str, str] | None = None
+    failsafe_version: str | None = None
     revision: str = ""
 
     def member(self, name: str | None) -> Member | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pgcore.model.basics import Instant, Json, Lsn, Role, State
+from pgcore.model.failsafe import FailsafeRecord
 
 
 class DataDir(StrEnum):
@@ -186,6 +187,8 @@ class NodeView:
     watchdog_failed: bool = False
     silent: frozenset[str] = frozenset()
     """Members that did not answer when they were last asked, a moment ago."""
+    failsafe: FailsafeRecord | None = None
+    """The leader without a store that this node has accepted over REST, while that is valid."""
 
     @property
     def starting(self) -> bool:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pgcore.model.actions import BootstrapPhase, DemoteMode, Outcome, Phase, RewindState
 from pgcore.model.basics import Instant, Lsn, Role, State
 from pgcore.model.cluster import ClusterStatus, ClusterView, Member
+from pgcore.model.failsafe import FailsafeAnswer, FailsafeMap, FailsafeRecord
 from pgcore.model.node import DataDir, NodeView, TaskKind, TaskResult
 from pgcore.model.orders import Order, ScheduledRestart
 from pgcore.model.server import Upstream
@@ -141,6 +142,15 @@ class Memory:
     start_limit: float | None = None
     """Seconds this start may take, given with the request for the restart; None: ``primary_start_timeout``."""
     scheduled_restart: ScheduledRestart | None = None
+    failsafe: FailsafeRecord | None = None
+    """The leader without a store that I accepted over REST, while that is valid. (HA rules 3.3)"""
+    failsafe_map: FailsafeMap = field(default_factory=FailsafeMap)
+    failsafe_positions: Mapping[str, Lsn] = field(default_factory=dict)
+    """Where the members stood when they last kept me as the leader."""
+    failsafe_until: Instant | None = None
+    """My lease is proven until here by the members, not by the store."""
+    began: Instant | None = None
+    """When this agent first looked at its node: what it promised before, it does not remember."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +182,8 @@ class World:
     """The leader is being probed since this beat."""
     checkpoint_asked: bool = False
     """The checkpoint after the promotion was begun or asked about in this beat."""
+    failsafe_answers: Mapping[str, FailsafeAnswer] | None = None
+    """What the members answered in this beat to being asked to keep me as the leader."""
     last: Outcome | None = None
 
     # -- who I am --------------------------------------------------------------------------------------------
@@ -238,6 +250,11 @@ class World:
         return max(0.0, self.memory.lease_until - self.now) if self.memory.lease_until is not None else 0.0
 
     @property
+    def failsafe_active(self) -> bool:
+        """The members, not the store, prove my lease at this moment."""
+        return self.memory.failsafe_until is not None and self.now < self.memory.failsafe_until
+
+    @property
     def has_data(self) -> bool:
         """The data directory holds a cluster."""
         return self.node.data_dir is DataDir.PRESENT
@@ -250,8 +267,14 @@ class World:
         return tuple(m for m in self.cluster.members if m.name != self.me)
 
     def known_peers(self) -> tuple[Member, ...]:
-        """Members of the last view with a leader and of the present one, by name, not me, with a REST URL (HA rules 15.3)."""
-        by_name = {m.name: m for view in (self.memory.old_cluster, self.cluster) if view for m in view.members}
+        """Members of the last view with a leader, of ``/failsafe`` and of the present view, by name, not me, with a REST URL.
+
+        (HA rules 15.3) The newest card of a name counts; one that has none is known by ``/failsafe`` alone.
+        """
+        vouching = (self.cluster.failsafe or {}) if self.settings.failsafe_mode else {}
+        by_name = {m.name: m for m in self.memory.old_cluster.members} if self.memory.old_cluster else {}
+        by_name |= {name: Member(name, api_url=url) for name, url in vouching.items() if name not in by_name}
+        by_name |= {m.name: m for m in self.cluster.members}
         return tuple(m for name, m in sorted(by_name.items()) if name != self.me and m.api_url)
 
     def upstream_of(self, member: Member | None) -> Upstream | None:

@@ -92,7 +92,7 @@ class FrontDoor:
 
     def _failsafe(self, parameters: Mapping[str, str]) -> Answer:
         seen = self._board.status
-        members = seen.cluster.failsafe if seen and seen.cluster else None
+        members = seen.failsafe if seen else None
         return error_page(502, "There is no /failsafe key.") if members is None else json_answer(200, dict(members))
 
     def _age(self, at: Instant) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Between cheroot and the two doors: safe methods to the first, known unsafe ones to the second, the rest is 501."""
+"""Between cheroot and the doors: safe methods to the first, known unsafe ones to the second, the rest is 501.
+
+``POST /failsafe`` has a door of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from cheroot.wsgi import Gateway_10
 
 from pgcore.clock import now
 from pgcore.rest.answer import Answer, encode, error_page
+from pgcore.rest.failsafe import FailsafeDoor
 from pgcore.rest.front import FrontDoor
 from pgcore.rest.lazy import LazyDoor
 from pgcore.rest.settings import RestSettings
@@ -21,10 +25,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """Both doors and the settings that shape every answer."""
+    """The doors and the settings that shape every answer."""
 
     first: FrontDoor
     second: LazyDoor
+    failsafe: FailsafeDoor
     settings: Callable[[], RestSettings]
 
 
@@ -62,6 +67,8 @@ class _Gateway(Gateway_10):
     def _answer(self, method: str, target: str) -> Answer:
         if method in SAFE_METHODS:
             return self.doors.first.answer(method, target)
+        if self.doors.failsafe.knows(method, target):
+            return self.doors.failsafe.answer(self.get_environ(), verified=self.req.conn.verified)
         if not self.doors.second.knows(method, target):
             return error_page(501, f"{method} is not available here.")
         environment: Mapping[str, Any] = self.get_environ()

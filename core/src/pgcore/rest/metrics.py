@@ -58,7 +58,7 @@ def _server_series(status: Status) -> Iterator[Series]:
 def _cluster_series(status: Status) -> Iterator[Series]:
     node, view = status.node, status.cluster
     up = node.answering
-    failsafe = (view.failsafe if view else None) or {}
+    failsafe = status.failsafe or {}
     yield "cluster_unlocked", "gauge", "1 if no leader is known.", int(view is None or view.unlocked)
     yield "failsafe_mode_is_active", "gauge", "1 if failsafe mode carries the cluster.", int(status.failsafe_active)
     enabled = parse_bool(status.dynamic.get("failsafe_mode")) is True

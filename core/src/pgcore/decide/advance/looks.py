@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pgcore.decide.advance.memory import Handlers, remember, value_of
+from pgcore.decide.failsafe import with_leader
 from pgcore.model.actions import (
     CompareRecovery,
     CompareTimelines,
@@ -36,6 +37,7 @@ def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
     assert isinstance(node, NodeView)
     since = world.memory.starting_since
     changes: dict[str, Any] = {"starting_since": (world.now if since is None else since) if node.starting else None}
+    changes |= {"failsafe": node.failsafe, "began": world.now if world.memory.began is None else world.memory.began}
     silent = world.memory.silent_since
     changes["silent_since"] = (world.now if silent is None else silent) if node.running and not node.answering else None
     if node.finished is not None:
@@ -76,14 +78,18 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
         return replace(world, store_lost=True, lease=LeaseState.UNKNOWN)
     reading = outcome.value
     assert isinstance(reading, ClusterReading)
-    cluster = reading.cluster
+    read, record, known = reading.cluster, world.memory.failsafe, world.memory.failsafe_map
+    accepted = record is not None and record.valid(world.now) and read.unlocked
+    cluster = with_leader(read, record) if accepted and record is not None else read
     mine = cluster.leader == world.settings.name
     lease = (world.lease if world.lease is LeaseState.HELD else LeaseState.UNRENEWED) if mine else LeaseState.NONE
     changes: dict[str, Any] = {}
-    if not cluster.unlocked or world.memory.old_cluster is None:
-        changes["old_cluster"] = cluster
-    if not mine:
-        changes["lease_until"] = None
+    if not read.unlocked or world.memory.old_cluster is None:
+        changes["old_cluster"] = read
+    kept = mine or (cluster.unlocked and world.failsafe_active)  # nobody could take the lock yet: it is mine to take back
+    if not kept:
+        changes |= {"lease_until": None, "failsafe_until": None}
+    changes["failsafe_map"] = replace(known, known=read.failsafe, mine=known.mine and kept)
     if world.memory.was_paused and not reading.settings.paused:
         changes["rewind"] = RewindState.INITIAL
     changes["was_paused"] = reading.settings.paused

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pgcore.decide import slots
 from pgcore.decide.advance.memory import Handlers, remember
+from pgcore.decide.failsafe import with_leader
 from pgcore.model.actions import (
     AcquireLease,
     ClaimInitialize,
@@ -18,7 +19,9 @@ from pgcore.model.actions import (
     WriteInitialize,
     WriteStatus,
 )
+from pgcore.model.basics import Instant
 from pgcore.model.cluster import ConfigRecord
+from pgcore.model.failsafe import FailsafeRecord
 from pgcore.model.world import LeaseState, World
 
 
@@ -26,35 +29,48 @@ def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
     if not outcome.ok:
         return replace(world, store_lost=True, lease=LeaseState.UNKNOWN)
     if outcome.value is not True:
-        return replace(world, lease=LeaseState.NONE, race_lost=True)
+        return _not_first(world, outcome)
     cluster = replace(world.cluster, leader=world.me)
     held = _held(replace(world, cluster=cluster, lease=LeaseState.HELD), outcome)
+    until = Instant(world.now + world.settings.timing.ttl) if world.node.is_primary else None
     retained = dict.fromkeys(world.cluster.status.retain_slots, world.now)
     return remember(
         held,
         last_result=None,
         elected=action.proof,
+        failsafe_map=replace(world.memory.failsafe_map, mine=False, keep_until=until),
         old_cluster=cluster if world.memory.old_cluster is None else world.memory.old_cluster,
         slots_seen={**retained, **world.memory.slots_seen},
     )
 
 
+def _not_first(world: World, outcome: Outcome) -> World:
+    """Somebody else has the lock, or a primary without the store was accepted as the leader a moment ago."""
+    world = replace(world, lease=LeaseState.NONE)
+    if isinstance(outcome.value, FailsafeRecord):
+        return remember(replace(world, cluster=with_leader(world.cluster, outcome.value)), failsafe=outcome.value)
+    return replace(world, race_lost=True)
+
+
 def _held(world: World, outcome: Outcome) -> World:
     began = outcome.began if outcome.began is not None else outcome.at
-    return remember(world, lease_until=began + world.settings.timing.ttl)
+    accepted = None if world.node.is_primary else world.memory.failsafe
+    return remember(world, lease_until=began + world.settings.timing.ttl, failsafe_until=None, failsafe=accepted)
 
 
 def _renewed(world: World, action: RenewLease, outcome: Outcome) -> World:
     if not outcome.ok:
         return replace(world, store_lost=True, lease=LeaseState.UNKNOWN)
     lease = LeaseState(str(outcome.value))
+    if lease is LeaseState.GONE and world.failsafe_active:  # it ran out while the store was away: nobody could take it yet
+        return replace(world, lease=LeaseState.NONE, cluster=replace(world.cluster, leader=None))
     world = replace(world, lease=lease)
-    return _held(world, outcome) if lease is LeaseState.HELD else remember(world, lease_until=None)
+    return _held(world, outcome) if lease is LeaseState.HELD else remember(world, lease_until=None, failsafe_until=None)
 
 
 def _released(world: World, action: ReleaseLease, outcome: Outcome) -> World:
     """Undecided or not, the lock is not counted on any more; a confirmed release also ends the guard's watch."""
-    world = remember(world, lease_until=None)
+    world = remember(world, lease_until=None, failsafe_until=None)
     if not outcome.ok:
         return replace(world, store_lost=True, lease=LeaseState.UNKNOWN)
     demotion = world.demotion

@@ -6,6 +6,7 @@ return at once, *memory* actions have no effect: ``decide.advance`` remembers th
 
 from __future__ import annotations
 
+from pgcore.model.actions.failsafe import AskFailsafe, WriteFailsafe
 from pgcore.model.actions.looks import (
     CompareRecovery,
     CompareTimelines,
@@ -79,6 +80,7 @@ __all__ = [
     "Adopt",
     "Announce",
     "ApplySettings",
+    "AskFailsafe",
     "BeginDemotion",
     "Bootstrap",
     "BootstrapPhase",
@@ -128,6 +130,7 @@ __all__ = [
     "TakeSchedule",
     "WriteConfig",
     "WriteFailover",
+    "WriteFailsafe",
     "WriteHistory",
     "WriteInitialize",
     "WriteStatus",
@@ -151,6 +154,8 @@ Action = (
     | WriteStatus
     | WriteHistory
     | WriteFailover
+    | WriteFailsafe
+    | AskFailsafe
     | Announce
     | FollowByReload
     | ApplySettings

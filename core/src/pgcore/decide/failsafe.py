@@ -1,0 +1,188 @@
+"""Failsafe mode: a primary that lost the store goes on while every member that could replace it agrees not to. (HA rules 9)
+
+The proof: whoever takes the lock must be named in ``/failsafe``; whoever is named there and has accepted me takes no lock for ttl
+from then on. So when all of them have accepted, nobody can lead before my lease ends, whatever the store says meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pgcore.decide.lease import demote_left_s, failsafe_ask_s, lease_running_out
+from pgcore.model.actions import AskFailsafe, ChangeSlots, PollPeers, ReleaseLease, WriteFailsafe
+from pgcore.model.basics import Lsn, slot_name
+from pgcore.model.cluster import ClusterView, Member
+from pgcore.model.decision import Decision, act, end, rest
+from pgcore.model.failsafe import FailsafeRecord
+from pgcore.model.world import World
+
+AGAIN_S = 1.0
+LEAST_ASK_S = 0.05
+
+
+# -- the primary ---------------------------------------------------------------------------------------------
+
+
+def wanted_members(w: World) -> dict[str, str]:
+    """What ``/failsafe`` should hold: every member with a REST URL and me; for a while also those whose card is not back yet."""
+    keep_until = w.memory.failsafe_map.keep_until
+    kept = w.cluster.failsafe or {} if keep_until is not None and w.now < keep_until else {}
+    cards = {m.name: m.api_url for m in w.others if m.api_url}
+    return dict(sorted({**kept, **cards, w.me: w.settings.api_url}.items()))
+
+
+def failsafe_key(w: World) -> Decision | None:
+    """The holder names in ``/failsafe`` who must agree while the store is away; once under each lock of its own. (HA rules 9)"""
+    if not (w.settings.failsafe_mode and w.holds) or w.demotion is not None or w.bootstrapping is not None:
+        return None
+    wanted, known = wanted_members(w), w.memory.failsafe_map
+    if wanted == w.cluster.failsafe and known.mine and not known.unsure:
+        return None
+    return act(
+        WriteFailsafe(wanted, w.cluster.failsafe_version),
+        because=f"while the store is away, {', '.join(wanted)} must agree that {w.me} leads",
+    )
+
+
+def ask_members(w: World) -> Decision | None:
+    """The store is away and the lease still proven: ask everybody in ``/failsafe`` to keep me as the leader. (HA rules 9.4)"""
+    if not (w.settings.failsafe_mode and w.node.is_primary) or w.failsafe_answers is not None or lease_running_out(w):
+        return None
+    others = w.memory.failsafe_map.others(w.me)
+    limit = min(failsafe_ask_s(w.settings.timing), w.lease_left - demote_left_s(w.settings.timing))
+    if others is None or limit < LEAST_ASK_S:
+        return None
+    return act(
+        AskFailsafe(others, positions_here(w), limit),
+        because=f"the store does not answer: asking {', '.join(others) or 'nobody, there is no other member'}, "
+        f"{w.lease_left:.1f} s of the lease left",
+    )
+
+
+def positions_here(w: World) -> dict[str, Lsn]:
+    """Where each slot of this server stands, and the server itself under its own name. (HA rules 9, sender)"""
+    at = {s.name: s.restart_lsn if s.physical else s.confirmed_flush for s in w.node.slots}
+    positions = {name: lsn for name, lsn in at.items() if lsn is not None}
+    if w.node.position is not None:
+        positions[slot_name(w.me)] = w.node.position
+    return positions
+
+
+def agreed(w: World) -> bool:
+    """Everybody asked in this beat has accepted."""
+    return w.failsafe_answers is not None and all(answer.accepted for answer in w.failsafe_answers.values())
+
+
+def advance_slots(w: World) -> Decision | None:
+    """Slots of members that stream from another standby follow what these members answered. (HA rules 9, EC 34)"""
+    if not (agreed(w) and w.node.is_primary) or w.slots_done or not w.settings.use_slots:
+        return None
+    answered = {slot_name(name): lsn for name, lsn in w.memory.failsafe_positions.items()}
+    return _advance(w, answered)
+
+
+def advance_copies(w: World) -> Decision | None:
+    """A standby keeps its idle copies of slots moving by what the primary told when it asked. (HA rules 9.2)"""
+    record = w.memory.failsafe
+    if record is None or w.node.is_primary or w.slots_done or not w.settings.use_slots:
+        return None
+    return _advance(w, record.slots)
+
+
+def _advance(w: World, targets: Mapping[str, Lsn]) -> Decision | None:
+    """Inactive physical slots move forward to the target, never beyond the WAL that is here."""
+    here = w.node.position if w.node.is_primary else w.node.replayed
+    moved = {}
+    for slot in w.node.slots:
+        target = Lsn(min(targets.get(slot.name, Lsn(0)), here or Lsn(0)))
+        if slot.physical and not slot.active and slot.restart_lsn is not None and target > slot.restart_lsn:
+            moved[slot.name] = target
+    if not moved or not w.node.answering or w.busy:
+        return None
+    return act(ChangeSlots(advance=moved), because="the store is away; advancing " + ", ".join(sorted(moved)))
+
+
+def members_agree(w: World) -> Decision | None:
+    """Everybody agrees: the lease runs from before they were asked, and they are asked again soon. (HA rules 9.4, EC 23, 24)"""
+    if not agreed(w) or not w.node.is_primary:
+        return None
+    who = ", ".join(w.failsafe_answers or {})
+    return rest(
+        because=f"the store does not answer; {who + ' accepted' if who else 'there is no other member'}, so {w.me} stays the "
+        f"leader for {w.lease_left:.1f} s more",
+        wake_after=AGAIN_S,
+    )
+
+
+def trouble(w: World) -> str:
+    """Why failsafe mode does not carry this primary; empty if it is off."""
+    if not w.settings.failsafe_mode:
+        return ""
+    if w.failsafe_answers is not None:
+        return "; ".join(f"{n}: {a.problem}" for n, a in w.failsafe_answers.items() if not a.accepted)
+    if w.memory.failsafe_map.others(w.me) is None:
+        return "failsafe mode does not help: /failsafe was not confirmed, cannot be read, or does not name this node"
+    return ""
+
+
+# -- the others ----------------------------------------------------------------------------------------------
+
+
+def with_leader(cluster: ClusterView, record: FailsafeRecord) -> ClusterView:
+    """The cluster as it is: the lock is gone, but this primary leads by what I accepted. (HA rules 4.1, EC 26)"""
+    card = cluster.member(record.name) or Member(record.name, record.conn_url, record.api_url, "running", "primary")
+    others = tuple(m for m in cluster.members if m.name != record.name)
+    status = replace(cluster.status, slots={**cluster.status.slots, **record.slots})
+    return replace(cluster, leader=record.name, members=(*others, card), status=status)
+
+
+def accepted_another(w: World) -> Decision | None:
+    """The lock is mine but I have accepted another primary as the leader: nobody is promoted beside it. (HA rules 9)"""
+    record = w.memory.failsafe
+    if w.is_holder and not w.node.is_primary and record is not None and record.valid(w.now):
+        return end(
+            ReleaseLease(),
+            because=f"the lock is mine, but {record.name} was accepted as leader {w.now - record.at:.1f} s ago: giving it back",
+            wake_after=AGAIN_S,
+        )
+    return None
+
+
+def not_in_failsafe(w: World) -> Decision | None:
+    """``/failsafe`` does not name me, so the primary needs not ask me: it may still run. (HA rules 15.1.9, EC 25, 32)"""
+    members = w.cluster.failsafe
+    if w.settings.failsafe_mode and members and w.me not in members:
+        return rest(
+            because=f"/failsafe names {', '.join(sorted(members))}, not {w.me}: one of them may run as the primary without the "
+            "store; if none does, switch failsafe_mode off and this node takes the lock",
+            wake_after=AGAIN_S,
+        )
+    return None
+
+
+def _just_began(w: World) -> bool:
+    began = w.memory.began
+    return w.settings.failsafe_mode and began is not None and w.now - began < w.settings.timing.ttl
+
+
+def ask_after_start(w: World) -> Decision | None:
+    """This agent has just begun: what it accepted before is forgotten, so everybody is asked first."""
+    if _just_began(w) and w.peers is None and w.known_peers():
+        return act(PollPeers(w.known_peers(), brief=w.node.silent), because="this agent has just begun: asking who leads")
+    return None
+
+
+def forgetful(w: World) -> Decision | None:
+    """Before it ended, this agent may have accepted a primary that does not answer now: it waits for ttl. (HA rules 9)"""
+    silent = [name for name, peer in sorted((w.peers or {}).items()) if not peer.reachable and not peer.starting]
+    if not _just_began(w) or not silent or w.memory.began is None:
+        return None
+    return rest(
+        because=f"this agent began {w.now - w.memory.began:.1f} s ago and {', '.join(silent)} does not answer: it may have been "
+        f"accepted as the leader before; waiting for {w.settings.timing.ttl} s",
+        wake_after=AGAIN_S,
+    )
+
+
+RACE_GATES = (not_in_failsafe, ask_after_start, forgetful)

@@ -1,0 +1,116 @@
+"""Failsafe mode: the store goes away for long, and the primary stays while every other member agrees. (HA rules 9)"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from harness import Cluster, EtcdServer, Gap, Node, wait_for
+
+UNDISTURBED_S = 0.5
+
+
+def _configured(cluster: Cluster, **settings: object) -> None:
+    """Put settings into the dynamic configuration; None takes one out."""
+    etcd, key = _etcd(cluster), f"/service/{cluster.scope}/config"
+    document = json.loads(etcd.get(key) or "{}") | settings
+    etcd.put(key, json.dumps({name: value for name, value in document.items() if value is not None}))
+
+
+def _etcd(cluster: Cluster) -> EtcdServer:
+    assert cluster.etcd is not None
+    return cluster.etcd
+
+
+@pytest.fixture
+def failsafe(etcd_cluster: Cluster) -> Iterator[Cluster]:
+    """The shared cluster with failsafe mode on; every member knows that and who is in the key."""
+    cluster, names = etcd_cluster, {node.name for node in etcd_cluster.nodes}
+    _configured(cluster, failsafe_mode=True)
+
+    def everybody_knows() -> bool:
+        answers = [node.request("GET", "/failsafe") for node in cluster.nodes]
+        return all(answer is not None and answer.status == 200 and set(answer.json()) == names for answer in answers)
+
+    wait_for(everybody_knows, 15, "every member knows the key /failsafe")
+    yield cluster
+    cluster.repair()
+    _configured(cluster, failsafe_mode=None)
+
+
+def _before(primary: Node) -> tuple[int | None, int | None]:
+    return primary.timeline(), primary.postmaster_pid()
+
+
+def test_a_long_outage_of_the_store_is_not_noticed_by_clients(
+        failsafe: Cluster, measured: Callable[[str, Gap | float], None]) -> None:
+    """(EC 23, 26, 29): three times ttl without etcd, then it returns: no read-only moment, same timeline, same postmaster."""
+    cluster, etcd = failsafe, _etcd(failsafe)
+    primary = cluster.primary()
+    before, standbys = _before(primary), cluster.others(primary)
+    with cluster.writer() as writer:
+        began = time.monotonic()
+        etcd.kill()
+        end, seen = began + 3 * cluster.ttl, 0
+        while time.monotonic() < end:
+            assert primary.status_of("/primary") == 200, "clients were sent away"
+            assert [node.name for node in standbys if node.is_writable()] == []
+            seen += primary.status().get("failsafe_mode_is_active", False) is True
+            time.sleep(0.2)
+        assert seen, "failsafe mode never carried the cluster"
+        assert any(node.status().get("failsafe_mode_is_active") for node in standbys)
+        etcd.start()
+        wait_for(lambda: etcd.get(cluster.leader_key()) == primary.name, 15, "the primary has taken the lock back")
+        time.sleep(2)
+    gap = writer.report().longest_gap(after_s=began)
+    measured(f"etcd killed for {3 * cluster.ttl} s with failsafe mode on: write gap", gap)
+    assert _before(primary) == before
+    assert cluster.primary() is primary
+    assert gap.seconds < UNDISTURBED_S
+    cluster.wait_healthy()
+
+
+def test_a_member_that_does_not_answer_ends_the_primary_before_its_lease(
+        failsafe: Cluster, measured: Callable[[str, Gap | float], None]) -> None:
+    """(EC 23, 30, 39): the agent of one standby is frozen while etcd is away; the primary ends its writes and serves reads."""
+    cluster, etcd = failsafe, _etcd(failsafe)
+    primary = cluster.primary()
+    silent = cluster.others(primary)[0]
+    direct = cluster.direct_writer(primary).start()
+    etcd.kill()
+    wait_for(lambda: primary.status().get("failsafe_mode_is_active"), cluster.ttl, "failsafe mode carries the cluster")
+    frozen = time.monotonic()
+    silent.freeze_agent()
+    wait_for(lambda: not primary.is_writable(), cluster.ttl + 5, "the primary ends its writes")
+    time.sleep(max(0.0, frozen + cluster.ttl + 1 - time.monotonic()))
+    last = direct.report().last_on(f"{primary.host}:{primary.pg_port}")
+    assert last is not None
+    measured("one member frozen while etcd is away: writes went on for", last - frozen)
+    assert last < frozen + cluster.ttl, "writes ended after what the frozen member had agreed to"
+    assert not any(node.is_writable() for node in cluster.nodes)
+    wait_for(lambda: primary.ask("SELECT pg_is_in_recovery()") is True, 10, "the former primary serves reads")
+    silent.thaw_agent()
+    time.sleep(2)
+    assert not any(node.is_writable() for node in cluster.nodes), "nobody leads while the store is away"
+    etcd.start()
+    new = cluster.primary(cluster.ttl + 20)
+    cluster.wait_healthy()
+    direct.stop()
+    assert direct.report().missing(cluster.present(new)) == []
+
+
+def test_a_primary_that_dies_in_failsafe_mode_is_replaced_when_the_store_is_back(failsafe: Cluster) -> None:
+    """(EC 31): but no sooner than ttl after it was last accepted."""
+    cluster, etcd = failsafe, _etcd(failsafe)
+    primary = cluster.primary()
+    etcd.kill()
+    wait_for(lambda: primary.status().get("failsafe_mode_is_active"), cluster.ttl, "failsafe mode carries the cluster")
+    primary.kill_everything()
+    etcd.start()
+    new = cluster.wait_primary_other_than(primary, 2 * cluster.ttl + 20)
+    primary.start()
+    cluster.wait_healthy()
+    assert cluster.primary() is new
