@@ -142,6 +142,7 @@ def test_data_directory_of_another_cluster_is_refused_and_kept(make_cluster: Cal
 
 
 def test_second_agent_with_the_name_of_a_live_member_ends_and_disturbs_nothing(make_cluster: Callable[..., Cluster]) -> None:
+    """(EC 19)"""
     cluster = make_cluster(size=1).bootstrap()
     first = cluster.nodes[0]
     pid = first.postmaster_pid()

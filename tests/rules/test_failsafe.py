@@ -483,3 +483,10 @@ def test_a_wiped_store_in_synchronous_mode_raises_nothing(sync: str) -> None:
     """The primary takes the lock while ``/sync`` is absent."""
     at = world(primary(), ClusterView(), synchronous_mode=sync, **WIPED)
     assert play(at).did(AcquireLease)
+
+
+def test_a_lock_is_renewed_also_when_the_position_cannot_be_read() -> None:
+    """(EC 9): the status is left as it is, the lock is proven."""
+    played = play(world(silent(primary()), view("a"), lease=LeaseState.UNRENEWED, lease_until=Instant(NOW + 5)))
+    assert played.did(RenewLease) and not played.did(WriteStatus)
+    assert (played.beat.world.memory.lease_until or 0) > NOW + TTL - 1

@@ -26,8 +26,9 @@ from pgcore.errors import ConfigError, StoreUnavailableError
 from pgcore.model import actions as a
 from pgcore.model.actions import DemoteMode, Phase
 from pgcore.model.basics import Instant, Role, State, Timing
-from pgcore.model.node import TaskKind, TaskView
+from pgcore.model.node import NodeView, TaskKind, TaskView
 from pgcore.model.world import Demotion, World
+from pgcore.postgres.server import Postgres
 from unit.test_daemon_kit import Bench, eventually, local, write_node_file
 
 GUARD = "import sys; from pgcore.daemon.guard_loop import become_guard; become_guard(int(sys.argv[1]), int(sys.argv[2]))"
@@ -196,6 +197,29 @@ def test_a_postmaster_known_before_a_time_without_guard_is_still_named(guarded: 
 
 
 # -- the loop --------------------------------------------------------------------------------------------------------------
+
+
+class Broken(Postgres):
+    """A server whose every observation meets a bug."""
+
+    def observe(self, deadline: Deadline) -> NodeView:
+        raise RuntimeError("a bug")
+
+
+def test_a_bug_in_every_heartbeat_does_not_prolong_the_lease_and_the_guard_ends_it(
+    guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    """(EC 20): the beats end early, the guard keeps the last proven end and acts on it (see test_guard)."""
+    world = guarded.sync(now() + 4)
+    guarded.agent.memory, guarded.agent.settings, guarded.agent.node = world.memory, world.settings, world.node
+    before = guarded.until
+    broken = Broken(guarded.member.configuration.server)
+    guarded.member.ports.postgres = broken
+    for _ in range(5):
+        assert guarded.agent._beat(("timer",)) is None
+    assert guarded.until == before
+    assert "bug 5 in a heartbeat" in caplog.text
+    broken.close()
 
 
 class Looping:

@@ -31,6 +31,7 @@ from pgcore.daemon.perform import Performer, Ports
 from pgcore.daemon.tasks import Tasks
 from pgcore.daemon.watchers import watch_store
 from pgcore.dcs import codec
+from pgcore.dcs.shield import ShieldedStore
 from pgcore.dcs.store import Store
 from pgcore.errors import ConfigError, FatalError, PgcoreError, PluginError, StoreUnavailableError
 from pgcore.hookspecs import ConfigSection, Facts, StoreBackend, StoreRequest
@@ -90,7 +91,8 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     threading.stack_size(local.node.thread_stack_size)
     mailbox, board = Mailbox(), Board()
     stop = _Signals(mailbox)
-    store = backend.open(StoreRequest(section, local.node.store_path, local.node.name, configuration.effective.timing))
+    request = StoreRequest(section, local.node.store_path, local.node.name, configuration.effective.timing)
+    store = ShieldedStore(backend.open(request))
     logger.info(
         "pgcore %s: member %s of scope %s, store %s, data directory %s",
         __version__,
