@@ -45,6 +45,7 @@ __all__ = ["make", "root", "template"]
 
 
 def test_a_new_cluster_has_its_users_and_their_passwords_are_nowhere(make: Callable[..., Node], root: Path) -> None:
+    """One password holds a percent sign; none reaches a log (EC 187)."""
     node = make("boot", parameters={"log_statement": "all", "log_min_duration_statement": "0"})
     hook = root / "hook.sh"
     hook.write_text(f"""#!/bin/sh
@@ -283,6 +284,7 @@ def test_a_running_server_is_adopted_without_a_restart(make: Callable[..., Node]
 
 
 def test_a_reloadable_setting_acts_at_once_and_one_that_needs_a_restart_is_reported(template: Node) -> None:
+    """Set back, it needs no restart any more (EC 206)."""
     before = template.settings
     template.configure(parameters={**before.parameters, "work_mem": "7MB", "max_connections": "40", "shared_buffers": "16MB"})
     assert template.server.apply_settings()
@@ -307,6 +309,7 @@ def test_mistaken_parameters_do_not_keep_the_server_down(make: Callable[..., Nod
 
 
 def test_a_standby_starts_with_the_primarys_larger_settings_and_says_so(make: Callable[..., Node], template: Node) -> None:
+    """A restored backup is such a copy (EC 186)."""
     standby = make("small")
     standby.configure(parameters={**standby.settings.parameters, "max_connections": 25})
     standby.standby_of(template)
@@ -350,6 +353,7 @@ def test_a_backend_that_ignores_the_stop_is_killed_at_the_limit(make: Callable[.
 
 
 def test_removing_takes_tablespaces_and_a_separate_wal_directory_along(make: Callable[..., Node], root: Path) -> None:
+    """(EC 184)"""
     space, wal = root / "space", root / "wal"
     space.mkdir()
     if os.geteuid() == 0:
@@ -366,6 +370,7 @@ def test_removing_takes_tablespaces_and_a_separate_wal_directory_along(make: Cal
 
 
 def test_a_failed_bootstrap_is_put_aside_with_its_wal_directory(make: Callable[..., Node], root: Path) -> None:
+    """(EC 173, 184)"""
     wal = root / "wal-failed"
     node = make("failed")
     node.server.bootstrap(node.ctx, INITDB, [*INITDB_OPTIONS, {"waldir": str(wal)}])

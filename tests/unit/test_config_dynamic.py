@@ -57,10 +57,12 @@ def warned(result: Effective) -> str:
     ({"ttl": "40", "loop_wait": "5"}, (40, 5, 10)), ({"ttl": 1, "retry_timeout": 0, "loop_wait": 0}, (5, 1, 1)),
     ({"ttl": None}, (30, 10, 10))])
 def test_timing_is_fitted_to_its_rule(document: Any, timing: tuple[int, int, int]) -> None:
+    """Adjusted, never refused (EC 210)."""
     assert read(document).timing == Timing(*timing)
 
 
 def test_a_corrected_timing_is_reported() -> None:
+    """(EC 210)"""
     assert "retry_timeout: is 20" in warned(read({"retry_timeout": 20})) and "14 is used" in warned(read({"retry_timeout": 20}))
     assert warned(read({})) == ""
 

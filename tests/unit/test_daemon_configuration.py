@@ -116,6 +116,7 @@ def test_a_document_that_is_missing_or_unreadable_leaves_the_last_one_in_force(
 def test_a_broken_document_is_refused_whole_and_the_last_good_one_stays(
     tmp_path: Path, damage: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Server parameters that are no mapping, for one (EC 211)."""
     configuration = configured(tmp_path)
     configuration.update(view(GOOD), None)
     before = configuration.settings(), configuration.server

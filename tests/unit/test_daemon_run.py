@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,28 @@ def test_an_agent_told_to_listen_at_no_address_ends_before_anything_is_made(tmp_
 def test_an_agent_with_a_mistake_in_bootstrap_dcs_ends_before_anything_is_made(tmp_path: Path) -> None:
     told = run(tmp_path, {"bootstrap": {"dcs": {"ttl": "soon"}}})
     assert f"pgcore: {tmp_path / 'node.yml'}: bootstrap.dcs.ttl: " in told and "'soon'" in told
+
+
+@pytest.mark.server
+@pytest.mark.skipif(not BIN_DIR, reason="no PostgreSQL programs on this machine")
+def test_an_agent_whose_store_is_mute_says_so_at_once_and_ends_at_once(tmp_path: Path) -> None:
+    """A store that accepts connections and never answers, as behind a broken network."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        changes = {"postgresql": {"bin_dir": BIN_DIR}, "etcd3": {"hosts": [f"127.0.0.1:{mute.getsockname()[1]}"]}, "raft": None}
+        path = write_node_file(tmp_path, changes)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PGCORE_", "PATRONI_"))}
+        with open(tmp_path / "log", "wb") as log:
+            agent = subprocess.Popen([sys.executable, "-m", "pgcore", "run", str(path)], env=environment, stderr=log)
+        try:
+            began = time.monotonic()
+            while b"which has not answered yet" not in (tmp_path / "log").read_bytes():
+                assert time.monotonic() - began < 8, (tmp_path / "log").read_text()
+                time.sleep(0.05)
+            asked = time.monotonic()
+            agent.send_signal(signal.SIGINT)
+            assert agent.wait(8) == 0
+            assert time.monotonic() - asked < 2
+        finally:
+            agent.kill()
+            agent.wait()
+    assert "asked to end before the store (etcd3) answered" in (tmp_path / "log").read_text()

@@ -58,6 +58,7 @@ def test_control_data_tolerates_warnings_and_missing_fields() -> None:
 
 
 def test_a_directory_is_empty_with_only_dot_files_and_lost_and_found(tmp_path: Path) -> None:
+    """(EC 178)"""
     assert data_dir.look(str(tmp_path / "none")) == DataDir.EMPTY
     (tmp_path / "lost+found").mkdir()
     (tmp_path / ".hidden").touch()

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 GROUP = "pgcore"
 """The entry-point group. The name of an entry is the word used in the configuration."""
 
-BUILTINS = ("basebackup", "callback_command", "initdb")
+BUILTINS = ("basebackup", "bootstrap_command", "callback_command", "initdb", "replica_command")
 """Plugins inside the distribution ``pgcore``: registered first, so that every other plugin is asked before them."""
 
 GATE_GRACE_S = 1.0

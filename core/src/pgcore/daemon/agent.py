@@ -46,6 +46,7 @@ QUIET = (
     a.MarkUndecided,
     a.ObserveNode,
     a.RunCheckpoint,
+    a.ResumeReplay,
 )
 """Actions that do not make a decision worth a line of its own."""
 

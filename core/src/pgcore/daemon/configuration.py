@@ -67,12 +67,14 @@ class Configuration:
         server_major: int | None,
         enforced: Callable[[], Mapping[str, str]] = dict,
         floor_reason: str = "",
+        leaderless: Callable[[list[tuple[str, Json]]], bool] = lambda methods: False,
     ) -> None:
-        """``enforced`` names server parameters that plugins insist on, over everything configured.
+        """``enforced`` names server parameters that plugins insist on, over everything configured; ``leaderless`` tells whether
+        one of these replica methods works while nobody leads.
 
         ``floor_reason`` says why the store cannot do with a smaller ttl; it goes into the message.
         """
-        self._enforced = enforced
+        self._enforced, self._leaderless = enforced, leaderless
         self.floor_reason = floor_reason
         self.local = local
         self.ttl_floor = ttl_floor
@@ -234,7 +236,7 @@ class Configuration:
             remove_data_directory_on_rewind_failure=shared.remove_data_directory_on_rewind_failure,
             remove_data_directory_on_diverged_timelines=shared.remove_data_directory_on_diverged_timelines,
             has_bootstrap=local.bootstrap is not None,
-            leaderless_methods=False,
+            leaderless_methods=self._leaderless(self.methods()),
             dynamic=self.effective.document,
             server_stale=self.server_stale,
         )

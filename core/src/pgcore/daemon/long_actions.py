@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pgcore.clock import Deadline, now
-from pgcore.config.server import bootstrap_method
 from pgcore.daemon.failsafe import nobody_accepted
+from pgcore.daemon.methods import chosen_bootstrap, replica_methods
 from pgcore.errors import CancelledError, PgcoreError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import GateRequest, TaskContext
 from pgcore.model import actions as a
@@ -162,26 +162,20 @@ class LongActions:
             try:
                 self._ports.postgres.clone(ctx, methods, action.source)
             except PgcoreError:
-                self._ports.postgres.remove_data_dir()  # a half-made copy is nobody's only one
+                if not any(method.keeps_data(options) for method, options in methods):
+                    self._ports.postgres.remove_data_dir()  # a half-made copy is nobody's only one
                 raise
 
         self._begin(TaskKind.CLONE, run)
 
     def methods(self, *, basebackup_only: bool = False) -> list[tuple[ReplicaMethod, Json]]:
         """The replica methods in order, with their options; those that no active plugin brings are left out."""
-        known = self._ports.registry.replica_methods()
         wanted = self._ports.configuration.methods(basebackup_only=basebackup_only)
-        for name, _ in wanted:
-            if name not in known:
-                logger.error("postgresql.create_replica_methods names %s, which no active plugin brings; it is skipped", name)
-        return [(known[name], options) for name, options in wanted if name in known]
+        return replica_methods(self._ports.registry, wanted)
 
     def _bootstrap(self, action: a.Bootstrap, world: World) -> None:
-        known = self._ports.registry.bootstrap_methods()
-        name, options = bootstrap_method(self._ports.configuration.local, tuple(known))
-        if name not in known:
-            raise ServerError(f"bootstrap.method is {name}, which no active plugin brings; known: {', '.join(sorted(known))}")
-        self._begin(TaskKind.BOOTSTRAP, lambda ctx: self._ports.postgres.bootstrap(ctx, known[name], options))
+        method, options = chosen_bootstrap(self._ports.registry, self._ports.configuration.local)
+        self._begin(TaskKind.BOOTSTRAP, lambda ctx: self._ports.postgres.bootstrap(ctx, method, options))
 
     def _post_bootstrap(self, action: a.PostBootstrap, world: World) -> None:
         section = self._ports.configuration.local.bootstrap

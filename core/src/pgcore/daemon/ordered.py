@@ -66,7 +66,8 @@ class OrderedActions:
             try:
                 postgres.reinitialize(ctx, methods, action.source, stop_limit_s=float(timing.retry_timeout))
             except PgcoreError:
-                if postgres.postmaster() is None:
+                kept = any(method.keeps_data(options) for method, options in methods)
+                if postgres.postmaster() is None and not kept:
                     postgres.remove_data_dir()  # a half-made copy is nobody's only one
                 raise
             postgres.start(ctx, role=Role.REPLICA, upstream=action.upstream, timeout_s=limit)

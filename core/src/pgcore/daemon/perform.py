@@ -100,6 +100,7 @@ class Performer:
             a.ApplySettings: self._apply,
             a.ChangeSlots: self._slots,
             a.RunCheckpoint: lambda action, world: self._checkpoint.ask(),
+            a.ResumeReplay: lambda action, world: ports.postgres.resume_replay(),
             a.SetRole: self._role,
             a.Adopt: self._adopt,
             a.CancelTask: lambda action, world: ports.tasks.cancel(),

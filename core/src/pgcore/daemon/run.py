@@ -9,6 +9,8 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ from pgcore.daemon.callbacks import CallbackLane
 from pgcore.daemon.configuration import Configuration, unsupported
 from pgcore.daemon.guard import Guard, GuardError, Prepared
 from pgcore.daemon.mailbox import Mailbox
+from pgcore.daemon.methods import named_methods, works_without_leader
 from pgcore.daemon.peers import PeerAccess, Peers
 from pgcore.daemon.perform import Performer, Ports
 from pgcore.daemon.tasks import Tasks
@@ -40,7 +43,7 @@ from pgcore.postgres import data_dir
 from pgcore.postgres.parameters import split_listen
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.postgres.server import Postgres
-from pgcore.registry import Registry
+from pgcore.registry import BUILTINS, Registry
 from pgcore.rest.server import RestServer
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ logger = logging.getLogger("pgcore")
 _M_ARENA_MAX = -8
 UNIQUE_NAME_S = 3.0
 STORE_RETRY_S = 5.0
+STORE_PATIENCE_S = 1.0
+"""A store that has not answered after this is mentioned."""
 CALLBACKS_AT_END_S = 10.0
 
 
@@ -82,7 +87,9 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     section = local.plugin_sections[backend.name]
     floor, reason = backend.ttl_floor(section)
     major = data_dir.major_version(local.postgresql.data_dir)
-    configuration = Configuration(local, floor, major, lambda: _enforced(registry, local), reason)
+    configuration = Configuration(
+        local, floor, major, lambda: _enforced(registry, local), reason, lambda wanted: works_without_leader(registry, wanted)
+    )
     refuse_unsupported(configuration)
     postgres = Postgres(configuration.server)
     check_programs(postgres)
@@ -141,7 +148,9 @@ def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
     plugins = first.tree.get("plugins") if isinstance(first.tree.get("plugins"), dict) else {}
     registry = Registry(block=(plugins or {}).get("block") or ())
     wanted = [name for name in first.tree if name in DISTRIBUTION_OF or (name in registry.names and name not in _OWN_SECTIONS)]
-    registry.activate([*("basebackup", "initdb", "callback_command"), *wanted, *((plugins or {}).get("use") or ())])
+    wanted += [name for name in named_methods(first.tree) if name in registry.names]
+    builtin = [name for name in BUILTINS if name in registry.names]  # the metadata of an editable installation may be older
+    registry.activate([*builtin, *wanted, *((plugins or {}).get("use") or ())])
     stores = registry.stores()
     sections = {name: backend.section for name, backend in stores.items()}
     for plugin, contributed in registry.collect("pgcore_config_sections").items():
@@ -250,16 +259,31 @@ def _guard(directory: str, prepared: Prepared | None) -> Guard | None:
         return None
 
 
+class _AskedError(BaseException):
+    """Raised in the main thread by a signal, through whatever it waits for."""
+
+
 class _Signals:
     """SIGTERM and SIGINT ask the agent to end, SIGHUP to read its configuration again."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self.asked = threading.Event()
-        self._reload = False
+        self._reload = self._interrupt = False
         self._mailbox = mailbox
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         signal.signal(signal.SIGHUP, self._hangup)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """What runs inside is broken off when the agent is asked to end; only for what is not needed any more then."""
+        self._interrupt = True
+        try:
+            yield
+        except _AskedError:
+            pass  # ``asked`` says so
+        finally:
+            self._interrupt = False
 
     def take_reload(self) -> bool:
         """True once after each SIGHUP."""
@@ -270,6 +294,9 @@ class _Signals:
         self.asked.set()
         # the main thread may hold the mailbox's lock at this very moment, so another thread knocks
         threading.Thread(target=self._mailbox.wake, args=(f"signal {signal.Signals(number).name}",), daemon=True).start()
+        if self._interrupt:
+            self._interrupt = False
+            raise _AskedError
 
     def _hangup(self, number: int, frame: object) -> None:
         self._reload = True
@@ -278,9 +305,15 @@ class _Signals:
 
 def _store_answers(store: Store, backend: StoreBackend, configuration: Configuration, stop: _Signals) -> bool:
     """Wait until the store answers, saying so; then make sure that no other live agent has our name. False: asked to end."""
+    patience = threading.Timer(STORE_PATIENCE_S, logger.warning, (
+        "waiting for the store (%s), which has not answered yet; PostgreSQL is left as it is", backend.name))
+    patience.daemon = True
+    patience.start()
     while not stop.asked.is_set():
+        snapshot = None
         try:
-            snapshot = store.read(fresh=False, deadline=Deadline.after(configuration.effective.timing.retry_timeout))
+            with stop.interrupting():
+                snapshot = store.read(fresh=False, deadline=Deadline.after(configuration.effective.timing.retry_timeout))
         except StoreUnavailableError as error:
             logger.warning(
                 "waiting for the store (%s): %s; trying again every %.0f s, PostgreSQL is left as it is",
@@ -289,7 +322,9 @@ def _store_answers(store: Store, backend: StoreBackend, configuration: Configura
                 STORE_RETRY_S,
             )
             stop.asked.wait(STORE_RETRY_S)
+        if snapshot is None:
             continue
+        patience.cancel()
         view = codec.decode(snapshot)
         me = view.member(configuration.server.name)
         if me is not None and me.api_url and _alive(me.api_url, configuration.peer_access()):
@@ -305,6 +340,7 @@ def _store_answers(store: Store, backend: StoreBackend, configuration: Configura
             )
         store.retime(configuration.effective.timing)
         return True
+    patience.cancel()
     logger.info("asked to end before the store (%s) answered: the agent ends, PostgreSQL is left as it is", backend.name)
     return False
 

@@ -10,7 +10,7 @@ from pgcore.decide.demotion import DEMOTION
 from pgcore.decide.down import DOWN
 from pgcore.decide.identity import IDENTITY, in_question
 from pgcore.decide.leader import LEADER
-from pgcore.decide.no_data import NO_DATA
+from pgcore.decide.no_data import NO_DATA, half_copied
 from pgcore.decide.prepare import PREPARE
 from pgcore.decide.publish import PUBLISH
 from pgcore.decide.race import RACE
@@ -34,7 +34,7 @@ SITUATIONS: tuple[tuple[str, Callable[[World], bool], Table], ...] = (
     ("the agent was asked to end", lambda w: w.memory.stopping, SHUTDOWN),
     ("the store does not answer", lambda w: w.store_lost, STORE_LOST),
     ("a long action is running", lambda w: w.busy, BUSY),
-    ("the data directory is empty or unreadable", lambda w: not w.has_data, NO_DATA),
+    ("the data directory is empty or unreadable", lambda w: not w.has_data or half_copied(w), NO_DATA),
     ("the identity of the data is in question", in_question, IDENTITY),
     ("PostgreSQL is not running", lambda w: not w.node.running, DOWN),
     ("PostgreSQL is starting", lambda w: w.node.starting, STARTING),

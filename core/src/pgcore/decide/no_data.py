@@ -17,8 +17,14 @@ from pgcore.model.actions import (
 )
 from pgcore.model.basics import Role
 from pgcore.model.decision import Decision, act, end, rest
-from pgcore.model.node import DataDir
+from pgcore.model.node import DataDir, TaskKind
 from pgcore.model.world import World
+
+
+def half_copied(w: World) -> bool:
+    """A copy failed and what its method keeps is no cluster yet: the next attempt goes on from there. (HA rules 6.3, EC 180)"""
+    result = w.ended(TaskKind.CLONE) or w.ended(TaskKind.REINITIALIZE)
+    return result is not None and not result.ok and not w.node.running and w.node.system_id is None
 
 
 def orphan(w: World) -> Decision | None:
@@ -61,7 +67,7 @@ def failed_recently(w: World) -> Decision | None:
 def claim(w: World) -> Decision | None:
     """No cluster exists: win the right to create it. (HA rules 6.1, EC 172)"""
     allowed = w.settings.has_bootstrap and not w.settings.tags.nofailover
-    if w.cluster.unlocked and w.cluster.initialize is None and allowed:
+    if w.cluster.unlocked and w.cluster.initialize is None and allowed and not w.has_data:
         return act(
             ClaimInitialize(),
             EnterBootstrap(BootstrapPhase.CREATE),

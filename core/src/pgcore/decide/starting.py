@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pgcore.decide import replica
 from pgcore.decide.candidates import another_could_lead, could_lead, fit
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
-from pgcore.model.actions import BeginDemotion, DemoteMode, Phase, PollPeers
+from pgcore.decide.upstream import upstream
+from pgcore.model.actions import BeginDemotion, CompareRecovery, DemoteMode, Phase, PollPeers
 from pgcore.model.basics import Role
 from pgcore.model.cluster import FailoverRequest
 from pgcore.model.decision import Decision, act, rest
@@ -62,10 +64,29 @@ def fail_over(w: World) -> Decision | None:
     return None
 
 
+def compare_recovery(w: World) -> Decision | None:
+    """A starting standby may wait for WAL of a leader that moved: compare with what was written last. (HA rules 14.1, EC 213)"""
+    follows = w.node.recovery_files and not w.is_holder and not w.cluster.unlocked
+    if follows and not w.paused and w.recovery_change is None and upstream(w) is not None:
+        return act(CompareRecovery(upstream(w), Role.REPLICA), because="starting as a standby: comparing the recovery settings")
+    return None
+
+
 def wait(w: World) -> Decision | None:
     """Wait until it accepts connections; never race meanwhile. (HA rules 15.1, EC 50)"""
     what = "as a standby" if w.node.recovery_files or w.node.role is Role.REPLICA else "in recovery"
     return rest(because=f"PostgreSQL is starting {what}", wake_after=1.0)
 
 
-STARTING = Table("starting", renew, lost_lock, too_long, ask_candidate, fail_over, wait)
+STARTING = Table(
+    "starting",
+    renew,
+    lost_lock,
+    too_long,
+    ask_candidate,
+    fail_over,
+    compare_recovery,
+    replica.follow_by_restart,
+    replica.follow_by_reload,
+    wait,
+)

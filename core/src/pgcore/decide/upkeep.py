@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pgcore.decide import failsafe, restart, slots, switchover
 from pgcore.decide.table import Table
-from pgcore.model.actions import Adopt, ApplySettings, ReadHistory, RunCheckpoint, WriteFailover, WriteHistory, WriteStatus
+from pgcore.model.actions import (
+    Adopt,
+    ApplySettings,
+    ReadHistory,
+    ResumeReplay,
+    RunCheckpoint,
+    WriteFailover,
+    WriteHistory,
+    WriteStatus,
+)
 from pgcore.model.cluster import ClusterStatus, HistoryEntry
 from pgcore.model.decision import Decision, act
 from pgcore.model.node import TaskKind
@@ -105,6 +114,14 @@ def member_slots(w: World) -> Decision | None:
     return act(change, because="; ".join(f"{verb} {', '.join(names)}" for verb, names in parts.items() if names))
 
 
+def paused_replay(w: World) -> Decision | None:
+    """Replay is paused, maybe because the primary raised a setting: then it goes on, as it does not by itself. (EC 214)"""
+    able = w.node.answering and not w.node.is_primary and not w.busy and (w.node.server_version or 0) >= 140000
+    if able and w.node.replay_paused and not w.paused:
+        return act(ResumeReplay(), because="replay is paused; it goes on if the primary's settings have outgrown this server's")
+    return None
+
+
 UPKEEP = Table(
     "upkeep",
     adopt,
@@ -116,5 +133,6 @@ UPKEEP = Table(
     write_history,
     apply_settings,
     member_slots,
+    paused_replay,
     *restart.UPKEEP_RULES,
 )

@@ -180,6 +180,8 @@ class Configuration:
             self.recovery = recovery.custom(given, self._major())
         promotes = keep or str(given.get("recovery_target_action", "")).lower() == "promote"
         self._temporary = {"hot_standby": "off"} if custom and promotes else {}
+        if custom and self._settings.parameters.get("hba_file"):
+            self._temporary["hba_file"] = self.paths.hba  # the foreign one may not let the agent in
         files.ensure_directories(self._settings, self._user)
         self._append_hba()
         self._write_main_and_lists()
@@ -203,18 +205,19 @@ class Configuration:
         files.write(self.paths.hba, files.list_text(creation.trust_lines(self._settings)),
                     mode=files.file_mode(self._settings.data_dir), user=self._user)
 
-    def end_bootstrap(self) -> bool:
-        """Take back what only the bootstrap needed; whether the server must read its files again. Raises ServerError."""
+    def end_bootstrap(self) -> recovery.Change:
+        """Take back what only the bootstrap needed; what it takes to put that in force. Raises ServerError."""
         if not self._bootstrapping:
             self.copy_aside()
-            return False
+            return "none"
         self._bootstrapping = False
+        needs: recovery.Change = "restart" if self._temporary else "reload"
         self._temporary, self.recovery = {}, {}
         if self._replaced_hba is not None:
             files.write(self.paths.hba, self._replaced_hba, mode=files.file_mode(self._settings.data_dir), user=self._user)
         self._write_main_and_lists()
         self.copy_aside()
-        return True
+        return needs
 
 
 def _log_path(pgpass: str, settings: ServerSettings) -> str:

@@ -304,6 +304,26 @@ class QuickServer:
         self.write_files(role=self.role, upstream=upstream, standby=True)
         self.reload()
 
+    def resume_replay(self) -> bool:
+        """Go on with a replay that waits because pg_control asks for more than this server was started with; whether it did.
+
+        A pause that an operator asked for has other reasons and stays (edge case 214). Raises ServerError.
+        """
+        control, resumed = self.control_data(), []
+
+        def go_on(session: Session, deadline: Deadline) -> None:
+            rows = session.query("SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY(%s)",
+                                 (sorted(control.parameters) if control else [],), deadline=deadline)
+            small = [name for name, value in rows if control and int(value) < control.parameters[name]]
+            if small:
+                logger.warning("replay waits because the primary raised %s: it is resumed, the server ends and is started again",
+                               ", ".join(small))
+                session.query("SELECT pg_catalog.pg_wal_replay_resume()", deadline=deadline)
+                resumed.append(True)
+
+        self._quickly(go_on)
+        return bool(resumed)
+
     # -- slots -------------------------------------------------------------------------------------------------------
 
     def create_slot(self, name: str) -> None:

@@ -260,8 +260,12 @@ class Postgres(QuickServer):
 
         creation.create_users(self._settings, self._user, script)
         self.role = Role.PRIMARY
-        if self._configuration.end_bootstrap():
+        needs = self._configuration.end_bootstrap()
+        if needs == "reload":
             self.reload()
+        elif needs == "restart":
+            self.stop(ctx, mode="fast", timeout_s=self._settings.pg_ctl_timeout)
+            self.start(ctx, role=Role.PRIMARY, upstream=None, timeout_s=self._settings.pg_ctl_timeout)
 
     def clone(self, ctx: TaskContext, methods: Sequence[tuple[ReplicaMethod, Json]], source: Upstream | None) -> None:
         """Make the data directory of a standby by the first method that works (HA rules 6.3).

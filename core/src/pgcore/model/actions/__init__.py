@@ -46,6 +46,7 @@ from pgcore.model.actions.server import (
     Promote,
     Reinitialize,
     Restart,
+    ResumeReplay,
     Rewind,
     RunCheckpoint,
     SetRole,
@@ -118,6 +119,7 @@ __all__ = [
     "RemoveDataDir",
     "RenewLease",
     "Restart",
+    "ResumeReplay",
     "Rewind",
     "RewindState",
     "RunCheckpoint",
@@ -161,6 +163,7 @@ Action = (
     | ApplySettings
     | ChangeSlots
     | RunCheckpoint
+    | ResumeReplay
     | SetRole
     | StartServer
     | StopServer

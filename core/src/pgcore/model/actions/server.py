@@ -35,6 +35,14 @@ class ChangeSlots:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeReplay:
+    """Let a standby go on whose replay is paused because the primary raised a setting beyond this server's; else nothing.
+
+    It then ends by itself and is started with the larger value.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class RunCheckpoint:
     """Start the checkpoint after a promotion, beside the heartbeat and beside the task; the value is True once it is written."""
 
