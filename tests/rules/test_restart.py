@@ -12,12 +12,9 @@ from pgcore.decide.publish import card
 from pgcore.model.actions import (
     BeginDemotion,
     CancelTask,
-    CompareRecovery,
     CompareTimelines,
     DemoteMode,
     DropSchedule,
-    FollowByReload,
-    FollowByRestart,
     ObserveNode,
     Outcome,
     Phase,
@@ -26,7 +23,6 @@ from pgcore.model.actions import (
     ReleaseLease,
     RenewLease,
     Restart,
-    ResumeReplay,
     RewindState,
     SetRewind,
     SetRole,
@@ -366,69 +362,7 @@ NEW_COPIES = (
     ),
 )
 
-STANDBYS = (
-    case(
-        "a starting standby whose leader moved: compare without asking the server (EC 213)",
-        world(starting(standby()), B_LEADS),
-        "starting.compare_recovery",
-        CompareRecovery(upstream("b"), Role.REPLICA),
-    ),
-    case(
-        "a reload is enough (EC 213)",
-        world(starting(standby()), B_LEADS, recovery_change="reload"),
-        "starting.follow_by_reload",
-        FollowByReload(upstream("b"), Role.REPLICA),
-        SetRewind(RewindState.CHECK),
-    ),
-    case(
-        "only a restart helps (EC 213)",
-        world(starting(standby()), B_LEADS, recovery_change="restart"),
-        "starting.follow_by_restart",
-        SetRewind(RewindState.CHECK),
-        FollowByRestart(upstream("b"), Role.REPLICA),
-    ),
-    nothing("it follows the leader already", world(starting(standby()), B_LEADS, recovery_change="none"), "starting.wait"),
-    nothing("in maintenance mode it is left alone", world(starting(standby()), B_LEADS, paused=True), "starting.wait"),
-    case(
-        "replay is paused (EC 214)",
-        world(standby(server_version=150006, replay_paused=True), B_LEADS, slots_done=True),
-        "upkeep.paused_replay",
-        ResumeReplay(),
-        stage="upkeep",
-    ),
-    silent(
-        "in maintenance mode paused replay is left alone (EC 214)",
-        world(standby(server_version=150006, replay_paused=True), B_LEADS, slots_done=True, paused=True),
-        "upkeep",
-    ),
-    silent(
-        "before version 14 the server ends by itself",
-        world(standby(server_version=130006, replay_paused=True), B_LEADS, slots_done=True),
-        "upkeep",
-    ),
-    case(
-        "a copy failed and kept what it has: the next attempt goes on (EC 180)",
-        world(standby(running=False, answering=False, system_id=None), B_LEADS, last_result=did(TaskKind.CLONE, "no")),
-        "no_data.clone",
-    ),
-    nothing(
-        "such a directory is not made into a new cluster",
-        world(
-            standby(running=False, answering=False, system_id=None),
-            view(None, initialize=None, initialize_version=None),
-            last_result=did(TaskKind.CLONE, "no"),
-            has_bootstrap=True,
-        ),
-        "no_data.wait",
-    ),
-    nothing(
-        "an unreadable pg_control after anything else is left alone (EC 177)",
-        world(down(system_id=None), B_LEADS, last_result=did(TaskKind.START, "no")),
-        "identity.unreadable",
-    ),
-)
-
-CASES = (*STANDBYS, *RESTARTS, *RUNNING, *SCHEDULED, *NEW_COPIES)
+CASES = (*RESTARTS, *RUNNING, *SCHEDULED, *NEW_COPIES)
 
 
 @pytest.mark.parametrize("each", CASES, ids=str)
