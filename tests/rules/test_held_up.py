@@ -1,4 +1,4 @@
-"""Standbys that are held up: starting and waiting for WAL, replay paused, a copy that failed half-way. (HA rules 6.3, 11.2, 14.1)"""
+"""Standbys that are held up: starting and waiting for WAL, replay paused, a copy that failed half-way. (HA rules 6.3, 11, 14)"""
 
 from __future__ import annotations
 
