@@ -205,7 +205,7 @@ STARTING = (
         "starting.wait",
     ),
     nothing("it starts as a standby: it never races (EC 50)", world(starting(standby()), FREE), "starting.wait"),
-    nothing("it starts as a standby of another", world(starting(standby()), B_LEADS), "starting.wait"),
+    nothing("it starts as a standby of another", world(starting(standby()), B_LEADS, recovery_change="none"), "starting.wait"),
     nothing(
         "a starting primary in maintenance mode is left alone", world(starting(primary()), B_LEADS, paused=True), "starting.wait"
     ),
