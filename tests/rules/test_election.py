@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pgcore.decide.election import Claim, verdict
-from pgcore.model.actions import AcquireLease, PollPeers, ReadCluster
+from pgcore.model.actions import AcquireLease, BeginDemotion, PollPeers, Promote, ReadCluster, RenewLease
 from pgcore.model.basics import Instant, Lsn, Tags
 from pgcore.model.cluster import ClusterView, SyncView
 from pgcore.model.node import NodeView
@@ -15,7 +15,7 @@ from pgcore.model.settings import RemoteCluster
 from pgcore.model.world import PeerView, World
 from pgcore.testing.builders import NOW, history, peer, peers, primary, request, standby, view, world
 from rules.cases import Case, case, nothing
-from rules.driver import play
+from rules.driver import Script, play
 
 PRIORITY = SyncView("5", "c", ("a", "b"))
 QUORUM = SyncView("5", "c", ("a", "b"), 1)
@@ -297,3 +297,12 @@ def test_a_node_on_the_newer_timeline_is_not_held_up_by_one_that_is_farther_on_t
     """Each compared with the other by position alone would stand back for ever. (HA rules 30.9)"""
     before = view(None, history=history(900))
     assert play(world(standby(950, timeline=2), before, peers={}), PollPeers=peers(peer("b", 1000))).did(AcquireLease)
+
+
+@pytest.mark.parametrize(("node", "left", "did"), [(standby(), 30, ()), (primary(), 30, ()), (primary(), 5, (BeginDemotion,))])
+def test_reading_the_own_name_in_the_lock_is_not_enough(node: NodeView, left: int, did: tuple[type, ...]) -> None:
+    """EC 2: no renewal is answered, as by a store whose minority still serves reads. No promotion; a primary ends in time."""
+    at = world(node, view("a"), lease_until=Instant(NOW + left))
+    played = Script(fails=lambda number, action: isinstance(action, RenewLease)).play(at)
+    assert not played.did(Promote)
+    assert tuple(type(action) for action in played.did(BeginDemotion)) == did

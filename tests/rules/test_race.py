@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from pgcore.decide import MAIN, decide
 from pgcore.model.actions import AcquireLease, BeginDemotion, DemoteMode, Phase, PollPeers, ReadCluster, RewindState, SetRewind
 from pgcore.model.basics import Instant, Lsn, Tags
 from pgcore.model.cluster import ClusterView
 from pgcore.model.node import NodeView
+from pgcore.model.settings import RemoteCluster
 from pgcore.model.world import World
 from pgcore.testing.builders import NOW, history, member, peer, peers, primary, request, silent, standby, view, world
 from rules.cases import Case, case, nothing
+from rules.driver import after, play
 
 FREE = view(None, optime=1000)
 BEFORE = view("c")
@@ -173,6 +176,19 @@ GATES = (
         "as far, and b has the higher priority (EC 43)", free(peers=peers(peer("b", failover_priority=2))), "race.peer_preferred"
     ),
     case(
+        "preferred, but it has not taken the lock for ttl: it may be unable to (EC 43)",
+        free(peers=peers(peer("b", failover_priority=2)), unlocked_since=Instant(NOW - 31)),
+        "race.acquire",
+    ),
+    nothing(
+        "the own watchdog is required and does not work (EC 53)", free(standby(watchdog_failed=True)), "race.watchdog_failed"
+    ),
+    case(
+        "asked for by an operator it races all the same; the promotion will need the watchdog",
+        free(standby(watchdog_failed=True), TO_ME),
+        "race.asked_for_me",
+    ),
+    case(
         "the former leader's priority does not count (EC 44)", free(peers=peers(peer("c", failover_priority=2))), "race.acquire"
     ),
     case("equal in everything: the atomic create decides (EC 42)", free(), "race.acquire", AcquireLease()),
@@ -254,7 +270,48 @@ REQUESTS = (
     case("a request for later does not matter now", free(None, view(None, failover=request("c", "b", due=60))), "race.acquire"),
 )
 
-CASES: tuple[Case, ...] = PRIMARY + GATES + REQUESTS
+
+def frozen(seconds: float, *, grew: float | None = 0.5, streaming: bool = True, **facts: Any) -> World:
+    """The lock has been free for so long; WAL was last seen to arrive so long ago; the setting is 15 s, the loop 10 s."""
+    since = {"unlocked_since": Instant(NOW - seconds), "grew_at": None if grew is None else Instant(NOW - grew)}
+    return free(standby(streaming=streaming), **since | {"primary_race_backoff": 15} | facts)
+
+
+BACKOFF = (
+    nothing("WAL of the old primary still arrives (EC 59)", frozen(14), "race.backoff"),
+    case("it still does, but the time is over (EC 59)", frozen(15), "race.acquire"),
+    case("it stopped arriving a loop ago", frozen(14, grew=10.1), "race.acquire"),
+    case("nothing streams any more, and a loop has passed", frozen(10, streaming=False), "race.acquire"),
+    nothing("in the first loop that is not waited for being seen", frozen(9.9, grew=None, streaming=False), "race.backoff"),
+    nothing("6 s of waiting are 6 s, whatever the loop (EC 59)", frozen(5.9, primary_race_backoff=6), "race.backoff"),
+    case("and not more (EC 59)", frozen(6, primary_race_backoff=6), "race.acquire"),
+    case("off by default", frozen(1, primary_race_backoff=0), "race.acquire"),
+    case("a standby cluster does not wait", frozen(1, standby_cluster=RemoteCluster("x")), "race.acquire"),
+    case(
+        "after an orderly hand-over nobody waits",
+        free(None, TO_ME, unlocked_since=NOW, grew_at=NOW, primary_race_backoff=15),
+        "race.asked_for_me",
+    ),
+    nothing("in maintenance mode nobody races anyway", frozen(20, paused=True), "race.paused"),
+)
+
+CASES: tuple[Case, ...] = PRIMARY + GATES + REQUESTS + BACKOFF
+
+
+def test_the_race_begins_exactly_at_the_end_of_the_backoff() -> None:
+    """EC 59: the beat of that moment is asked for, not the next one by the clock of the loop."""
+    decision = decide(MAIN, frozen(14.75))
+    assert decision is not None and decision.wake_after == pytest.approx(0.25)
+
+
+def test_growth_is_seen_by_looking_at_the_own_position() -> None:
+    """A backoff counts from the last look that showed more WAL than the one before. (EC 59)"""
+    first = play(world(standby(1000), view("c")))
+    assert first.beat.world.memory.grew_at is None
+    second = play(after(first, node=standby(1001)))
+    assert second.beat.world.memory.grew_at == pytest.approx(NOW + 1, abs=0.1)
+    third = play(after(second, node=standby(1001)))
+    assert third.beat.world.memory.grew_at == second.beat.world.memory.grew_at
 
 
 @pytest.mark.parametrize("each", CASES, ids=str)

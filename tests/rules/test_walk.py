@@ -46,7 +46,10 @@ def test_a_switchover_loses_nothing_and_needs_no_rewind(cluster: Cluster) -> Non
 
 
 def test_a_candidate_that_stops_receiving_during_the_stop_makes_the_old_primary_resume(cluster: Cluster) -> None:
-    """Principles, safety 2: nobody is promoted who lacks a byte."""
+    """Principles, safety 2: nobody is promoted who lacks a byte. (EC 62, 228)
+
+    Patroni hands over to who has the WAL up to the switch record, and rewinds the old leader; here the lock is kept instead.
+    """
     cluster.ask("a", "b")
     cluster.run(5, until=lambda: cluster["a"].server.stopping)
     cluster["b"].cut = True
@@ -189,3 +192,40 @@ def test_a_candidate_whose_gate_refuses_does_not_let_one_that_lacks_wal_lead(clu
     cluster["c"].cut = False
     cluster.run(30)
     assert not cluster.unsettled()
+
+
+def test_an_agent_killed_with_its_server_stopped_and_the_lock_still_held(cluster: Cluster) -> None:
+    """EC 230: after its lease another leads, who has everything; the old leader comes back as a standby without a rewind."""
+    cluster.ask("a", "b")
+    cluster.run(5, until=lambda: cluster["a"].server.stopping)
+    cluster["a"].agent = False
+    cluster.run(3)
+    assert cluster.leader == "a" and not cluster["a"].server.running
+    cluster.run(45)
+    assert cluster.leader in ("b", "c") and cluster.writable() == [cluster.leader]
+    cluster.restart_agent(cluster["a"])
+    cluster.run(30)
+    assert cluster.leader is not None
+    settled(cluster, cluster.leader, 2)
+    assert not any(rule.endswith((".rewind", ".copy_anew")) for rule in cluster["a"].trail)
+
+
+def test_a_rewind_is_not_decided_before_the_new_leader_is_a_primary(cluster: Cluster) -> None:
+    """EC 229: the old leader crashed ahead of the others; while the new one is slow to promote nothing is rewound or copied."""
+    cluster["a"].cut = True
+    cluster.run(1)
+    cluster.crash(cluster["a"])
+    cluster["a"].alive = False
+    for name in "bc":
+        cluster[name].slow = 40
+    cluster.run(60, until=lambda: cluster.leader in ("b", "c"))
+    cluster["a"].cut = False
+    cluster.reboot(cluster["a"])
+    cluster.run(8)
+    assert cluster.writable() == []
+    assert not any(rule.endswith((".rewind", ".copy_anew")) for rule in cluster["a"].trail)
+    for name in "bc":
+        cluster[name].slow = 0
+    cluster.run(60)
+    assert cluster.leader is not None
+    settled(cluster, cluster.leader, 2)

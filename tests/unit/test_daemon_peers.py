@@ -464,6 +464,7 @@ STATUSES: dict[str, tuple[Any, PeerView]] = {
 
 @pytest.mark.parametrize(("document", "expected"), STATUSES.values(), ids=STATUSES)
 def test_a_status_is_read_as_the_race_needs_it(document: Any, expected: PeerView) -> None:
+    """EC 47: among them answers without WAL fields, which count as unreachable."""
     assert parse_status("b", document) == expected
 
 

@@ -82,6 +82,7 @@ PENDING = FailoverRequest("9", "a", "b")
 
 
 def test_a_switchover_answers_when_the_new_leader_is_seen(agent: Start) -> None:
+    """EC 77: the moment in which nobody leads is not taken for success."""
     node = agent()
     node.play(True, view(failover=PENDING), view(leader=None, failover=PENDING), view(leader="b"))
     began = time.monotonic()
@@ -98,6 +99,7 @@ def test_another_winner_than_the_candidate_is_named(agent: Start) -> None:
 
 
 def test_a_failover_without_a_leader_succeeds_with_its_candidate(agent: Start) -> None:
+    """EC 78."""
     node = agent(first=status(cluster=view(leader=None)))
     node.play(True, view(leader=None, failover=FailoverRequest("9", None, "b")), view(leader="b"))
     reply = node.post("/failover", {"candidate": "b"})
@@ -106,9 +108,27 @@ def test_a_failover_without_a_leader_succeeds_with_its_candidate(agent: Start) -
 
 
 def test_a_failover_that_names_the_leader_is_a_switchover(agent: Start) -> None:
+    """EC 79: by its answer, by what is written, and by its conditions."""
     node = agent()
     node.play(True, view(leader="b"))
     assert node.post("/failover", {"leader": "a", "candidate": "b"}).body == 'Successfully switched over to "b"'
+    assert node.letters == [WriteFailover("a", "b")]
+    synchronous = agent(first=leader_status(cluster=view(sync=("b",)), synchronous="on"))
+    assert synchronous.post("/failover", {"leader": "a", "candidate": "c"}).code == 412
+
+
+def test_a_manual_failover_may_go_to_a_member_that_is_not_synchronous(agent: Start) -> None:
+    """EC 66."""
+    node = agent(first=leader_status(cluster=view(sync=("b",)), synchronous="on"))
+    node.play(True, view(leader="c", sync=("b",)))
+    assert node.post("/failover", {"candidate": "c"}).code == 200
+
+
+def test_where_votes_decide_any_member_may_be_asked_for(agent: Start) -> None:
+    """The leader knows who is fit; it drops the request if that is too few. (HA rules 16.1, EC 67)"""
+    node = agent(first=leader_status(cluster=view(sync=("b",)), synchronous="quorum"))
+    node.play(True, view())
+    assert node.post("/switchover", {"leader": "a", "candidate": "c"}).body == "Switchover failed"
 
 
 def test_a_request_that_vanishes_with_the_old_leader_in_place_has_failed(agent: Start) -> None:
@@ -227,11 +247,19 @@ def _with(*members: Member, **fields: object) -> ClusterView:
             412,
             "failover is not possible: no good candidates have been found",
         ),
+        (
+            {"cluster": _with(member("a", "primary"), replace(member("b"), api_url=None))},
+            "/switchover",
+            {"leader": "a"},
+            412,
+            "switchover is not possible: no good candidates have been found",
+        ),
     ],
 )
 def test_requests_that_cannot_work_are_refused_before_anything_is_written(
     agent: Start, observed: dict[str, object], path: str, body: dict[str, str], code: int, text: str
 ) -> None:
+    """EC 66, 71, 73."""
     node = agent(first=leader_status(**observed))
     reply = node.post(path, body)
     assert (reply.code, reply.body) == (code, text)

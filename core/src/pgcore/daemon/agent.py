@@ -22,6 +22,7 @@ from pgcore.dcs import codec
 from pgcore.dcs.store import ANYTHING, Key, Refused
 from pgcore.dcs.store import version as at_version
 from pgcore.decide.advance import fresh_world
+from pgcore.decide.sync_duty import effective_tags
 from pgcore.errors import PgcoreError
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant
@@ -222,7 +223,7 @@ class Agent:
                 timing=world.settings.timing,
                 at=world.node.at,
                 lease_until=world.memory.lease_until,
-                tags=world.settings.tags.published(),
+                tags=effective_tags(world).published(),
                 dynamic=world.settings.dynamic,
                 maximum_lag_on_failover=world.settings.maximum_lag_on_failover,
                 paused=world.paused,

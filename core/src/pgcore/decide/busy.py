@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgcore.decide import starting, switchover
 from pgcore.decide.candidates import another_could_lead
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
@@ -38,6 +39,16 @@ def recovery_too_long(w: World) -> Decision | None:
     return None
 
 
+def ask_candidate(w: World) -> Decision | None:
+    """The holder recovers from a crash and a manual failover is asked for: see whether its candidate is well. (EC 72)"""
+    return starting.ask_candidate(w) if w.task_is(TaskKind.START_PRIMARY, TaskKind.CRASH_RECOVERY) else None
+
+
+def fail_over(w: World) -> Decision | None:
+    """The holder recovers from a crash and an operator wants another leader: give way, without waiting for the limit. (EC 72)"""
+    return starting.fail_over(w) if w.task_is(TaskKind.START_PRIMARY, TaskKind.CRASH_RECOVERY) else None
+
+
 def wait(w: World) -> Decision | None:
     """The action goes on; its end wakes the next beat."""
     task = w.node.task
@@ -45,4 +56,4 @@ def wait(w: World) -> Decision | None:
     return rest(because=f"{task.kind} since {w.now - task.since:.1f} s")
 
 
-BUSY = Table("busy", renew, lost_lock, recovery_too_long, wait)
+BUSY = Table("busy", renew, lost_lock, recovery_too_long, ask_candidate, fail_over, switchover.refuse_while_busy, wait)

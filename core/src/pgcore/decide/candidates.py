@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pgcore.decide.election import sync_in_force
+from pgcore.decide.election import by_votes, own_timeline, same_name, sync_in_force
 from pgcore.model.basics import Lsn
 from pgcore.model.cluster import FailoverRequest, Member
 from pgcore.model.world import PeerView, World
@@ -36,6 +36,13 @@ def fit(peer: PeerView | None) -> bool:
     return peer is not None and peer.reachable and not peer.nofailover and not peer.watchdog_failed and not peer.is_primary
 
 
+def on_timeline(w: World, peer: PeerView, timeline: int) -> bool:
+    """It is not on an older timeline than this one; with ``check_timeline`` it must say so. (HA rules 15.3.2, 16.5, EC 52)"""
+    if peer.timeline is None:
+        return not w.settings.check_timeline or w.settings.standby_cluster is not None
+    return peer.timeline >= timeline
+
+
 def best_with(w: World, names: Iterable[str], end: Lsn) -> str | None:
     """Of these members the fit one that has received everything up to ``end``, on this timeline: highest priority, then name.
 
@@ -43,9 +50,38 @@ def best_with(w: World, names: Iterable[str], end: Lsn) -> str | None:
     """
     timeline = (w.node.control.checkpoint_timeline if w.node.control else None) or w.memory.last_timeline or 0
     asked = [p for name in names if (p := (w.peers or {}).get(name)) is not None]
-    peers = [p for p in asked if fit(p) and p.position >= end and (p.timeline is None or p.timeline >= timeline)]
+    peers = [p for p in asked if fit(p) and p.position >= end and on_timeline(w, p, timeline)]
     peers.sort(key=lambda p: (-p.failover_priority, -p.position, p.name))
     return peers[0].name if peers else None
+
+
+def able_instead_of_me(w: World, sick: str | None) -> tuple[str, ...]:
+    """Who could take over from this old leader: has all that I have, and where votes decide would get them; empty: nobody.
+
+    My own vote is theirs as well, so ``quorum`` of them are enough. (HA rules 16.3.3, 16.5)
+    """
+    sync, timeline = sync_in_force(w), max(w.cluster.timeline, own_timeline(w) or 0)
+    all_of_it = max(w.cluster.status.optime or 0, w.node.position or 0)
+    names = tuple(
+        name
+        for name, peer in sorted((w.peers or {}).items())
+        if fit(peer)
+        and not same_name(name, sick)
+        and peer.position >= all_of_it
+        and on_timeline(w, peer, timeline)
+        and (sync is None or sync.covers(name))
+    )
+    voting = sync is not None and by_votes(sync, w.settings.synchronous_mode)
+    return () if voting and sync is not None and len(names) < sync.quorum else names
+
+
+def candidates_needed(w: World, request: FailoverRequest | None) -> int:
+    """How many must be fit before the leader gives way: ``quorum + 1`` where votes decide and nobody is named. (HA rules 16.5)"""
+    sync = sync_in_force(w)
+    named = request is not None and request.candidate is not None
+    if sync is None or named or not by_votes(sync, w.settings.synchronous_mode):
+        return 1
+    return max(0, sync.quorum) + 1
 
 
 def describe(w: World, names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgcore.decide.candidates import could_lead
 from pgcore.model.actions import DemoteMode, Phase
 from pgcore.model.world import Demotion, World
 
@@ -24,4 +25,4 @@ def orderly(w: World) -> bool:
 
 def other_names(w: World) -> tuple[str, ...]:
     """Members that could take over."""
-    return tuple(m.name for m in w.others if m.api_url and not m.tags.nofailover)
+    return tuple(m.name for m in could_lead(w))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgcore import PATRONI_VERSION, __version__
+from pgcore.decide.sync_duty import effective_tags
 from pgcore.decide.table import Table
 from pgcore.model.actions import Announce
 from pgcore.model.basics import Json
@@ -26,7 +27,7 @@ def card(w: World) -> dict[str, Json]:
         fields["proxy_url"] = s.proxy_url
     if w.memory.checkpoint_needed and w.is_holder:
         fields["checkpoint_after_promote"] = False
-    if tags := s.tags.published():
+    if tags := effective_tags(w).published():
         fields["tags"] = tags
     if node.pending_restart:
         fields["pending_restart"] = True

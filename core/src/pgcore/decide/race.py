@@ -92,6 +92,33 @@ def unanswering(w: World) -> Decision | None:
     return None
 
 
+def watchdog_failed(w: World) -> Decision | None:
+    """The watchdog is required and does not work: as primary this node could not be stopped. (HA rules 15.1.8, EC 53)"""
+    if w.node.watchdog_failed:
+        return rest(because="the lock is free, but the watchdog is required here and does not work", wake_after=AGAIN_S)
+    return None
+
+
+def backoff(w: World) -> Decision | None:
+    """The agent of the old primary may only be frozen: wait while its WAL still arrives, primary_race_backoff at most.
+
+    (HA rules 15.6, EC 59)
+    """
+    limit, since = w.settings.primary_race_backoff, w.memory.unlocked_since
+    if limit <= 0 or since is None or w.settings.standby_cluster is not None or switchover.requested(w):
+        return None
+    loop_wait, grew = w.settings.timing.loop_wait, w.memory.grew_at
+    until, why = since + min(limit, loop_wait), "looking whether its WAL still arrives"
+    if w.node.replication_state == "streaming" and grew is not None and grew + loop_wait > until:
+        until, why = min(since + limit, grew + loop_wait), f"its WAL still arrived {w.now - grew:.1f} s ago"
+    if w.now >= until:
+        return None
+    return rest(
+        because=f"the lock is free since {w.now - since:.1f} s; primary_race_backoff is {limit} s, {why}",
+        wake_after=min(AGAIN_S, until - w.now),
+    )
+
+
 def not_synchronous(w: World) -> Decision | None:
     """Only nodes of ``/sync`` have every confirmed commit, and this is none of them. (HA rules 15.1.10, 16.3.2, EC 116)"""
     sync = sync_in_force(w)
@@ -243,7 +270,8 @@ def acquire(w: World) -> Decision | None:
     heard = ", ".join(f"{p.name} at {p.position}" for p in _answers(w)) or "nobody else answers"
     sync = sync_in_force(w)
     votes = verdict(claim_of(w), sync, w.settings.synchronous_mode, _answers(w)).because + "; " if sync is not None else ""
-    return act(AcquireLease(proof=proof(w)), because=f"healthy at {w.node.position} ({votes}{heard}): taking the lock")
+    healthy = f"{switchover.fallback(w)}healthy at {w.node.position} ({votes}{heard})"
+    return act(AcquireLease(proof=proof(w)), because=f"{healthy}: taking the lock")
 
 
 RACE = Table(
@@ -258,6 +286,8 @@ RACE = Table(
     unanswering,
     *RACE_GATES,
     *switchover.RACE_RULES,
+    backoff,
+    watchdog_failed,
     not_synchronous,
     lagging,
     old_timeline,

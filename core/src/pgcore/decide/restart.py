@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide.lease import renew
+from pgcore.decide.sync_duty import leave_sync
 from pgcore.decide.table import Table
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import DropSchedule, RefuseOrder, Restart, TakeSchedule
@@ -87,7 +88,7 @@ def begin(w: World) -> Decision | None:
     return end(Restart(role, upstream(w), limit), because=because)
 
 
-RESTART = Table("restart", in_progress, renew, without_store, stopped, not_mine, unsatisfied, begin)
+RESTART = Table("restart", in_progress, renew, without_store, stopped, not_mine, unsatisfied, leave_sync, begin)
 
 
 # -- scheduled; rules of the upkeep -----------------------------------------------------------------------------------

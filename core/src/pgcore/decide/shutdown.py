@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pgcore.decide.lease import renew
+from pgcore.decide.phases import other_names
+from pgcore.decide.sync_duty import leave_sync
 from pgcore.decide.table import Table
 from pgcore.model.actions import BeginDemotion, CancelTask, DemoteMode, Exit, Phase, ReleaseLease
 from pgcore.model.decision import Decision, act, end, rest
@@ -27,7 +29,7 @@ def cancel_running(w: World) -> Decision | None:
 def hand_over(w: World) -> Decision | None:
     """A primary with the lock writes a checkpoint, stops, and hands over. (HA rules 27)"""
     if w.holds and w.node.is_primary and w.node.running:
-        names = tuple(m.name for m in w.others if m.api_url and not m.tags.nofailover)
+        names = other_names(w)
         phase = Phase.CHECKPOINT if w.node.answering and names and w.ended(TaskKind.CHECKPOINT) is None else Phase.STOP
         return act(BeginDemotion(DemoteMode.SHUTDOWN, phase, names), because="asked to end: handing over")
     return None
@@ -52,4 +54,4 @@ def leave(w: World) -> Decision | None:
     return end(Exit(0, "stopped"), because="asked to end: nothing runs here")
 
 
-SHUTDOWN = Table("shutdown", renew, paused, cancel_running, hand_over, stop, release, leave)
+SHUTDOWN = Table("shutdown", renew, paused, cancel_running, hand_over, leave_sync, stop, release, leave)

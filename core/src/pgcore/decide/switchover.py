@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from pgcore.decide.candidates import could_lead, describe, fit, lag_behind_status
+from pgcore.decide.candidates import (
+    able_instead_of_me,
+    candidates_needed,
+    could_lead,
+    describe,
+    fit,
+    lag_behind_status,
+    on_timeline,
+)
 from pgcore.decide.election import by_votes, claim_of, own_timeline, proof, sync_in_force, verdict
 from pgcore.model.actions import (
     AcquireLease,
@@ -96,16 +104,24 @@ def paused_without_candidate(w: World) -> Decision | None:
 
 
 def no_candidate(w: World) -> Decision | None:
-    """Nobody could take over. (HA rules 16.5, EC 68)"""
+    """Nobody could take over. (HA rules 16.5, EC 66, 68)"""
     request = _due(w)
-    if request is not None and not could_lead(w, request):
-        named = (
-            f"the candidate {request.candidate} is not a member that may lead"
-            if request.candidate
-            else "no other member may lead"
-        )
-        return _refuse(request, named)
-    return None
+    if request is None or could_lead(w, request):
+        return None
+    return _refuse(request, _nobody(w, request))
+
+
+def _nobody(w: World, request: FailoverRequest) -> str:
+    sync, member = sync_in_force(w), w.cluster.member(request.candidate)
+    standbys = ", ".join(sync.standbys) or "nobody" if sync is not None else ""
+    if sync is not None and request.is_switchover and (member is None or not sync.covers(member.name)):
+        if member is not None:
+            return f"the candidate {member.name} is not synchronous ({standbys}); a manual failover to it could lose commits"
+        if not request.candidate:
+            return f"no synchronous member may lead; /sync lists {standbys}"
+    if request.candidate:
+        return f"the candidate {request.candidate} is not a member that may lead"
+    return "no other member may lead"
 
 
 def ask_candidates(w: World) -> Decision | None:
@@ -124,7 +140,12 @@ def _good(w: World, request: FailoverRequest) -> tuple[str, ...]:
         if fit(peer := (w.peers or {}).get(m.name))
         and peer is not None
         and position - peer.position <= w.settings.maximum_lag_on_failover
+        and on_timeline(w, peer, w.cluster.timeline)
     )
+
+
+def _enough(w: World, request: FailoverRequest) -> bool:
+    return len(_good(w, request)) >= candidates_needed(w, request)
 
 
 def _wait(w: World, request: FailoverRequest, what: str) -> Decision | None:
@@ -138,9 +159,9 @@ def _wait(w: World, request: FailoverRequest, what: str) -> Decision | None:
 
 
 def candidate_starting(w: World) -> Decision | None:
-    """None is fit yet but one is just starting, as a former primary does after a switchover: wait for it, bounded."""
+    """Too few are fit yet but one is just starting, as a former primary does after a switchover: wait for it, bounded."""
     request = _due(w)
-    if request is None or _good(w, request):
+    if request is None or _enough(w, request):
         return None
     starting = [m.name for m in could_lead(w, request) if (peer := (w.peers or {}).get(m.name)) is not None and peer.starting]
     return _wait(w, request, f"{', '.join(starting)} is just starting") if starting else None
@@ -152,6 +173,16 @@ def unfit_candidates(w: World) -> Decision | None:
     if request is not None and not _good(w, request):
         return _refuse(request, "no good candidate: " + describe(w, [m.name for m in could_lead(w, request)]))
     return None
+
+
+def too_few_candidates(w: World) -> Decision | None:
+    """Where votes decide, quorum + 1 must be fit unless one is named, else who is left could not be synchronous. (EC 67)"""
+    request = _due(w)
+    if request is None or _enough(w, request):
+        return None
+    heard = describe(w, [m.name for m in could_lead(w, request)])
+    needed = candidates_needed(w, request)
+    return _refuse(request, f"without a candidate {needed} (quorum + 1) nodes of /sync must be fit, found {heard}")
 
 
 def _streaming(w: World, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -199,6 +230,7 @@ HOLDER_RULES = (
     ask_candidates,
     candidate_starting,
     unfit_candidates,
+    too_few_candidates,
     candidate_not_streaming,
     hand_over,
 )
@@ -212,6 +244,11 @@ def _now(w: World) -> FailoverRequest | None:
     request, since = w.cluster.failover, w.memory.unlocked_since
     over = since is not None and w.now - since > w.settings.timing.ttl
     return None if request is None or request.scheduled_at or over else request
+
+
+def requested(w: World) -> bool:
+    """A request stands that the race must respect."""
+    return _now(w) is not None
 
 
 def outside_sync(w: World) -> Decision | None:
@@ -312,7 +349,7 @@ def candidate_first(w: World) -> Decision | None:
 
 
 def others_before_old_leader(w: World) -> Decision | None:
-    """I am the leader it moved away from: only if nobody else can. (HA rules 16.3.3, EC 64)"""
+    """I am the leader it moved away from: only if nobody else who has all that I have can. (HA rules 16.3.3, EC 64)"""
     request = _now(w)
     if request is None or request.leader != w.me:
         return None
@@ -321,14 +358,34 @@ def others_before_old_leader(w: World) -> Decision | None:
             PollPeers(w.known_peers(), brief=w.node.silent),
             because="a switchover away from this node was asked for; asking the others",
         )
-    able = [
-        name
-        for name, peer in sorted((w.peers or {}).items())
-        if fit(peer) and name != request.candidate and peer.position >= (w.cluster.status.optime or 0)
-    ]
-    if able:
-        return rest(because=f"a switchover away from this node was asked for and {', '.join(able)} can take over", wake_after=1.0)
+    if able := able_instead_of_me(w, request.candidate):
+        return rest(
+            because=f"{fallback(w)}a switchover away from this node was asked for and {', '.join(able)} can take over",
+            wake_after=1.0,
+        )
     return None
+
+
+def fallback(w: World) -> str:
+    """Why a request that names a candidate is treated as one without: what is wrong with it; else empty. (HA rules 30.12)"""
+    request = _now(w)
+    if request is None or not request.candidate or request.candidate == w.me or w.peers is None:
+        return ""
+    what = describe(w, (request.candidate,))
+    return f"the request names {request.candidate}, but {what}: treated as without a candidate; "
+
+
+# -- while a long action runs on the holder (HA rules 14.2, 16.2) ----------------------------------------------
+
+
+def refuse_while_busy(w: World) -> Decision | None:
+    """A request meets a long action of the leader: it is refused, with the name of the action. (EC 76)"""
+    request, task = w.cluster.failover, w.node.task
+    if request is None or task is None or not w.holds or fulfilled(w):
+        return None
+    if request.scheduled_at and (request.due_at is None or request.due_at > w.wall):
+        return None
+    return _refuse(request, f"{task.kind} already in progress")
 
 
 RACE_RULES = (

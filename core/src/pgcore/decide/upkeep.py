@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import failsafe, restart, slots, switchover
+from pgcore.decide.sync_duty import return_to_sync
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
     Adopt,
@@ -125,6 +126,7 @@ def paused_replay(w: World) -> Decision | None:
 UPKEEP = Table(
     "upkeep",
     adopt,
+    return_to_sync,
     request_done,
     checkpoint_after_promotion,
     status,

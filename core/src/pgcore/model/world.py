@@ -133,6 +133,10 @@ class Memory:
     last_timeline: int | None = None
     """Own timeline as last observed while the server answered."""
     last_position: Lsn | None = None
+    grew_at: Instant | None = None
+    """When the own position was last seen to have grown."""
+    leaving_sync: Instant | None = None
+    """Since when this node asks not to be synchronous, because its server is about to stop."""
     order: Order | None = None
     """What an operator asked of this node and is not yet begun."""
     order_refused: str = ""

@@ -187,7 +187,8 @@ def _refused_by_cluster(ask: Ask, status: Status, view: ClusterView) -> Reply | 
             return Reply(412, f"{ask.action} is not possible: can not find sync_standby")
     if not members and not ask.candidate:
         return Reply(412, f"{ask.action} is not possible: cluster does not have members except leader")
-    good = [member for member in members if not member.tags.nofailover]  # whether they are up, the leader asks them itself
+    # Whether they are up, the leader asks them itself.
+    good = [member for member in members if member.api_url and not member.tags.nofailover]
     if not good and ask.candidate != view.leader:
         return Reply(412, f"{ask.action} is not possible: no good candidates have been found")
     return None

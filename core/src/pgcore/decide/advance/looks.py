@@ -44,6 +44,9 @@ def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
         changes |= _finished(world, node)
     if node.answering:
         changes |= {"last_timeline": node.timeline or world.memory.last_timeline, "last_position": node.position}
+        before = world.memory.last_position
+        if before is not None and node.position is not None and node.position > before:
+            changes["grew_at"] = world.now
         if node.running and node.task is None:
             changes["recovering"] = False
             changes["start_limit"] = None

@@ -10,10 +10,12 @@ from pgcore.model.actions import (
     EndProcedure,
     EnterBootstrap,
     EnterPhase,
+    LeaveSync,
     MarkUndecided,
     NoteRequest,
     Outcome,
     Refuse,
+    ReturnToSync,
     RewindState,
     SetRewind,
 )
@@ -72,5 +74,7 @@ HANDLERS: Handlers = {
     SetRewind: _rewind_state,
     MarkUndecided: lambda w, a, o: remember(w, undecided_since=o.at),
     NoteRequest: lambda w, a, o: remember(w, request_seen=(a.version, o.at)),
+    LeaveSync: lambda w, a, o: remember(w, leaving_sync=o.at),
+    ReturnToSync: lambda w, a, o: remember(w, leaving_sync=None),
     Refuse: lambda w, a, o: remember(w, refusal=a.reason),
 }

@@ -25,11 +25,13 @@ from pgcore.model.actions.node import (
     EnterBootstrap,
     EnterPhase,
     Exit,
+    LeaveSync,
     MarkUndecided,
     NoteRequest,
     Refuse,
     RefuseOrder,
     RemoveDataDir,
+    ReturnToSync,
     SetAsideDataDir,
     SetRewind,
     TakeSchedule,
@@ -101,6 +103,7 @@ __all__ = [
     "Exit",
     "FollowByReload",
     "FollowByRestart",
+    "LeaveSync",
     "MarkUndecided",
     "NoteRequest",
     "ObserveNode",
@@ -120,6 +123,7 @@ __all__ = [
     "RenewLease",
     "Restart",
     "ResumeReplay",
+    "ReturnToSync",
     "Rewind",
     "RewindState",
     "RunCheckpoint",
@@ -188,6 +192,8 @@ Action = (
     | Adopt
     | MarkUndecided
     | NoteRequest
+    | LeaveSync
+    | ReturnToSync
     | Refuse
     | RefuseOrder
     | TakeSchedule

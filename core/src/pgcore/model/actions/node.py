@@ -120,3 +120,13 @@ class Refuse:
     """Remember why a request was not carried out, for the one who asked."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveSync:
+    """Ask not to be synchronous, from now on; the tags that others see say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnToSync:
+    """The configured tags hold again."""
