@@ -59,6 +59,10 @@ class EtcdServer(ServerProcess):
         self._request("POST", "/v3/kv/put", json.dumps({"key": base64.b64encode(key.encode()).decode(),
                                                         "value": base64.b64encode(value.encode()).decode()}))
 
+    def delete(self, key: str) -> None:
+        """Remove one key without conditions."""
+        self._request("POST", "/v3/kv/deleterange", json.dumps({"key": base64.b64encode(key.encode()).decode()}))
+
     def requests(self) -> dict[str, float]:
         """Requests started since etcd began, by method, from its own metrics."""
         counted: dict[str, float] = {}

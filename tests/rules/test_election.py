@@ -282,7 +282,9 @@ def test_the_race_under_sync(each: Case) -> None:
 
 
 def test_the_proof_is_remembered_with_the_lock() -> None:
-    played = play(race(QUORUM, peers=None), PollPeers=EQUAL)
+    won = race(QUORUM, peers=None)
+    script = Script({PollPeers: EQUAL}, fails=lambda number, action: action == ReadCluster(fresh=True))
+    played = script.play(won)
     assert played.did(AcquireLease) == [AcquireLease(proof="5")]
     assert played.beat.world.memory.elected == "5"
 

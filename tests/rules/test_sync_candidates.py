@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from pgcore.decide.sync_candidates import (
-    Anchor,
     Candidate,
     anchored,
     choose_any,
@@ -17,10 +16,11 @@ from pgcore.decide.sync_candidates import (
     proven_any,
     proven_first,
 )
-from pgcore.decide.sync_names import OFF, Names, any_of, first_of
+from pgcore.decide.sync_names import any_of, first_of
 from pgcore.model.basics import Json, Lsn, Tags
 from pgcore.model.cluster import Member, SyncView
 from pgcore.model.node import WalSender
+from pgcore.model.synchronous import OFF, Anchor, Names
 
 OWN = Lsn(1000)
 
@@ -46,17 +46,17 @@ def chosen(candidates: list[Candidate], wanted: int = 1, names: Names = OFF, lim
     ("situation", "senders", "members", "names"),
     [
         ("a streaming member", [sender("b")], [member("b")], "b"),
-        ("EC 127: compared without case, spelled as the member", [sender("NODE")], [member("Node")], "Node"),
-        ("EC 128: a client with the primary's own name", [sender("A")], [member("a"), member("b")], ""),
-        ("EC 129: streaming, but no position yet", [sender("b", None)], [member("b")], ""),
+        ("compared without case, spelled as the member (EC 127)", [sender("NODE")], [member("Node")], "Node"),
+        ("a client with the primary's own name (EC 128)", [sender("A")], [member("a"), member("b")], ""),
+        ("streaming, but no position yet (EC 129)", [sender("b", None)], [member("b")], ""),
         ("catching up", [sender("b", state="catchup")], [member("b")], ""),
         ("a backup, not a member", [sender("pg_receivewal")], [member("b")], ""),
         ("not running", [sender("b")], [member("b", "starting")], ""),
         ("nosync", [sender("b")], [member("b", nosync=True)], ""),
-        ("EC 133: sync_priority 0 asks to be released", [sender("b")], [member("b", nosync=True, sync_priority=0)], ""),
-        ("EC 137: should cascade", [sender("b"), sender("c")], [member("b"), member("c", replicatefrom="B")], "b"),
+        ("sync_priority 0 asks to be released (EC 133)", [sender("b")], [member("b", nosync=True, sync_priority=0)], ""),
+        ("should cascade (EC 137)", [sender("b"), sender("c")], [member("b"), member("c", replicatefrom="B")], "b"),
         (
-            "EC 137: should cascade through another",
+            "should cascade through another (EC 137)",
             [sender("b"), sender("d")],
             [member("b"), member("c", replicatefrom="b"), member("d", replicatefrom="c")],
             "b",
@@ -98,12 +98,12 @@ B, C, D = Candidate("b", Lsn(100)), Candidate("c", Lsn(200)), Candidate("d", Lsn
     [
         ("the most advanced one", [B, C], "c"),
         ("by name when equal", [replace(C, name="d"), C], "c"),
-        ("EC 131: the present one stays though it is behind", [replace(B, sync_state="sync"), C], "b"),
+        ("the present one stays though it is behind (EC 131)", [replace(B, sync_state="sync"), C], "b"),
         ("the next in line before others", [replace(B, sync_state="potential"), C], "b"),
         ("a higher sync_priority replaces it", [replace(B, sync_state="sync"), replace(C, sync_priority=2)], "c"),
-        ("EC 130: one that can fail over is preferred", [replace(C, nofailover=True), B], "b"),
+        ("one that can fail over is preferred (EC 130)", [replace(C, nofailover=True), B], "b"),
         (
-            "EC 130: ... though the other is synchronous",
+            "... though the other is synchronous (EC 130)",
             [replace(C, nofailover=True, sync_state="sync", sync_priority=9), B],
             "b",
         ),
@@ -136,7 +136,7 @@ def test_as_many_as_wanted_are_chosen() -> None:
     ],
 )
 def test_who_lags_beyond_the_limit_is_replaced(candidates: list[Candidate], limit: int, expected: str) -> None:
-    """EC 131, 132"""
+    """(EC 131, 132)"""
     assert chosen(candidates, limit=limit) == expected
 
 
@@ -154,8 +154,8 @@ def at(position: int, names: Names, sync_state: str, in_force: bool = True) -> t
 @pytest.mark.parametrize(
     ("situation", "position", "names", "state", "in_force", "proven"),
     [
-        ("EC 118: caught up with the position at the change", 100, "b", "sync", True, True),
-        ("EC 118: not yet", 99, "b", "sync", True, False),
+        ("caught up with the position at the change (EC 118)", 100, "b", "sync", True, True),
+        ("not yet (EC 118)", 99, "b", "sync", True, False),
         ("the change is not in force yet", 100, "b", "sync", False, False),
         ("not named", 100, "c", "sync", True, False),
         ("named but not waited for", 100, "bc", "potential", True, False),

@@ -2,7 +2,8 @@
 
 A model of a cluster in which everything may happen at any moment: commits, standbys that lag, come and go, other settings,
 another mode, an agent that forgets, writes that arrive late, promotions by the votes of HA rules 15.3. After every event each
-node that ``/sync`` would let lead, with whatever peers it reaches, is asked whether it has every confirmed commit.
+node that ``/sync`` would let lead, with whatever peers it reaches, is asked whether it has every confirmed commit. What the
+agents do is decided by the real rules on a world made of the model, and remembered by the real ``advance``.
 """
 
 from __future__ import annotations
@@ -12,21 +13,20 @@ from dataclasses import dataclass, field, replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgcore.decide import sync_priority, sync_quorum
-from pgcore.decide.sync_candidates import (
-    Anchor,
-    Candidate,
-    Picture,
-    anchored,
-    choose_any,
-    choose_first,
-    preferred,
-    proven_any,
-    proven_first,
-)
-from pgcore.decide.sync_names import OFF, Kind, Names, SetNames, Step, Wait, WriteSync, any_of, first_of
-from pgcore.model.basics import Lsn
+from pgcore.decide import MAIN, decide, sync_quorum, synchronous
+from pgcore.decide.advance import advance
+from pgcore.decide.advance.synchronous import looked
+from pgcore.decide.sync_candidates import Picture
+from pgcore.decide.sync_names import any_of, first_of, parse
+from pgcore.model import actions as a
+from pgcore.model.actions import Action, Outcome
+from pgcore.model.basics import Instant, Lsn
 from pgcore.model.cluster import SyncView
+from pgcore.model.decision import Decision
+from pgcore.model.node import NodeView, WalSender
+from pgcore.model.synchronous import OFF, Kind, Names, StandbyNames, SyncMemory, render
+from pgcore.model.world import LeaseState, World
+from pgcore.testing.builders import NOW, member, primary, request, standby, view, world
 
 NODES = "abcdef"
 
@@ -41,7 +41,7 @@ class Node:
     """What commits really wait by: the processes of a server take new names over some time after they are shown."""
     connected: bool = False
     timeline: int = 1
-    anchor: Anchor | None = None
+    memory: SyncMemory = field(default_factory=SyncMemory)
 
 
 @dataclass
@@ -60,8 +60,7 @@ class Cluster:
     confirmed: list[int] = field(default_factory=list)
     commits: int = 0
     nosync: set[str] = field(default_factory=set)
-    picture: Picture | None = None
-    undecided: bool = False
+    seen: World | None = None
     late: list[tuple[str | None, SyncView]] = field(default_factory=list)
     down: bool = False
     """The primary lost the lock to a node that has not promoted itself, so nothing is confirmed and nobody decides."""
@@ -125,44 +124,61 @@ class Cluster:
         self.me.effective = self.me.names
         self.confirm()
 
-    def look(self, fresh: bool = False) -> Picture:
-        """Everything the step functions need, as it is now."""
-        me = self.me
-        me.anchor = anchored(me.anchor, me.names, str(me.timeline), Lsn(len(me.log)), me.effective == me.names)
-        standbys = [self.candidate(n) for n in self.nodes if n not in self.nosync and self.nodes[n].connected]
-        best = preferred(standbys, me.names, -1, Lsn(len(me.log)))
-        wanted = self.number
-        if self.mode == "on":
-            chosen, proven = choose_first(best, wanted), proven_first(standbys, me.anchor, self.sync, self.primary)
-        else:
-            chosen, proven = choose_any(best, wanted), proven_any(standbys, me.anchor)
-        self.picture = Picture(self.primary, self.sync, me.names, chosen, proven, wanted, self.strict, fresh, self.undecided)
-        return self.picture
+    def world(self, name: str, node: NodeView, **facts: object) -> World:
+        """What the agent of this node sees, holding the lock, in the settings of now."""
+        cards = tuple(member(n, tags={"nosync": n in self.nosync}) for n in self.nodes)
+        known = {"name": name, "lease": LeaseState.HELD, "lease_until": Instant(NOW + 30), "sync": self.nodes[name].memory}
+        mode = {"synchronous_mode": self.mode, "synchronous_mode_strict": self.strict, "synchronous_node_count": self.wanted}
+        failover = facts.pop("failover", None)
+        return world(node, view(name, *cards, sync=self.sync, failover=failover), **known | mode | facts)
 
-    def candidate(self, name: str) -> Candidate:
+    def look(self, fresh: bool = False) -> Picture:
+        """A new beat of the primary's agent begins: what decides the next step, as it is now."""
+        me = self.me
+        names = StandbyNames(render(me.names), in_force=me.effective == me.names, ours=True)
+        senders = tuple(self.sender(n) for n, node in self.nodes.items() if node.connected)
+        node = primary(len(me.log), timeline=self.timeline, postmaster_start="s", senders=senders, names=names)
+        memory = looked(me.memory, node, NOW)
+        assert memory.serving is not None
+        me.memory = replace(memory, serving=(memory.serving[0], NOW if fresh else Instant(NOW - 100)))
+        self.seen = self.world(self.primary, node)
+        picture = synchronous.picture(self.seen)
+        assert picture is not None
+        return picture
+
+    def sender(self, name: str) -> WalSender:
         names = self.me.names
         state = "async"
         if name in names.names:
             connected = [n for n in names.names if n in self.nodes and self.nodes[n].connected]
             state = "quorum" if names.kind is Kind.ANY else "sync" if name in connected[: names.count] else "potential"
-        return Candidate(name, Lsn(len(self.nodes[name].log)), state)
+        return WalSender(name, "streaming", sync_state=state, flush=Lsn(len(self.nodes[name].log)))
 
-    def step(self, fate: str = "done") -> Step | None:
-        """One write, decided by the last look however old it is. ``late``: unanswered, it may arrive; ``lost``: it will not."""
-        picture, self.picture = self.picture, None
-        if picture is None or self.down:
+    def step(self, fate: str = "done") -> Decision | None:
+        """One step, decided by the last look however old it is. ``late``: unanswered, it may arrive; ``lost``: it will not."""
+        seen, self.seen = self.seen, None
+        if seen is None or self.down:
             return None
-        step = sync_priority.next_step(picture) if self.mode == "on" else sync_quorum.next_step(picture)
-        if isinstance(step, SetNames) and fate != "lost":
-            self.me.names = step.names
-        elif isinstance(step, WriteSync):
-            value = SyncView(None, step.leader, step.standbys, step.quorum)
-            if fate == "done":
-                self.undecided = not self.write(picture.sync.version, value) and self.undecided
-            else:
-                self.undecided = True
-                self.late += [(picture.sync.version, value)] * (fate == "late")
-        return step
+        decision = synchronous.synchronous_step(seen)
+        for action in decision.actions if decision else ():
+            outcome = self.perform(self.me, action, fate)
+            if seen.me == self.primary:
+                now = replace(seen, memory=replace(seen.memory, sync=self.me.memory))
+                self.me.memory = advance(now, action, outcome).memory.sync
+        return decision
+
+    def perform(self, node: Node, action: Action, fate: str = "done") -> Outcome:
+        """What becomes of a step, and how it is answered."""
+        if isinstance(action, a.SetStandbyNames):
+            if fate != "lost":
+                node.names = parse(action.text)
+            return Outcome(NOW, ok=fate == "done", value=False)
+        assert isinstance(action, a.WriteSync), action
+        value = SyncView(None, action.leader, action.standbys, action.quorum)
+        if fate == "done":
+            return Outcome(NOW, value=self.sync.version if self.write(action.version, value) else None)
+        self.late += [(action.version, value)] * (fate == "late")
+        return Outcome(NOW, ok=False)
 
     def write(self, version: str | None, value: SyncView) -> bool:
         """Conditional on the version, as every write to ``/sync``."""
@@ -192,35 +208,39 @@ class Cluster:
 
     def forget(self) -> None:
         """The agent is started anew."""
-        self.me.anchor = self.picture = None
-        self.undecided = True
+        self.me.memory, self.seen = SyncMemory(), None
 
-    def promote(self, name: str, crash_after: int, elected: bool = True) -> None:
-        """By the votes; the agent may crash between the writes before the promotion."""
+    def promote(self, name: str, crash_after: int, elected: bool = True, disturbed: bool = False) -> None:
+        """By the votes, or by an operator's order; the agent may crash between its writes, others may arrive between them."""
         if (name == self.primary and not self.down) or not self.may_lead(name):
             return
-        self.down, self.picture = True, None
+        self.down, self.seen = True, None
         elected = elected or self.mode == "on"
-        names = self.nodes[name].names
+        order = None if elected else request(None, name)
+        node, won = self.nodes[name], self.sync.version if elected else None
         for _ in range(crash_after):
-            step = (
-                sync_priority.before_promotion(name, self.sync, names, self.strict)
-                if self.mode == "on"
-                else sync_quorum.before_promotion(name, self.sync, names, self.strict, elected)
-            )
-            if step is None:
+            if disturbed:
+                self.arrive()
+            names = StandbyNames(render(node.names), ours=True)
+            seen = self.world(name, standby(len(node.log), names=names), elected=won, failover=order, fresh=True)
+            decision = decide(MAIN, seen)
+            assert decision is not None
+            *_, action = decision.actions
+            if isinstance(action, a.ReleaseLease):
+                assert elected and won != self.sync.version, decision
+                return
+            if isinstance(action, a.Promote):
                 break
-            if isinstance(step, SetNames):
-                names = self.nodes[name].names = step.names
-            elif isinstance(step, WriteSync):
-                self.write(self.sync.version, SyncView(None, step.leader, step.standbys, step.quorum))
+            after = advance(seen, action, self.perform(node, action))
+            won, node.memory = after.memory.elected, after.memory.sync
         else:
             return
-        for node in self.nodes.values():
-            node.connected = False
-        self.undecided = name == self.primary  # what it sent before may still arrive
+        for each in self.nodes.values():
+            each.connected = False
+        # What it sent when it led before may still arrive.
+        node.memory = replace(node.memory, undecided=node.memory.undecided or name == self.primary, anchor=None, serving=None)
         self.primary, self.timeline, self.down = name, self.timeline + 1, False
-        self.me.timeline, self.me.effective, self.moved = self.timeline, names, elected
+        self.me.timeline, self.me.effective, self.moved = self.timeline, node.names, elected
         if not elected:
             self.late.clear()
 
@@ -258,7 +278,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("mode")),
     st.tuples(st.just("nosync"), NUMBER),
     st.tuples(st.just("forget")),
-    st.tuples(st.just("promote"), NUMBER, st.integers(1, 4), st.booleans()),
+    st.tuples(st.just("promote"), NUMBER, st.integers(1, 4), st.booleans(), st.booleans()),
 )
 
 
@@ -285,7 +305,7 @@ def happen(cluster: Cluster, event: tuple) -> None:
         case "strict":
             cluster.strict = not cluster.strict
         case "mode":
-            cluster.mode, cluster.picture = "quorum" if cluster.mode == "on" else "on", None
+            cluster.mode, cluster.seen = "quorum" if cluster.mode == "on" else "on", None
         case "nosync":
             cluster.nosync ^= {values[0]}
         case _:
@@ -302,7 +322,7 @@ def settle(cluster: Cluster, limit: int) -> int:
         cluster.look()
         step = cluster.step()
         cluster.check()
-        quiet = quiet + 1 if step is None or isinstance(step, Wait) else 0
+        quiet = quiet + 1 if step is None or not step.actions else 0
         writes += quiet == 0
         if writes >= limit:
             break
@@ -320,7 +340,7 @@ def test_whoever_may_lead_has_every_confirmed_commit(
     wanted: int,
     events: list[tuple],
 ) -> None:
-    """EC 118-120, 142, 143, 145"""
+    """(EC 118, 119, 120, 142, 143, 145)"""
     cluster = Cluster(mode, size, wanted)
     for name in list(cluster.nodes)[1:]:
         cluster.toggle(name)
@@ -373,7 +393,7 @@ HANDS = st.tuples(st.integers(1, 3), st.lists(st.sampled_from("abcdefx"), max_si
 def test_whatever_hands_made_of_it_the_first_writes_make_it_safe(
     mode: str, size: int, hands: tuple[int, list[str], bool], voters: list[str], quorum: int, strict: bool
 ) -> None:
-    """EC 121"""
+    """(EC 121)"""
     count, listed, quorum_form = hands
     cluster = Cluster(mode, size, strict=strict)
     for name in list(cluster.nodes)[1:]:
@@ -384,7 +404,7 @@ def test_whatever_hands_made_of_it_the_first_writes_make_it_safe(
     cluster.look()
     safe = sync_quorum.is_safe("a", cluster.sync, cluster.me.names)
     step = cluster.step()
-    assert safe or isinstance(step, WriteSync)
+    assert safe or (step is not None and isinstance(step.actions[0], a.WriteSync))
     assert sync_quorum.is_safe("a", cluster.sync, cluster.me.names)
     for name in cluster.nodes:
         cluster.commit()

@@ -6,18 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgcore.decide.sync_names import (
-    OFF,
-    PLACEHOLDER,
-    PLACEHOLDER_NAME,
-    QUORUM_PLACEHOLDER,
-    Kind,
-    Names,
-    any_of,
-    first_of,
-    parse,
-    render,
-)
+from pgcore.decide.sync_names import PLACEHOLDER, QUORUM_PLACEHOLDER, any_of, first_of, parse
+from pgcore.model.synchronous import OFF, PLACEHOLDER_NAME, Kind, Names, render
 
 FIRST, ANY = Kind.FIRST, Kind.ANY
 

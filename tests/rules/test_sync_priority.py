@@ -10,24 +10,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pgcore.decide.sync_candidates import Picture
-from pgcore.decide.sync_names import (
-    OFF,
-    PLACEHOLDER,
-    PLACEHOLDER_NAME,
-    DropSync,
-    Kind,
-    Names,
-    RestoreNames,
-    SetNames,
-    Step,
-    Wait,
-    WriteSync,
-    any_of,
-    parse,
-    render,
-)
+from pgcore.decide.sync_names import PLACEHOLDER, DropSync, RestoreNames, SetNames, Step, Wait, WriteSync, any_of, parse
 from pgcore.decide.sync_priority import before_promotion, next_step, switch_off
 from pgcore.model.cluster import SyncView
+from pgcore.model.synchronous import OFF, PLACEHOLDER_NAME, Kind, Names, render
 
 
 def situation(
@@ -93,39 +79,39 @@ class Row:
 
 
 ROWS = (
-    Row("EC 118: a standby is added, the names first", situation("- / -", "b"), "names b; wait"),
-    Row("EC 118: it caught up", situation("- / b", "b", proven="b"), "sync b; stable"),
-    Row("EC 118: a second one is added", situation("b / b", "bc", proven="b"), "names 2 (b,c); wait"),
-    Row("EC 118: one of two caught up and is listed at once", situation("- / 2 bc", "bc", proven="c"), "sync c; wait"),
-    Row("EC 119: a standby leaves, /sync first", situation("bc / 2 bc", "b", proven="b"), "sync b; names b; stable"),
-    Row("EC 119: another takes its place", situation("b / b", "c"), "sync -; names c; wait"),
-    Row("EC 120: crashed after the names were set", situation("b / 2 bc", "bc", proven="bc"), "sync bc; stable"),
-    Row("EC 120: crashed after /sync was reduced", situation("b / 2 bc", "b", proven="b"), "names b; stable"),
-    Row("EC 121: other names set by hand", situation("b / x", "b"), "sync -; names b; wait"),
-    Row("EC 121: names emptied by hand", situation("bc / -", "bc"), "sync -; names 2 (b,c); wait"),
-    Row("EC 121: a name removed by hand", situation("bc / b", "bc", proven="b"), "sync b; names 2 (b,c); wait"),
-    Row("EC 121: fewer acknowledgements set by hand", situation("bc / 1 bc", "bc"), "sync -; names 2 (b,c); wait"),
-    Row("EC 121: names added by hand", situation("b / 2 bx", "b", proven="b"), "names b; stable"),
-    Row("EC 122: switched on without a standby", replace(situation("- / -"), sync=SyncView()), "sync -; stable"),
-    Row("EC 122: switched on, the user's own names", replace(situation("- / x", "b"), sync=SyncView()), "sync -; names b; wait"),
-    Row("EC 123: the last standby disconnects", situation("b / b"), "sync -; names off; stable"),
-    Row("EC 124: strict, the last standby disconnects", situation("b / b", strict=True), "wait"),
-    Row("EC 124: strict, the last of two disconnect", situation("bc / 2 bc", strict=True), "wait"),
-    Row("EC 124: strict, one was being removed", situation("b / 2 bc", strict=True), "names b; wait"),
-    Row("EC 124: strict, nobody known", situation("- / -", strict=True), f"names {PLACEHOLDER_NAME}; wait"),
-    Row("EC 124: strict, nobody known and waiting", situation(f"- / {PLACEHOLDER_NAME}", strict=True), "wait"),
-    Row("EC 124: strict, 4.1 left a star", situation("- / *", strict=True), f"names {PLACEHOLDER_NAME}; wait"),
+    Row("a standby is added, the names first (EC 118)", situation("- / -", "b"), "names b; wait"),
+    Row("it caught up (EC 118)", situation("- / b", "b", proven="b"), "sync b; stable"),
+    Row("a second one is added (EC 118)", situation("b / b", "bc", proven="b"), "names 2 (b,c); wait"),
+    Row("one of two caught up and is listed at once (EC 118)", situation("- / 2 bc", "bc", proven="c"), "sync c; wait"),
+    Row("a standby leaves, /sync first (EC 119)", situation("bc / 2 bc", "b", proven="b"), "sync b; names b; stable"),
+    Row("another takes its place (EC 119)", situation("b / b", "c"), "sync -; names c; wait"),
+    Row("crashed after the names were set (EC 120)", situation("b / 2 bc", "bc", proven="bc"), "sync bc; stable"),
+    Row("crashed after /sync was reduced (EC 120)", situation("b / 2 bc", "b", proven="b"), "names b; stable"),
+    Row("other names set by hand (EC 121)", situation("b / x", "b"), "sync -; names b; wait"),
+    Row("names emptied by hand (EC 121)", situation("bc / -", "bc"), "sync -; names 2 (b,c); wait"),
+    Row("a name removed by hand (EC 121)", situation("bc / b", "bc", proven="b"), "sync b; names 2 (b,c); wait"),
+    Row("fewer acknowledgements set by hand (EC 121)", situation("bc / 1 bc", "bc"), "sync -; names 2 (b,c); wait"),
+    Row("names added by hand (EC 121)", situation("b / 2 bx", "b", proven="b"), "names b; stable"),
+    Row("switched on without a standby (EC 122)", replace(situation("- / -"), sync=SyncView()), "sync -; stable"),
+    Row("switched on, the user's own names (EC 122)", replace(situation("- / x", "b"), sync=SyncView()), "sync -; names b; wait"),
+    Row("the last standby disconnects (EC 123)", situation("b / b"), "sync -; names off; stable"),
+    Row("strict, the last standby disconnects (EC 124)", situation("b / b", strict=True), "wait"),
+    Row("strict, the last of two disconnect (EC 124)", situation("bc / 2 bc", strict=True), "wait"),
+    Row("strict, one was being removed (EC 124)", situation("b / 2 bc", strict=True), "names b; wait"),
+    Row("strict, nobody known (EC 124)", situation("- / -", strict=True), f"names {PLACEHOLDER_NAME}; wait"),
+    Row("strict, nobody known and waiting (EC 124)", situation(f"- / {PLACEHOLDER_NAME}", strict=True), "wait"),
+    Row("strict, 4.1 left a star (EC 124)", situation("- / *", strict=True), f"names {PLACEHOLDER_NAME}; wait"),
     Row(
-        "EC 124: strict, a star and a listed standby", situation("b / *", strict=True), f"sync -; names {PLACEHOLDER_NAME}; wait"
+        "strict, a star and a listed standby (EC 124)", situation("b / *", strict=True), f"sync -; names {PLACEHOLDER_NAME}; wait"
     ),
-    Row("EC 124: strict, a standby appears", situation(f"- / {PLACEHOLDER_NAME}", "b", strict=True), "names b; wait"),
-    Row("EC 124: strictness is switched off", situation(f"- / {PLACEHOLDER_NAME}"), "names off; stable"),
+    Row("strict, a standby appears (EC 124)", situation(f"- / {PLACEHOLDER_NAME}", "b", strict=True), "names b; wait"),
+    Row("strictness is switched off (EC 124)", situation(f"- / {PLACEHOLDER_NAME}"), "names off; stable"),
     Row("a star without strictness", situation("- / *"), "names off; stable"),
-    Row("EC 131: nothing changes", situation("b / b", "b", proven="b"), "stable"),
-    Row("EC 132: another is chosen", situation("b / b", "c", proven="b"), "sync -; names c; wait"),
-    Row("EC 133: a standby asked to be released", situation("bc / 2 bc", "c", proven="bc"), "sync c; names c; stable"),
-    Row("EC 136: the leader was renamed", situation("b / b", "b", leader="old", proven="b"), "sync -; sync b; stable"),
-    Row("EC 140: fewer stream than are named", situation("b / 2 bc", "b", proven="b"), "names b; stable"),
+    Row("nothing changes (EC 131)", situation("b / b", "b", proven="b"), "stable"),
+    Row("another is chosen (EC 132)", situation("b / b", "c", proven="b"), "sync -; names c; wait"),
+    Row("a standby asked to be released (EC 133)", situation("bc / 2 bc", "c", proven="bc"), "sync c; names c; stable"),
+    Row("the leader was renamed (EC 136)", situation("b / b", "b", leader="old", proven="b"), "sync -; sync b; stable"),
+    Row("fewer stream than are named (EC 140)", situation("b / 2 bc", "b", proven="b"), "names b; stable"),
     Row("a listed standby is not synchronous at the moment", situation("bc / 2 bc", "bc", proven="b"), "sync b; wait"),
     Row("from quorum: only me", situation("bcd / 1 bcd", "b", quorum=2, proven="b"), "sync -; names b; sync b; stable"),
     Row("from quorum: all were waited for", situation("bc / 2 bc", "bc", quorum=1, proven="b"), "sync b; wait"),
@@ -143,7 +129,7 @@ def test_quorum_form_is_replaced_by_priority_form() -> None:
 
 
 def test_names_compare_as_postgresql_compares_them() -> None:
-    """EC 127"""
+    """(EC 127)"""
     picture = Picture("A", SyncView("1", "a", ("NODE-B",)), parse('"Node-b"'), ("node-b",), frozenset({"node-b"}))
     assert next_step(picture) is None
     step = next_step(replace(picture, chosen=("node-b", "First")))
@@ -156,7 +142,7 @@ def test_more_acknowledgements_than_names_are_corrected() -> None:
 
 
 def test_a_name_of_the_primary_itself_is_removed() -> None:
-    """EC 128: nothing could ever confirm it."""
+    """Nothing could ever confirm it. (EC 128)"""
     assert story(situation("b / 2 ab", "b", proven="b")) == "names b; stable"
 
 
@@ -191,7 +177,7 @@ BEFORE_PROMOTION = (
 
 @pytest.mark.parametrize(("me", "strict", "text", "quorum", "writes"), BEFORE_PROMOTION)
 def test_before_a_promotion(me: str, strict: bool, text: str, quorum: int, writes: str) -> None:
-    """EC 125, 141: one write at a time; the caller postpones the promotion when one is refused."""
+    """One write at a time; the caller postpones the promotion when one is refused. (EC 125, 141)"""
     picture, done = situation(text, quorum=quorum), []
     while (step := before_promotion(me, picture.sync, picture.names, strict)) is not None:
         done.append(told(step))
@@ -207,14 +193,20 @@ def test_before_a_promotion_without_sync() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sync", "current", "own", "step"),
+    ("sync", "ours", "own", "step"),
     [
-        (SyncView("1", "a", ("b",)), "b", "x", "sync deleted"),
-        (SyncView(), "b", "ANY 1 (x, y)", "own ANY 1 (x, y)"),
-        (SyncView("1"), "b", "", "own"),
-        (SyncView(), "x", " x ", "stable"),
+        (SyncView("1", "a", ("b",)), True, "x", "sync deleted"),
+        (SyncView(), True, "ANY 1 (x, y)", "own ANY 1 (x, y)"),
+        (SyncView("1"), True, "", "own"),
+        (SyncView(), False, "x", "stable"),
     ],
 )
-def test_switched_off_the_names_are_the_users_again_after_sync(sync: SyncView, current: str, own: str, step: str) -> None:
-    """EC 138"""
-    assert told(switch_off(sync, current, own)) == step
+def test_switched_off_the_names_are_the_users_again_after_sync(sync: SyncView, ours: bool, own: str, step: str) -> None:
+    """(EC 138)"""
+    assert told(switch_off(sync, ours, own)) == step
+
+
+def test_right_after_a_start_nobody_is_removed_before_it_could_connect() -> None:
+    picture = situation("b / 1 b")
+    assert told(next_step(replace(picture, fresh=True))) == "wait"
+    assert told(next_step(picture)) == "sync -"

@@ -10,20 +10,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pgcore.decide.sync_candidates import Picture
-from pgcore.decide.sync_names import (
-    OFF,
-    QUORUM_PLACEHOLDER,
-    Names,
-    SetNames,
-    Step,
-    Wait,
-    WriteSync,
-    any_of,
-    first_of,
-    parse,
-)
+from pgcore.decide.sync_names import QUORUM_PLACEHOLDER, SetNames, Step, Wait, WriteSync, any_of, first_of, parse
 from pgcore.decide.sync_quorum import before_promotion, is_safe, next_step
 from pgcore.model.cluster import SyncView
+from pgcore.model.synchronous import OFF, Names
 
 
 def situation(text: str, *, me: str = "a", leader: str = "a", chosen: str = "", wanted: int = 1) -> Picture:
@@ -142,7 +132,7 @@ def test_worked_example(row: Row) -> None:
 
 
 def test_a_standby_joins_and_leaves_before_it_is_proven() -> None:
-    """EC 143"""
+    """(EC 143)"""
     before = situation("q0 b n1 b", chosen="bc", wanted=2)
     writes, joined = story(before, 1)
     assert writes == "SSN 2{bc}; sync a q1 {bc}; wait"
@@ -159,7 +149,7 @@ def test_the_last_known_holders_of_a_commit_keep_their_vote_until_the_others_hav
 
 
 def test_a_fresh_primary_evicts_nobody() -> None:
-    """EC 144"""
+    """(EC 144)"""
     picture = replace(situation("q2 bcd n1 abd", me="c"), fresh=True)
     assert story(picture, 0)[0] == "sync c q2 {abd}; wait"
 
@@ -176,7 +166,7 @@ def test_a_fresh_primary_evicts_nobody() -> None:
     ],
 )
 def test_after_an_edit_by_hand_sync_is_repaired_before_anything_else(before: str, written: str) -> None:
-    """EC 121"""
+    """(EC 121)"""
     proven = frozenset({"b"}) if "d" in before else frozenset()
     picture = replace(situation(before, chosen="bc"), proven=proven)
     step = next_step(picture)
@@ -188,13 +178,13 @@ def test_after_an_edit_by_hand_sync_is_repaired_before_anything_else(before: str
 
 
 def test_without_sync_the_primary_claims_it_first() -> None:
-    """EC 122"""
+    """(EC 122)"""
     picture = replace(situation("q0 - n0 -", chosen="b"), sync=SyncView())
     assert told(next_step(picture)) == "sync a q0 {}"
 
 
 def test_a_renamed_leader_takes_sync_over_alone() -> None:
-    """EC 136"""
+    """(EC 136)"""
     writes, _ = story(situation("q1 bc n1 bc", me="x", chosen="bc"), 1)
     assert writes == "sync x q0 {}; sync x q1 {bc}"
 
@@ -210,7 +200,7 @@ STRICT = (
 
 @pytest.mark.parametrize(("before", "written"), STRICT)
 def test_strict_without_candidates_keeps_the_last_known_names(before: str, written: str) -> None:
-    """EC 124"""
+    """(EC 124)"""
     step = next_step(replace(situation(before), strict=True))
     assert told(step) == written
     if isinstance(step, Wait):
@@ -219,7 +209,7 @@ def test_strict_without_candidates_keeps_the_last_known_names(before: str, writt
 
 @pytest.mark.parametrize(("strict", "wanted"), [(True, "SSN strict"), (False, "SSN off")])
 def test_names_that_anybody_can_confirm_are_no_names(strict: bool, wanted: str) -> None:
-    """EC 124; ``*`` is what Patroni 4.1 sets."""
+    """(EC 124) ``*`` is what Patroni 4.1 sets."""
     picture = replace(situation("q0 b n0 -"), names=parse("*"), strict=strict)
     if strict:
         assert told(next_step(picture)) == "sync a q0 {}"
@@ -244,7 +234,7 @@ def test_the_form_of_the_names_is_corrected_last() -> None:
 
 
 def test_names_compare_as_postgresql_compares_them() -> None:
-    """EC 127"""
+    """(EC 127)"""
     picture = Picture("A", SyncView("1", "a", ("NODE-b",), 0), any_of(1, ["Node-B"]), ("node-b",), frozenset({"node-b"}))
     assert next_step(picture) is None
     step = next_step(replace(picture, chosen=("node-b", "First")))

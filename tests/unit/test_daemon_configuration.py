@@ -30,8 +30,6 @@ BROKEN: dict[str, Any] = {
     "a wrong standby cluster": {"standby_cluster": {"host": "x", "port": "y"}},
 }
 UNSUPPORTED: dict[str, Any] = {
-    "synchronous_mode": {"synchronous_mode": True},
-    "synchronous_mode quorum": {"synchronous_mode": "quorum"},
     "standby_cluster": {"standby_cluster": {"host": "10.0.0.9"}},
 }
 
@@ -176,7 +174,7 @@ def test_bootstrap_dcs_does_not_matter_where_a_cached_document_is_good(tmp_path:
 
 
 def test_a_start_without_such_settings_is_not_refused(tmp_path: Path) -> None:
-    configuration = configured(tmp_path, {"bootstrap": {"dcs": {"synchronous_mode": False, "standby_cluster": {}}}})
+    configuration = configured(tmp_path, {"bootstrap": {"dcs": {"synchronous_mode": "quorum", "standby_cluster": {}}}})
     assert unsupported(configuration.effective) == ""
     refuse_unsupported(configuration)
 
@@ -411,3 +409,13 @@ def test_a_ttl_below_the_floor_is_told_with_the_one_who_needs_more(
     made.update(view({"ttl": 4}, *members), 15)
     assert said in caplog.text
     assert "[sessions last twice as long]" in caplog.text
+
+
+@pytest.mark.parametrize(("mode", "own"), [("off", "ANY 1 (x, y)"), ("on", ""), ("quorum", "")])
+def test_the_users_own_synchronous_names_count_only_while_the_mode_is_off(tmp_path: Path, mode: str, own: str) -> None:
+    """(EC 138)"""
+    configuration = configured(tmp_path)
+    parameters = {"Synchronous_Standby_Names": "ANY 1 (x, y)"}
+    configuration.update(view({**GOOD, "synchronous_mode": mode, "postgresql": {"parameters": parameters}}), None)
+    assert configuration.settings().own_standby_names == own
+    assert configuration.server.parameters.get("synchronous_standby_names", "") == own

@@ -458,6 +458,7 @@ def test_every_action_that_is_no_memory_has_a_performer(member: Bench) -> None:
         a.EnterBootstrap,
         a.SetRewind,
         a.MarkUndecided,
+        a.MarkBlocked,
         a.NoteRequest,
         a.Refuse,
         a.RefuseOrder,

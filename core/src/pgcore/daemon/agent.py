@@ -228,7 +228,7 @@ class Agent:
                 maximum_lag_on_failover=world.settings.maximum_lag_on_failover,
                 paused=world.paused,
                 standby_cluster=effective.standby_cluster is not None,
-                synchronous=effective.ha.synchronous_mode,
+                synchronous=world.settings.synchronous_mode,
                 dcs_last_seen=performer.dcs_last_seen,
                 next_beat_due=Instant(began + loop_wait),
                 rule=rule,

@@ -29,9 +29,13 @@ def unsupported(value: Effective) -> str:
     """Settings whose promise this release cannot keep; empty if there are none. Ignoring them would lose commits."""
     if value.standby_cluster is not None:
         return "standby_cluster is not supported by this release: an agent that ignored it would promote the standby cluster"
-    if value.ha.synchronous_mode != "off":
-        return "synchronous_mode is not supported by this release: an agent that ignored it could lose acknowledged commits"
     return ""
+
+
+def own_standby_names(value: Effective) -> str:
+    """The user's ``synchronous_standby_names``; a server has them only while synchronous mode is off."""
+    found = {name.lower(): text for name, text in value.postgresql.parameters.items()}.get("synchronous_standby_names")
+    return "" if found is None or value.synchronous else str(found)
 
 
 def permanent_slots(value: Effective) -> tuple[PermanentSlot, ...]:
@@ -221,6 +225,7 @@ class Configuration:
             synchronous_mode=ha.synchronous_mode if self.effective.synchronous else "off",
             synchronous_mode_strict=ha.synchronous_mode_strict,
             synchronous_node_count=ha.synchronous_node_count,
+            own_standby_names=own_standby_names(self.effective),
             failsafe_mode=ha.failsafe_mode,
             primary_race_backoff=ha.primary_race_backoff,
             check_timeline=ha.check_timeline,

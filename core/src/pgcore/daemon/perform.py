@@ -20,6 +20,7 @@ from pgcore.daemon.long_actions import LongActions
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.daemon.ordered import OrderedActions
 from pgcore.daemon.peers import Peers
+from pgcore.daemon.sync_actions import SyncActions
 from pgcore.daemon.tasks import Tasks
 from pgcore.dcs import codec
 from pgcore.dcs.retry import retrying
@@ -109,6 +110,7 @@ class Performer:
             **FailsafeActions(ports, self._put).handlers,
             **long.handlers,
             **ordered.handlers,
+            **SyncActions(ports, self._spare_deadline).handlers,
         }
 
     def perform(self, action: a.Action, world: World) -> a.Outcome:

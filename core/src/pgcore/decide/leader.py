@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgcore.decide import failsafe, switchover
 from pgcore.decide.lease import renew
+from pgcore.decide.sync_promotion import PROMOTION_RULES
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
     BeginDemotion,
@@ -118,6 +119,7 @@ LEADER = Table(
     promotion_failed,
     failsafe.accepted_another,
     cannot_look,
+    *PROMOTION_RULES,
     promote,
     become_primary,
     *switchover.HOLDER_RULES,

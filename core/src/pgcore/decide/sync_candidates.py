@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from pgcore.decide.sync_names import OFF, Names, SetNames, Step, WriteSync
+from pgcore.decide.sync_names import SetNames, Step, WriteSync
 from pgcore.model.basics import Lsn
 from pgcore.model.cluster import Member, SyncView
 from pgcore.model.node import WalSender
+from pgcore.model.synchronous import OFF, Anchor, Names
 
 _RANK = {"sync": 0, "quorum": 1, "potential": 2}
 
@@ -25,20 +26,6 @@ class Candidate:
     sync_state: str = "async"
     sync_priority: int = 1
     nofailover: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """The position a standby must reach before it counts as having everything under these ``names``. (HA rules 19.4)
-
-    ``era`` identifies the run of the server (start time and timeline): what was proven in another one is void.
-    Until ``in_force`` the position moves on with the server's.
-    """
-
-    names: Names
-    era: str
-    position: Lsn
-    in_force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

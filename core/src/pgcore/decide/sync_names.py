@@ -8,51 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
-PLACEHOLDER_NAME = "__patroni_strict_sync_replica_placeholder__"
-"""Matches nobody, so commits wait: strict mode without a candidate (HA rules 19.7)."""
+from pgcore.model.synchronous import OFF, PLACEHOLDER_NAME, Kind, Names
 
-_BARE = re.compile(r"[A-Za-z_][A-Za-z_0-9$]*")
 _TOKEN = re.compile(r"""\s*(?:"(?P<quoted>(?:[^"]|"")+)"|(?P<word>[A-Za-z_\x80-\U0010ffff][\w$]*|\d+|\*)|(?P<mark>[(),]))""")
 
-
-class Kind(StrEnum):
-    """How the listed standbys are counted."""
-
-    OFF = "off"
-    FIRST = "first"
-    ANY = "any"
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """``synchronous_standby_names``, parsed: a commit waits for ``count`` of ``names``.
-
-    ``names`` are sorted and hold neither the placeholder nor ``*``; as listed, compared case-insensitively.
-    """
-
-    kind: Kind = Kind.OFF
-    count: int = 0
-    names: tuple[str, ...] = ()
-    placeholder: bool = False
-    """Nobody can confirm, so commits wait."""
-    everybody: bool = False
-    """``*`` was found: any replication client confirms, so it proves nothing."""
-
-    def same(self, other: Names) -> bool:
-        """Both make PostgreSQL wait for the same standbys."""
-        return self._key == other._key
-
-    @property
-    def _key(self) -> tuple[object, ...]:
-        return self.kind, self.count, tuple(n.lower() for n in self.names), self.placeholder, self.everybody
-
-    def __str__(self) -> str:
-        return render(self) or "off"
-
-
-OFF = Names()
 PLACEHOLDER = Names(Kind.FIRST, 1, (), placeholder=True)
 QUORUM_PLACEHOLDER = Names(Kind.ANY, 1, (), placeholder=True)
 
@@ -73,23 +33,6 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """These names once each, sorted by what PostgreSQL compares."""
     spelled = {name.lower(): name for name in sorted(names, reverse=True)}
     return tuple(spelled[key] for key in sorted(spelled))
-
-
-def render(names: Names) -> str:
-    """The value to set; empty when off. (HA rules 19.8)"""
-    listed = (PLACEHOLDER_NAME,) if names.placeholder else ("*",) if names.everybody else names.names
-    if names.kind is Kind.OFF or not listed:
-        return ""
-    text = ",".join(_quoted(name) for name in listed)
-    if names.kind is Kind.ANY:
-        return f"ANY {names.count} ({text})"
-    return text if len(listed) == 1 and names.count == 1 else f"{names.count} ({text})"
-
-
-def _quoted(name: str) -> str:
-    if name == "*" or (_BARE.fullmatch(name) and name.lower() not in ("first", "any")):
-        return name
-    return '"' + name.replace('"', '""') + '"'
 
 
 def parse(text: str | None) -> Names:

@@ -10,10 +10,8 @@ from collections.abc import Iterable
 
 from pgcore.decide.sync_candidates import Picture, fenced, spelled
 from pgcore.decide.sync_names import (
-    OFF,
     PLACEHOLDER,
     DropSync,
-    Names,
     RestoreNames,
     SetNames,
     Step,
@@ -24,25 +22,26 @@ from pgcore.decide.sync_names import (
     in_order,
 )
 from pgcore.model.cluster import SyncView
+from pgcore.model.synchronous import OFF, Names
 
-PROOF_WAIT_S = 2.0
+PROOF_WAIT_S, SETTLE_S = 2.0, 1.0
 
 
 def next_step(picture: Picture) -> Step | None:
     """What the primary writes next; None when all is as wanted. (HA rules 19.2, 19.5, 19.7)"""
     p = spelled(picture)
-    return fenced(p, _claim(p) or _reduce(p) or _without_candidates(p) or _towards_chosen(p))
+    return fenced(p, _claim(p) or _reduce(p) or _settle(p) or _without_candidates(p) or _towards_chosen(p))
 
 
-def switch_off(sync: SyncView, current: str, own: str) -> Step | None:
+def switch_off(sync: SyncView, ours: bool, own: str) -> Step | None:
     """Leaving synchronous mode: ``/sync`` goes first, then the names are the user's again. (HA rules 19, EC 138)
 
-    ``current`` is the value the server has, ``own`` the one in ``postgresql.parameters`` or empty.
+    ``ours``: an agent has set the value the server has; ``own`` is the one in ``postgresql.parameters`` or empty.
     """
     if sync.active:
         return DropSync("synchronous mode is off")
-    if current.strip() != own.strip():
-        return RestoreNames(own, f"synchronous mode is off, but synchronous_standby_names is {current or 'empty'}")
+    if ours:
+        return RestoreNames(own, f"synchronous mode is off: synchronous_standby_names becomes {own or 'what it was without it'}")
     return None
 
 
@@ -88,6 +87,14 @@ def _reduce(p: Picture) -> Step | None:
         0,
         f"/sync lists {_listing(p.sync.standbys)} with quorum {p.sync.quorum}, but every commit waits for {_listing(keep)} only",
     )
+
+
+def _settle(p: Picture) -> Step | None:
+    """Right after a start nobody is removed before standbys could connect."""
+    listed = set(p.sync.standbys)
+    if p.fresh and listed and not listed & set(p.chosen):
+        return Wait(f"giving {_listing(listed)} time to connect", SETTLE_S)
+    return None
 
 
 def _without_candidates(p: Picture) -> Step | None:

@@ -11,18 +11,9 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from pgcore.decide.sync_candidates import Picture, fenced, spelled
-from pgcore.decide.sync_names import (
-    OFF,
-    QUORUM_PLACEHOLDER,
-    Names,
-    SetNames,
-    Step,
-    Wait,
-    WriteSync,
-    any_of,
-    in_order,
-)
+from pgcore.decide.sync_names import QUORUM_PLACEHOLDER, SetNames, Step, Wait, WriteSync, any_of, in_order
 from pgcore.model.cluster import SyncView
+from pgcore.model.synchronous import OFF, Names
 
 RETRY_S = 1.0
 

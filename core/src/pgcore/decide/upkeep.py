@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgcore.decide import failsafe, restart, slots, switchover
+from pgcore.decide import failsafe, restart, slots, switchover, synchronous
 from pgcore.decide.sync_duty import return_to_sync
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
@@ -134,6 +134,7 @@ UPKEEP = Table(
     read_history,
     write_history,
     apply_settings,
+    *synchronous.UPKEEP_RULES,
     member_slots,
     paused_replay,
     *restart.UPKEEP_RULES,

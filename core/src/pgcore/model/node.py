@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from pgcore.model.basics import Instant, Json, Lsn, Role, State
 from pgcore.model.failsafe import FailsafeRecord
+from pgcore.model.synchronous import StandbyNames
 
 
 class DataDir(StrEnum):
@@ -173,6 +174,7 @@ class NodeView:
     receiver: WalReceiver | None = None
     senders: tuple[WalSender, ...] = ()
     slots: tuple[Slot, ...] = ()
+    names: StandbyNames = field(default_factory=StandbyNames)
     has_restore_command: bool = False
     pending_restart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     control: ControlData | None = None

@@ -56,6 +56,8 @@ class Settings:
     """``off``, ``on`` or ``quorum``; ``off`` in a standby cluster (HA rules 19)."""
     synchronous_mode_strict: bool = False
     synchronous_node_count: int = 1
+    own_standby_names: str = ""
+    """The user's ``synchronous_standby_names`` of ``postgresql.parameters``, for when synchronous mode is off."""
     failsafe_mode: bool = False
     primary_race_backoff: int = 0
     check_timeline: bool = False

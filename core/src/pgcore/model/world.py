@@ -14,6 +14,7 @@ from pgcore.model.node import DataDir, NodeView, TaskKind, TaskResult
 from pgcore.model.orders import Order, ScheduledRestart
 from pgcore.model.server import Upstream
 from pgcore.model.settings import Settings
+from pgcore.model.synchronous import SyncMemory
 
 
 class LeaseState(StrEnum):
@@ -94,6 +95,7 @@ class Memory:
     """My lock is proven until here, counted from before the confirmed request was sent."""
     elected: str | None = None
     """Version of the ``/sync`` under which I won the race for the present lock; None: nothing was proven."""
+    sync: SyncMemory = field(default_factory=SyncMemory)
     rewind: RewindState = RewindState.INITIAL
     undecided_since: Instant | None = None
     """Since when the comparison with the leader has stayed open."""
@@ -169,6 +171,8 @@ class World:
     cluster: ClusterView = field(default_factory=ClusterView)
     store_lost: bool = False
     lease: LeaseState = LeaseState.UNKNOWN
+    fresh: bool = False
+    """The cluster was read again in this beat, and nothing newer can have been in the store."""
     race_lost: bool = False
     """Somebody else was faster to the lock in this beat; who, is not read yet."""
     peers: Mapping[str, PeerView] | None = None

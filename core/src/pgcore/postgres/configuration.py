@@ -18,6 +18,7 @@ from pgcore.postgres.parameters import Binary
 from pgcore.postgres.postmaster import Postmaster
 from pgcore.postgres.programs import OsUser, program_path
 from pgcore.postgres.server_log import ServerLog
+from pgcore.postgres.synchronous import NAME
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Configuration:
         self._temporary: dict[str, str] = {}
         self._replaced_hba: str | None = None
         self._bootstrapping = False
+        self._standby_names: str | None = None
+        self._standby_names_known = False
         self.configure(settings, user)
         self.log = ServerLog(_log_path(self.paths.pgpass, settings), user)
 
@@ -90,9 +93,29 @@ class Configuration:
         good = self._binary.accepted(program_path(self._settings, "postgres"), self._settings.data_dir, checked,
                                      lambda some: self._write_candidate(some, include))
         self.values = {name: value for name, value in good.items() if name not in parameters.RECOVERY}
+        if (names := self.standby_names()) is not None:
+            self.values[NAME] = names
         written = {name: value for name, value in good.items() if name in parameters.RECOVERY}
         written |= {name: value for name, value in settings.items() if name in own}
         return files.main_text(self.values, written, include=include, paths=self.paths)
+
+    def standby_names(self) -> str | None:
+        """``synchronous_standby_names`` as set by the agent, over whatever is configured; None: the configured value counts.
+
+        Those found on disk stay in force: an agent that is started anew must not let commits go unconfirmed. (HA rules 19)
+        """
+        if not self._standby_names_known:
+            found = files.settings_in(self.paths.main).get(NAME)
+            self.set_standby_names(None if found == self._configured_names() else found)
+        return self._standby_names
+
+    def _configured_names(self) -> str | None:
+        values = {name.lower(): value for name, value in self._settings.parameters.items()}
+        return None if values.get(NAME) is None else parameters.text(values[NAME])
+
+    def set_standby_names(self, names: str | None) -> None:
+        """Take what the agent wants from now on; nothing is written."""
+        self._standby_names, self._standby_names_known = names, True
 
     def _write_candidate(self, values: Mapping[str, str], include: str) -> str:
         path = os.path.join(self.paths.config_dir, f".check-{uuid.uuid4().hex[:8]}.conf")
@@ -107,6 +130,8 @@ class Configuration:
 
         ``control`` is given before a start: a standby can't start below the shared-memory settings recorded there.
         """
+        if standby:
+            self.set_standby_names(None)  # nobody waits on a standby; its own come with its promotion (HA rules 17.5)
         self._upstream = upstream if standby else None
         self.recovery = self.wanted_recovery(upstream) if standby else {}
         if control is not None or role == Role.PRIMARY:
@@ -173,6 +198,7 @@ class Configuration:
         keep = bool(options.get("keep_existing_recovery_conf"))
         given: Mapping[str, Any] = options.get("recovery_conf") or {}
         self._bootstrapping = custom
+        self.set_standby_names(None)
         self._recorded = control.parameters if control is not None and custom else {}
         if keep:
             self.remember_from_disk()

@@ -36,6 +36,8 @@ class Monitoring:
     senders: tuple[WalSender, ...]
     slots: tuple[Slot, ...]
     pending_restart: frozenset[str]
+    standby_names: str
+    synchronous_commit: str
 
 
 @lru_cache
@@ -65,7 +67,8 @@ def query_text(version: int) -> str:
    'restart', restart_lsn, 'confirmed', confirmed_flush_lsn, 'plugin', plugin, 'database', database,
    'xmin', xmin::text::bigint{lost}{synced}))
    FROM pg_catalog.pg_replication_slots WHERE NOT temporary),
- (SELECT pg_catalog.json_agg(name) FROM pg_catalog.pg_settings WHERE pending_restart)
+ (SELECT pg_catalog.json_agg(name) FROM pg_catalog.pg_settings WHERE pending_restart),
+ pg_catalog.current_setting('synchronous_standby_names'), pg_catalog.current_setting('synchronous_commit')
  FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role"""
 
 
@@ -85,6 +88,7 @@ def ask(session: Session, deadline: Deadline) -> Monitoring:
         senders=tuple(_sender(sender) for sender in row[13] or ()),
         slots=tuple(_slot(slot) for slot in row[14] or ()),
         pending_restart=frozenset(row[15] or ()),
+        standby_names=row[16], synchronous_commit=row[17],
     )
 
 

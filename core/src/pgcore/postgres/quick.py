@@ -13,6 +13,7 @@ from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
 from pgcore.model.basics import Instant, Lsn, Role, State
 from pgcore.model.node import ControlData, DataDir, NodeView
 from pgcore.model.server import ServerSettings, Upstream
+from pgcore.model.synchronous import StandbyNames
 from pgcore.postgres import (
     controldata,
     data_dir,
@@ -22,12 +23,14 @@ from pgcore.postgres import (
     postmaster,
     recovery,
     replication,
+    synchronous,
     timeline,
 )
 from pgcore.postgres.configuration import Configuration
 from pgcore.postgres.connection import Session
 from pgcore.postgres.local import KeptSession
 from pgcore.postgres.lookout import Lookout
+from pgcore.postgres.monitor import Monitoring
 from pgcore.postgres.postmaster import Postmaster
 from pgcore.postgres.programs import ENGLISH, OsUser, ProgramRunner, os_user, program_path
 from pgcore.postgres.recovery import Change
@@ -60,6 +63,7 @@ class QuickServer:
         self._rest = KeptSession("pgcore restapi")
         self._configuration = Configuration(settings, self._user, self._binary)
         self._lookout = Lookout(self._run_in_english, self._binary)
+        self._names = synchronous.Watch()
 
     def _run_in_english(self, argv: list[str]) -> str:
         """For programs whose output is read by us."""
@@ -208,8 +212,8 @@ class QuickServer:
     def _observe_up(self, view: NodeView, running: Postmaster, deadline: Deadline, busy: bool) -> NodeView:
         view = replace(view, postmaster_pid=running.pid)
         try:
-            answer = self._heartbeat.use(self._settings, self._user, deadline.within(QUICK_S),
-                                         lambda session: monitor.ask(session, deadline))
+            answer, names = self._heartbeat.use(self._settings, self._user, deadline.within(QUICK_S),
+                                                lambda session: self._ask(session, running.pid, deadline))
         except ServerError as error:
             accepting = self._lookout.accepts(self._settings.data_dir, error)
             if accepting:
@@ -220,11 +224,18 @@ class QuickServer:
                 replace(view, state=self.state, accepting=accepting, is_primary=self.role == Role.PRIMARY), self._settings)
         self._complaint = ""
         self._judge(answer.in_recovery, busy)
-        view = self._lookout.add_online_facts(replace(view, role=self.role, state=self.state), answer, self._settings)
+        view = replace(view, role=self.role, state=self.state, names=names)
+        view = self._lookout.add_online_facts(view, answer, self._settings)
         if view.timeline is None:
             view = replace(view, timeline=self._lookout.standby_timeline(answer, lambda: self._identified(deadline)))
         return replace(view, pending_restart=self._lookout.pending_restart(
             answer, self._settings, self._configuration, self._heartbeat, self._user, deadline))
+
+    def _ask(self, session: Session, postmaster_pid: int, deadline: Deadline) -> tuple[Monitoring, StandbyNames]:
+        answer = monitor.ask(session, deadline)
+        names = self._names.look(answer, self._configuration, self._settings.data_dir)
+        self._names.prove(session, names, postmaster_pid, deadline)
+        return answer, names
 
     def _judge(self, in_recovery: bool, busy: bool) -> None:
         """Role and state by the server's own word, unless a long action is changing them right now."""
@@ -289,6 +300,22 @@ class QuickServer:
             return False
         self.reload()
         return True
+
+    def set_standby_names(self, text: str | None, deadline: Deadline) -> bool:
+        """Set ``synchronous_standby_names``, or hand them back to the configuration with None; whether they are in force already.
+
+        Returns once the own session shows the value. Raises ServerError, also when it does not show it in time; the files may
+        have been changed then.
+        """
+        running = self.postmaster()
+        if running is None:
+            raise ServerError("PostgreSQL is not running, its synchronous standbys can't be named")
+        self._names.forget()
+        self._configuration.set_standby_names(text)
+        self._configuration.write_changes()
+        self._configuration.signal_reload(running)
+        return text is None or self._heartbeat.use(self._settings, self._user, deadline, lambda session: self._names.settle(
+            session, text, running.pid, deadline))
 
     def recovery_change(self, upstream: Upstream | None, *, role: Role) -> Change:
         """What it takes to let the running standby follow this upstream (HA rules 11.3).

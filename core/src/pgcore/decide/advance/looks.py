@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pgcore.decide.advance.memory import Handlers, remember, value_of
+from pgcore.decide.advance.synchronous import looked
 from pgcore.decide.failsafe import with_leader
 from pgcore.model.actions import (
     CompareRecovery,
@@ -40,6 +41,7 @@ def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
     changes |= {"failsafe": node.failsafe, "began": world.now if world.memory.began is None else world.memory.began}
     silent = world.memory.silent_since
     changes["silent_since"] = (world.now if silent is None else silent) if node.running and not node.answering else None
+    changes["sync"] = looked(world.memory.sync, node, world.now)
     if node.finished is not None:
         changes |= _finished(world, node)
     if node.answering:
@@ -92,6 +94,8 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
     kept = mine or (cluster.unlocked and world.failsafe_active)  # nobody could take the lock yet: it is mine to take back
     if not kept:
         changes |= {"lease_until": None, "failsafe_until": None}
+    if not mine:
+        changes["elected"] = None
     changes["failsafe_map"] = replace(known, known=read.failsafe, mine=known.mine and kept)
     if world.memory.was_paused and not reading.settings.paused:
         changes["rewind"] = RewindState.INITIAL
@@ -109,6 +113,7 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
             store_lost=False,
             race_lost=False,
             read_at=outcome.at,
+            fresh=action.fresh,
         ),
         **changes,
     )

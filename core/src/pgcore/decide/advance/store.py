@@ -39,6 +39,7 @@ def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
         last_result=None,
         elected=action.proof,
         failsafe_map=replace(world.memory.failsafe_map, mine=False, keep_until=until),
+        sync=replace(world.memory.sync, undecided=True),
         old_cluster=cluster if world.memory.old_cluster is None else world.memory.old_cluster,
         slots_seen={**retained, **world.memory.slots_seen},
     )
@@ -70,7 +71,7 @@ def _renewed(world: World, action: RenewLease, outcome: Outcome) -> World:
 
 def _released(world: World, action: ReleaseLease, outcome: Outcome) -> World:
     """Undecided or not, the lock is not counted on any more; a confirmed release also ends the guard's watch."""
-    world = remember(world, lease_until=None, failsafe_until=None)
+    world = remember(world, lease_until=None, failsafe_until=None, elected=None)
     if not outcome.ok:
         return replace(world, store_lost=True, lease=LeaseState.UNKNOWN)
     demotion = world.demotion

@@ -68,6 +68,7 @@ from pgcore.model.actions.store import (
     WriteInitialize,
     WriteStatus,
 )
+from pgcore.model.actions.synchronous import DropSync, MarkBlocked, RestoreStandbyNames, SetStandbyNames, WriteSync
 from pgcore.model.actions.words import (
     BootstrapPhase,
     DemoteMode,
@@ -97,6 +98,7 @@ __all__ = [
     "DemoteMode",
     "DropInitialize",
     "DropSchedule",
+    "DropSync",
     "EndProcedure",
     "EnterBootstrap",
     "EnterPhase",
@@ -104,6 +106,7 @@ __all__ = [
     "FollowByReload",
     "FollowByRestart",
     "LeaveSync",
+    "MarkBlocked",
     "MarkUndecided",
     "NoteRequest",
     "ObserveNode",
@@ -124,12 +127,14 @@ __all__ = [
     "Restart",
     "ResumeReplay",
     "ReturnToSync",
+    "RestoreStandbyNames",
     "Rewind",
     "RewindState",
     "RunCheckpoint",
     "SetAsideDataDir",
     "SetRewind",
     "SetRole",
+    "SetStandbyNames",
     "StartServer",
     "StopMode",
     "StopServer",
@@ -140,6 +145,7 @@ __all__ = [
     "WriteHistory",
     "WriteInitialize",
     "WriteStatus",
+    "WriteSync",
 ]
 
 Action = (
@@ -162,12 +168,16 @@ Action = (
     | WriteFailover
     | WriteFailsafe
     | AskFailsafe
+    | WriteSync
+    | DropSync
     | Announce
     | FollowByReload
     | ApplySettings
     | ChangeSlots
     | RunCheckpoint
     | ResumeReplay
+    | SetStandbyNames
+    | RestoreStandbyNames
     | SetRole
     | StartServer
     | StopServer
@@ -191,6 +201,7 @@ Action = (
     | SetRewind
     | Adopt
     | MarkUndecided
+    | MarkBlocked
     | NoteRequest
     | LeaveSync
     | ReturnToSync
