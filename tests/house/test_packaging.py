@@ -52,4 +52,5 @@ def test_the_changelog_tells_of_this_version() -> None:
 @pytest.mark.parametrize("path", PROJECTS, ids=relative)
 def test_every_entry_point_leads_to_a_file(path: Path) -> None:
     for name, target in project(path).get("entry-points", {}).get("pgcore", {}).items():
-        assert path.parent.joinpath("src", *target.split(".")).with_suffix(".py").is_file(), f"{name} = {target}"
+        module = path.parent.joinpath("src", *target.split("."))
+        assert module.with_suffix(".py").is_file() or (module / "__init__.py").is_file(), f"{name} = {target}"

@@ -20,6 +20,7 @@ from pgcore.model.basics import Instant, Timing
 from pgcore.model.cluster import ClusterView, FailoverRequest, Member
 from pgcore.rest import manage
 from pgcore.rest.access import Access
+from pgcore.rest.manage import Reports
 from pgcore.rest.server import RestServer
 from pgcore.rest.settings import RestSettings
 from unit.rest_board import Reply, call, leader_status, member, status, view
@@ -380,3 +381,24 @@ def test_without_authentication_actions_are_for_loopback_only() -> None:
     assert denial(listen="127.0.0.2:8008", connect_address="127.0.0.2:8008") is None
     assert denial(listen="0.0.0.0:8008", connect_address="10.0.0.1:8008").code == 403
     assert denial(listen="127.0.0.1:8008", connect_address="10.0.0.1:8008").code == 403
+
+
+@pytest.mark.parametrize("path", ["/citus", "/mpp"])
+def test_a_report_of_another_group_is_handed_on_and_needs_credentials(path: str) -> None:
+    taken: list[object] = []
+    settings = RestSettings("127.0.0.1:0", username="admin", password="secret")
+    server = RestServer(settings, Board(), Mailbox(), lambda seconds: None, reports=Reports("citus", taken.append))
+    server.start()
+    try:
+        body, login = json.dumps({"type": "after_promote", "group": 1}), {"Authorization": "Basic YWRtaW46c2VjcmV0"}
+        assert call(server.bound[0], "POST", path, body).code == 401
+        assert taken == []
+        reply = call(server.bound[0], "POST", path, body, headers=login)
+        assert (reply.code, reply.body) == (200, "OK")
+        assert taken == [{"type": "after_promote", "group": 1}]
+    finally:
+        server.stop()
+
+
+def test_without_groups_nobody_can_report(agent: Start) -> None:
+    assert agent().post("/mpp", {"type": "x"}).code == 501

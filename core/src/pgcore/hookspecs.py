@@ -18,6 +18,7 @@ from pgcore.model.server import ServerSettings, Upstream
 
 if TYPE_CHECKING:
     from pgcore.dcs.store import Store
+    from pgcore.mpp import MppHandler
 
 PROJECT = "pgcore"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -273,6 +274,14 @@ class ContributionSpecs:
         """Server parameters this plugin enforces; called when the configuration is composed: no I/O, 10 ms."""
 
 
+class MppSpecs:
+    """Clusters of clusters: see ``pgcore.mpp``."""
+
+    @hookspec
+    def pgcore_mpp_handlers(self, sections: Mapping[str, Json]) -> Iterable[MppHandler]:
+        """What this node does in a cluster of clusters: one handler if a section asks for it, else none. Called at start."""
+
+
 class LifeSpecs:
     """Start and end of the agent, told on the callback lane."""
 
@@ -285,4 +294,4 @@ class LifeSpecs:
         """The agent is about to end."""
 
 
-SPECS = (StoreSpecs, CallbackSpecs, ContributionSpecs, LifeSpecs)
+SPECS = (StoreSpecs, CallbackSpecs, ContributionSpecs, MppSpecs, LifeSpecs)

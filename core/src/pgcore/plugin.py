@@ -43,11 +43,13 @@ from pgcore.hookspecs import (
     hookimpl,
 )
 from pgcore.model.basics import Instant, Json, Role, Timing
+from pgcore.mpp import COORDINATOR_GROUP, Group, GroupMember, MppHandler, NodeTools, SqlSession
 
 __all__ = [
-    "ABSENT", "ANYTHING", "BootstrapMethod", "BootstrapRequest", "CallbackEvent", "CancelledError", "CommandFailedError",
-    "ConfigError", "ConfigSection", "Deadline", "Expect", "Facts", "GateRequest", "Instant", "Json", "Key", "MEMBERS",
-    "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod", "ReplicaRequest", "Role", "Route", "Sample", "ServerError",
-    "Snapshot", "Store", "StoreBackend", "StoreRejectedError", "StoreRequest", "StoreUnavailableError", "Stored", "TaskContext",
-    "Timing", "Veto", "hookimpl", "now", "option", "version",
+    "ABSENT", "ANYTHING", "COORDINATOR_GROUP", "MEMBERS", "hookimpl", "now", "option", "version", "BootstrapMethod",
+    "BootstrapRequest", "CallbackEvent", "CancelledError", "CommandFailedError", "ConfigError", "ConfigSection", "Deadline",
+    "Expect", "Facts", "GateRequest", "Group", "GroupMember", "Instant", "Json", "Key", "MppHandler", "NodeTools",
+    "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod", "ReplicaRequest", "Role", "Route", "Sample",
+    "ServerError", "Snapshot", "SqlSession", "Store", "StoreBackend", "StoreRejectedError", "StoreRequest",
+    "StoreUnavailableError", "Stored", "TaskContext", "Timing", "Veto",
 ]

@@ -24,6 +24,7 @@ from pgcore import API_LEVEL
 from pgcore.clock import now
 from pgcore.errors import PluginError
 from pgcore.hookspecs import PROJECT, SPECS, BootstrapMethod, GateRequest, ReplicaMethod, StoreBackend, Veto
+from pgcore.mpp import MppHandler
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ _DISTRIBUTIONS = {
 }
 _AT_START = frozenset({
     "pgcore_stores", "pgcore_replica_methods", "pgcore_bootstrap_methods", "pgcore_config_sections", "pgcore_rest_routes",
+    "pgcore_mpp_handlers",
 })
 
 
@@ -231,6 +233,15 @@ class Registry:
         if backend is None:
             raise PluginError(section, f"no active plugin brings a store named {section}", cure(section))
         return backend
+
+    def mpp_handler(self, sections: Mapping[str, object]) -> MppHandler | None:
+        """The handler for clusters of clusters that the configuration asks for. Raises PluginError if there are several."""
+        collected = self.collect("pgcore_mpp_handlers", sections=sections)
+        found = [(plugin, each) for plugin, values in collected.items() for each in values]
+        if len(found) > 1:
+            raise PluginError(" and ".join(sorted(plugin for plugin, _ in found)),
+                              "bring a handler for clusters of clusters each", "block all but one")
+        return found[0][1] if found else None
 
     def replica_methods(self) -> dict[str, ReplicaMethod]:
         """The replica methods of the active plugins by name. Raises PluginError if two plugins bring the same one."""

@@ -100,7 +100,9 @@ class Session:
     def cluster(self, name: str | None) -> Iterator[Cluster]:
         """Open the store of a cluster as an observer. Raises ConfigError, PluginError."""
         scope = self.scope(name)
-        store = self.open_store(scope_path(self.client.namespace, scope))
+        group = self.client.citus
+        path = scope_path(self.client.namespace, scope) + (f"/{group.group}" if group is not None else "")
+        store = self.open_store(path)
         try:
             yield Cluster(scope, store)
         finally:

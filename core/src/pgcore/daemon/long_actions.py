@@ -81,6 +81,7 @@ class LongActions:
 
     def _stop(self, action: a.StopServer, world: World) -> None:
         postgres, role, before_stop = self._ports.postgres, world.node.role, self.before_stop(world)
+        handing_over = world.holds and world.node.is_primary and action.mode is a.StopMode.FAST
 
         def run(ctx: TaskContext) -> None:
             if action.mode is a.StopMode.FAST:
@@ -90,6 +91,8 @@ class LongActions:
                 if control.checkpoint_end is not None:
                     ctx.report(shut_down_end=int(control.checkpoint_end))
 
+            if handing_over:
+                self._ports.mpp.before_demote()
             postgres.stop(ctx, mode=action.mode.value, timeout_s=action.timeout_s, on_shut_down=shut_down)
             self._tell("on_stop", role)
 
@@ -122,6 +125,7 @@ class LongActions:
             ctx.check()
             if vetoes:
                 raise ServerError("no promotion: " + "; ".join(veto.reason for veto in vetoes))
+            self._ports.mpp.before_promote()
             until = (
                 self._lease_until()
             )  # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
@@ -129,6 +133,7 @@ class LongActions:
                 raise ServerError("no promotion: the lock is not proven to be ours any more")
             told = partial(self._tell, "on_role_change", Role.PRIMARY)
             self._ports.postgres.promote(ctx, timeout_s=action.timeout_s, accepted=told)
+            self._ports.mpp.promoted()
 
         self._begin(TaskKind.PROMOTE, run)
 
@@ -180,7 +185,12 @@ class LongActions:
     def _post_bootstrap(self, action: a.PostBootstrap, world: World) -> None:
         section = self._ports.configuration.local.bootstrap
         command = section.post_bootstrap if section else None
-        self._begin(TaskKind.POST_BOOTSTRAP, lambda ctx: self._ports.postgres.post_bootstrap(ctx, command))
+
+        def run(ctx: TaskContext) -> None:
+            self._ports.postgres.post_bootstrap(ctx, command)
+            self._ports.mpp.bootstrapped()
+
+        self._begin(TaskKind.POST_BOOTSTRAP, run)
 
     def _remove(self, action: a.RemoveDataDir, world: World) -> None:
         logger.warning("removing the data directory %s: %s", self._ports.configuration.server.data_dir, action.because)

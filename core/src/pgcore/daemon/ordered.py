@@ -45,6 +45,8 @@ class OrderedActions:
 
         def run(ctx: TaskContext) -> None:
             before_stop(ctx, stop_limit)
+            if needs_lock:
+                self._ports.mpp.before_demote()
             postgres.restart(
                 ctx,
                 role=action.role,
@@ -53,6 +55,8 @@ class OrderedActions:
                 start_limit_s=action.timeout_s,
                 ready=proven,
             )
+            if needs_lock:
+                self._ports.mpp.promoted()
             tell(self._ports, "on_restart", action.role)
 
         begin(self._ports, TaskKind.RESTART, run)

@@ -18,6 +18,7 @@ from pgcore.daemon.configuration import Configuration
 from pgcore.daemon.failsafe import FailsafeActions, FailsafeReceiver
 from pgcore.daemon.long_actions import LongActions
 from pgcore.daemon.mailbox import Mailbox
+from pgcore.daemon.mpp import Mpp
 from pgcore.daemon.ordered import OrderedActions
 from pgcore.daemon.peers import Peers
 from pgcore.daemon.sync_actions import SyncActions
@@ -61,6 +62,7 @@ class Ports:
     mailbox: Mailbox
     configuration: Configuration
     failsafe: FailsafeReceiver = field(default_factory=FailsafeReceiver)
+    mpp: Mpp = field(default_factory=Mpp)
 
 
 class Performer:

@@ -29,6 +29,7 @@ from pgcore.daemon.configuration import Configuration, unsupported
 from pgcore.daemon.guard import Guard, GuardError, Prepared
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.daemon.methods import named_methods, works_without_leader
+from pgcore.daemon.mpp import Mpp, Reach, Tools
 from pgcore.daemon.peers import PeerAccess, Peers
 from pgcore.daemon.perform import Performer, Ports
 from pgcore.daemon.tasks import Tasks
@@ -38,12 +39,14 @@ from pgcore.dcs.shield import ShieldedStore
 from pgcore.dcs.store import Store
 from pgcore.errors import ConfigError, FatalError, PgcoreError, PluginError, StoreUnavailableError
 from pgcore.hookspecs import ConfigSection, Facts, StoreBackend, StoreRequest
-from pgcore.model.basics import Role
+from pgcore.model.basics import Role, Timing
+from pgcore.mpp import MppHandler
 from pgcore.postgres import data_dir
 from pgcore.postgres.parameters import split_listen
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.postgres.server import Postgres
 from pgcore.registry import BUILTINS, Registry
+from pgcore.rest.manage import Reports
 from pgcore.rest.server import RestServer
 
 if TYPE_CHECKING:
@@ -98,7 +101,9 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     threading.stack_size(local.node.thread_stack_size)
     mailbox, board = Mailbox(), Board()
     stop = _Signals(mailbox)
-    request = StoreRequest(section, local.node.store_path, local.node.name, configuration.effective.timing)
+    handler = registry.mpp_handler(dict(local.plugin_sections) | ({"citus": local.citus} if local.citus is not None else {}))
+    path = local.node.store_path + (f"/{handler.group}" if handler is not None else "")
+    request = StoreRequest(section, path, local.node.name, configuration.effective.timing)
     store = ShieldedStore(backend.open(request))
     logger.info(
         "pgcore %s: member %s of scope %s, store %s, data directory %s",
@@ -121,11 +126,21 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
             mailbox,
             configuration,
         )
+        if handler is not None:
+            above = StoreRequest(section, local.node.store_path, local.node.name, Timing(), observer=True)
+            ports.mpp = _mpp(handler, Reach(backend.open(above), postgres, board, configuration.peer_access), configuration)
         return _serve(ports, board, guard, stop, notify_address)
     finally:
         store.close()
         if guard is not None:
             guard.close(stop=True)
+
+
+def _mpp(handler: MppHandler, reach: Reach, configuration: Configuration) -> Mpp:
+    tools = Tools(reach, configuration.server.name, lambda: configuration.effective.timing)
+    mpp = Mpp(handler, tools)
+    mpp.watch(lambda: float(configuration.effective.timing.loop_wait))
+    return mpp
 
 
 def _enforced(registry: Registry, local: LocalConfig) -> dict[str, str]:
@@ -172,7 +187,7 @@ def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
     return registry, local, stores[sorted(chosen)[0]]
 
 
-_OWN_SECTIONS = frozenset({"postgresql", "restapi", "ctl", "log", "bootstrap", "watchdog", "tags", "citus", "plugins"})
+_OWN_SECTIONS = frozenset({"postgresql", "restapi", "ctl", "log", "bootstrap", "watchdog", "tags", "plugins"})
 
 
 def refuse_unsupported(configuration: Configuration) -> None:
@@ -369,7 +384,8 @@ def _alive(api_url: str, access: PeerAccess) -> bool:
 def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, notify_address: str | None) -> int:
     """Start REST and the watchers, run the agent, end everything."""
     configuration, postgres = ports.configuration, ports.postgres
-    rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, accept=ports.failsafe.accept)
+    rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, accept=ports.failsafe.accept,
+                      reports=Reports(ports.mpp.rest_path, ports.mpp.reported) if ports.mpp.rest_path else None)
     rest.start()
     try:
         postgres.configure(configuration.server)

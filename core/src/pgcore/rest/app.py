@@ -17,7 +17,7 @@ from pgcore.daemon.mailbox import Mailbox
 from pgcore.model.basics import Json
 from pgcore.rest.access import Access
 from pgcore.rest.answer import Answer, error_page
-from pgcore.rest.manage import Management, Reply
+from pgcore.rest.manage import Management, Reply, Reports
 from pgcore.rest.orders import NodeOrders
 from pgcore.rest.settings import RestSettings
 
@@ -65,10 +65,26 @@ class _Reinitialize(_Resource):
         return _say(self._orders.reinitialize(_object(optional=True)))
 
 
+class _Report:
+    """Where members of other groups report; answered ``OK`` whatever comes of it (rest-api 10)."""
+
+    exposed = True
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def POST(self, *path: str, **query: str) -> bytes:
+        self._reports.take(_object())
+        return b"OK"
+
+
 class _Root:
     """The resources by the first segment of their path."""
 
-    def __init__(self, management: Management, orders: NodeOrders) -> None:
+    def __init__(self, management: Management, orders: NodeOrders, reports: Reports | None) -> None:
+        if reports is not None:
+            self.mpp = _Report(reports)
+            setattr(self, reports.path, self.mpp)
         self.switchover = _Switchover(management, orders)
         self.failover = _Failover(management, orders)
         self.reload = _Reload(management, orders)
@@ -80,11 +96,11 @@ class SecondDoor:
     """Routes, access and bodies of the unsafe verbs; at most ``limit`` of them at a time."""
 
     def __init__(self, board: Board, mailbox: Mailbox, stopping: threading.Event,
-                 settings: Callable[[], RestSettings]) -> None:
+                 settings: Callable[[], RestSettings], reports: Reports | None = None) -> None:
         self._board = board
         self._settings = settings
         self._access = Access()
-        self._root = _Root(Management(board, mailbox, stopping), NodeOrders(board, mailbox, stopping))
+        self._root = _Root(Management(board, mailbox, stopping), NodeOrders(board, mailbox, stopping), reports)
         self._running = threading.BoundedSemaphore(1)
         cherrypy.config.update({"environment": "embedded", "log.screen": False, "checker.on": False})
         self._application = cherrypy.Application(self._root, "", {"/": {
@@ -103,7 +119,7 @@ class SecondDoor:
     def knows(self, method: str, target: str) -> bool:
         """There is a handler for this verb on this path (rest-api 2)."""
         resource = getattr(self._root, target.partition("?")[0].split("/")[1], None) if target.startswith("/") else None
-        return isinstance(resource, _Resource) and method.isupper() and hasattr(resource, method)
+        return isinstance(resource, _Resource | _Report) and method.isupper() and hasattr(resource, method)
 
     def answer(self, environment: Mapping[str, Any]) -> Answer:
         """Run the application on a WSGI environment."""

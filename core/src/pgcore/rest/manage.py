@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,14 @@ class Reply:
     code: int
     text: str
     page: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Where members of other groups report (rest-api 10): the path besides ``mpp``, and who is told."""
+
+    path: str
+    take: Callable[[Mapping[str, Json]], None]
 
 
 @dataclass(frozen=True, slots=True)

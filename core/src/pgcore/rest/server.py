@@ -30,6 +30,7 @@ from pgcore.rest.failsafe import Accept, FailsafeDoor, nobody
 from pgcore.rest.front import ConfigOf, Fresh, FrontDoor
 from pgcore.rest.gateway import Doors, gateway_for
 from pgcore.rest.lazy import LazyDoor
+from pgcore.rest.manage import Reports
 from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings, split_address
 
 if TYPE_CHECKING:
@@ -51,14 +52,14 @@ class RestServer:
     """The REST API of one agent: ``start``, ``reconfigure`` any number of times, ``stop`` once."""
 
     def __init__(self, settings: RestSettings, board: Board, mailbox: Mailbox, fresh: Fresh,
-                 config_of: ConfigOf = lambda: None, accept: Accept = nobody) -> None:
+                 config_of: ConfigOf = lambda: None, accept: Accept = nobody, reports: Reports | None = None) -> None:
         self._settings = settings
         self._stopping = threading.Event()
 
         def second() -> SecondDoor:
             from pgcore.rest.app import SecondDoor
 
-            return SecondDoor(board, mailbox, self._stopping, lambda: self._settings)
+            return SecondDoor(board, mailbox, self._stopping, lambda: self._settings, reports)
 
         self._second = LazyDoor(second)
         self._doors = Doors(FrontDoor(board, fresh, config_of), self._second, FailsafeDoor(accept, lambda: self._settings),
