@@ -15,6 +15,7 @@ from pgcore.config.sections import (
     DISTRIBUTION_OF,
     DYNAMIC_ONLY,
     PLACEHOLDER_NAME,
+    WATCHDOG_MODES,
     BootstrapSection,
     CitusSection,
     CtlSection,
@@ -175,6 +176,7 @@ def examine(origin: Origin) -> Draft:
     _check_addresses(draft)
     _check_postgresql(draft)
     _check_bootstrap(draft)
+    _check_watchdog(draft)
     _check_top_level(draft)
     return draft
 
@@ -382,6 +384,13 @@ def _check_bootstrap(draft: Draft) -> None:
         draft.warn("bootstrap.users", "has no effect", "create database users in bootstrap.post_bootstrap")
     _unknown(draft, "bootstrap", {key: value for key, value in raw.items() if key != "users"}, key_names(BootstrapSection),
              [str(raw.get("method"))])
+
+
+def _check_watchdog(draft: Draft) -> None:
+    """A mode that means nothing is no mode (HA rules 10)."""
+    mode = draft.sections["watchdog"].mode
+    if mode is not None and str(mode).lower() not in WATCHDOG_MODES:
+        draft.warn("watchdog.mode", f"is {mode!r}, which counts as off", "write off, automatic or required")
 
 
 def _unknown(draft: Draft, name: str, raw: Mapping[Any, Any], known: Mapping[str, str], methods: Collection[str]) -> None:

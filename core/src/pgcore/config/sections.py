@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pgcore.config.schema import json_schema, key_names, option
-from pgcore.model.basics import Json
+from pgcore.model.basics import PATRONI_MIN_TTL, Json
 
 DISTRIBUTION_OF: Mapping[str, str] = {
     "consul": "pgcore-dcs-consul",
@@ -201,20 +201,32 @@ class BootstrapSection:
     pg_hba: tuple[str, ...] = option((), unit="lines", doc="lines appended to pg_hba.conf; prefer postgresql.pg_hba")
 
 
+WATCHDOG_MODES = {"off": "off", "false": "off", "disable": "off", "disabled": "off", "automatic": "automatic",
+                  "auto": "automatic", "required": "required", "require": "required"}
+"""Every spelling of ``watchdog.mode`` and what it means."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchdogSection:
     """``watchdog`` (config 14)."""
 
-    mode: str = option("automatic", choices=("off", "automatic", "required", "disable", "disabled", "auto", "require"),
-                       doc="off, automatic: use it if it is there, required: never lead without it")
+    mode: str | bool = option("automatic", doc="off, automatic: use it if it is there, required: never lead without it")
     device: str = option("/dev/watchdog", doc="watchdog device")
-    safety_margin: int = option(5, minimum=-1, doc="seconds between the watchdog's end and the ttl; -1: half of the ttl")
+    safety_margin: int | None = option(None, minimum=-1, doc="seconds between the reset and the end of the ttl; -1: half of the "
+                                       "ttl; default: 5, with a ttl below 20 a sixth of it")
     driver: str = option("default", choices=("default", "testing"), doc="kind of device")
 
     @property
     def effective_mode(self) -> str:
-        """``off``, ``automatic`` or ``required``."""
-        return {"disable": "off", "disabled": "off", "auto": "automatic", "require": "required"}.get(self.mode, self.mode)
+        """``off``, ``automatic`` or ``required``; a word that means none of them counts as ``off`` (HA rules 10)."""
+        return WATCHDOG_MODES.get(str(self.mode).lower(), "off")
+
+    def timeout_s(self, ttl: int) -> int:
+        """Seconds after the last keepalive at which the machine is reset."""
+        if self.safety_margin == -1:
+            return ttl // 2
+        usual = 5 if ttl >= PATRONI_MIN_TTL else max(1, ttl // 6)
+        return ttl - (usual if self.safety_margin is None else self.safety_margin)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

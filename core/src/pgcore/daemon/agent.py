@@ -34,6 +34,7 @@ logger = logging.getLogger("pgcore.decisions")
 
 QUIET = (
     a.RenewLease,
+    a.FeedWatchdog,
     a.Announce,
     a.WriteStatus,
     a.PollPeers,

@@ -23,6 +23,7 @@ from pgcore.daemon.ordered import OrderedActions
 from pgcore.daemon.peers import Peers
 from pgcore.daemon.sync_actions import SyncActions
 from pgcore.daemon.tasks import Tasks
+from pgcore.daemon.watchdog import Watchdog
 from pgcore.dcs import codec
 from pgcore.dcs.retry import retrying
 from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Store, Stored
@@ -78,6 +79,7 @@ class Performer:
         self._beat_began = now()
         self._complained: set[str] = set()
         self._checkpoint = _Checkpoint(ports)
+        self.watchdog = Watchdog(lambda: ports.configuration.local.watchdog)
         long = LongActions(ports, lambda: self.lease_until)
         ordered = OrderedActions(ports, long, lambda: self.lease_until)
         self._handlers: dict[type, Callable[[Any, World], Any]] = {
@@ -113,6 +115,7 @@ class Performer:
             **long.handlers,
             **ordered.handlers,
             **SyncActions(ports, self._spare_deadline).handlers,
+            **self.watchdog.handlers,
         }
 
     def perform(self, action: a.Action, world: World) -> a.Outcome:
@@ -154,7 +157,8 @@ class Performer:
         task, finished = self.ports.tasks.look()  # before the server, so that what a task has done is seen with its end
         view = self.ports.postgres.observe(Deadline.after(limit))
         silent, accepted = self.ports.peers.silent(), self.ports.failsafe.record()
-        return replace(view, task=task, finished=finished, silent=silent, failsafe=accepted)
+        watchdog = self.watchdog.look(world.settings.timing)
+        return replace(view, task=task, finished=finished, silent=silent, failsafe=accepted, **watchdog)
 
     def _read(self, action: a.ReadCluster, world: World) -> ClusterReading:
         snapshot = retrying(lambda d: self.ports.store.read(fresh=action.fresh, deadline=d), self._store_deadline(world))

@@ -21,7 +21,7 @@ from pgcore.config.document import equal
 from pgcore.config.environment import take_environment
 from pgcore.config.load import LocalConfig, Origin, examine, load_local
 from pgcore.config.sections import DISTRIBUTION_OF
-from pgcore.daemon import systemd
+from pgcore.daemon import systemd, watchdog
 from pgcore.daemon.agent import Agent
 from pgcore.daemon.board import Board
 from pgcore.daemon.callbacks import CallbackLane
@@ -195,14 +195,7 @@ def refuse_unsupported(configuration: Configuration) -> None:
     missing = unsupported(configuration.effective)
     if missing:
         raise ConfigError("bootstrap.dcs", missing, "remove it", configuration.local.source)
-    if configuration.local.watchdog.effective_mode == "required":
-        raise ConfigError(
-            "watchdog.mode",
-            "required: the hardware watchdog is not supported by this release; the guard process protects "
-            "the lease on every machine",
-            "set it to automatic",
-            configuration.local.source,
-        )
+    watchdog.refuse_unsupported(configuration.local.watchdog, configuration.local.source)
 
 
 def configure_log(local: LocalConfig) -> None:
@@ -420,6 +413,8 @@ def _end(ports: Ports, agent: Agent, ended: actions.Exit) -> int:
     (logger.info if ended.code == 0 else logger.critical)("%s", ended.message)
     if not ended.leave_running and ports.postgres.postmaster() is not None:
         ports.postgres.stop(ProgramRunner(ports.postgres.user), mode="fast", timeout_s=60.0)
+    if ended.leave_running or ports.postgres.postmaster() is None:
+        agent.performer.watchdog.disable()  # a server that could not be stopped keeps it
     _tell_life(ports, agent, "pgcore_stopping")
     if not ports.callbacks.drain(CALLBACKS_AT_END_S):
         logger.warning("callbacks were still running %.0f s after the end of the agent's work", CALLBACKS_AT_END_S)

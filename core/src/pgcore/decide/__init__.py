@@ -22,11 +22,13 @@ from pgcore.decide.starting import STARTING
 from pgcore.decide.store_lost import STORE_LOST
 from pgcore.decide.table import Table
 from pgcore.decide.upkeep import UPKEEP
+from pgcore.decide.watchdog import WATCHDOG, due
 from pgcore.model.decision import Decision
 from pgcore.model.orders import ReinitOrder, RestartOrder
 from pgcore.model.world import World
 
 SITUATIONS: tuple[tuple[str, Callable[[World], bool], Table], ...] = (
+    ("the watchdog is due", due, WATCHDOG),
     ("a restart was asked for", lambda w: isinstance(w.memory.order, RestartOrder), RESTART),
     ("a new copy was asked for", lambda w: isinstance(w.memory.order, ReinitOrder), REINIT),
     ("a demotion is under way", lambda w: w.demotion is not None, DEMOTION),

@@ -6,9 +6,11 @@ The lock does not exist meanwhile; the empty ``/initialize`` is the only protect
 from __future__ import annotations
 
 from pgcore.decide.table import Table
+from pgcore.decide.watchdog import must_lead_without
 from pgcore.model.actions import (
     AcquireLease,
     Action,
+    ActivateWatchdog,
     BootstrapPhase,
     CancelTask,
     DropInitialize,
@@ -25,7 +27,7 @@ from pgcore.model.actions import (
 )
 from pgcore.model.basics import Role
 from pgcore.model.decision import Decision, act, end, rest
-from pgcore.model.node import TaskKind, TaskResult
+from pgcore.model.node import TaskKind, TaskResult, WatchdogState
 from pgcore.model.world import World
 
 STORE_LIMIT_S = 60.0
@@ -122,6 +124,24 @@ def create_users(w: World) -> Decision | None:
     return None
 
 
+def watch(w: World) -> Decision | None:
+    """The watchdog runs before this node leads. (HA rules 6.4.4, EC 223)"""
+    closed = w.node.watchdog is WatchdogState.CLOSED and not w.watchdog_tried
+    if closed and w.settings.watchdog != "off" and not w.paused:
+        return act(ActivateWatchdog(), because="the new cluster is about to have a lock: starting the watchdog")
+    return None
+
+
+def watchdog_refused(w: World) -> Decision | None:
+    """Mode ``required`` and the watchdog does not run: a failed bootstrap, so that another node may try. (EC 174)"""
+    if must_lead_without(w):
+        return act(
+            EnterBootstrap(BootstrapPhase.FAILED),
+            because=f"the bootstrap failed: watchdog.mode is required, but {w.node.watchdog_problem or 'it does not run'}",
+        )
+    return None
+
+
 def finish(w: World) -> Decision | None:
     """The users are made: publish the new cluster and take the lock unconditionally. (HA rules 6.4.4)"""
     assert w.node.system_id is not None
@@ -135,5 +155,16 @@ def finish(w: World) -> Decision | None:
 
 
 BOOTSTRAP = Table(
-    "bootstrap", stopping, working, failed, stop_failed_server, wait_for_store, give_up, recovering, create_users, finish
+    "bootstrap",
+    stopping,
+    working,
+    failed,
+    stop_failed_server,
+    wait_for_store,
+    give_up,
+    recovering,
+    create_users,
+    watch,
+    watchdog_refused,
+    finish,
 )

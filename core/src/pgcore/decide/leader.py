@@ -6,6 +6,7 @@ from pgcore.decide import failsafe, switchover
 from pgcore.decide.lease import renew
 from pgcore.decide.sync_promotion import PROMOTION_RULES
 from pgcore.decide.table import Table
+from pgcore.decide.watchdog import must_lead_without
 from pgcore.model.actions import (
     BeginDemotion,
     DemoteMode,
@@ -49,6 +50,16 @@ def refused_standby(w: World) -> Decision | None:
     if w.refused:
         return end(because=f"the store refused the renewal: the lock is {w.lease}", wake_after=0.1)
     return None
+
+
+def watchdog_refused(w: World) -> Decision | None:
+    """Mode ``required`` and the watchdog does not run: a primary stops, a standby gives the lock back. (HA rules 8.5, 10)"""
+    if not (must_lead_without(w) and w.holds):
+        return None
+    because = f"watchdog.mode is required, but {w.node.watchdog_problem or 'it does not run'}: this node must not lead"
+    if w.node.is_primary:
+        return act(BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because=because)
+    return end(ReleaseLease(), because=because)
 
 
 def promotion_failed(w: World) -> Decision | None:
@@ -116,6 +127,7 @@ LEADER = Table(
     paused_without_primary,
     refused,
     refused_standby,
+    watchdog_refused,
     promotion_failed,
     failsafe.accepted_another,
     cannot_look,

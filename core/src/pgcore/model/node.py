@@ -143,6 +143,16 @@ class TaskResult:
         return not self.error and not self.cancelled
 
 
+class WatchdogState(StrEnum):
+    """What the watchdog device does (HA rules 10)."""
+
+    CLOSED = "closed"
+    ACTIVE = "active"
+    """It runs: without keepalives the machine is reset."""
+    GIVEN_UP = "given up"
+    """Mode ``automatic``: it could not be used, and is not tried again until its configuration changes."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """One look at this node. A failed query is a value in it (``answering`` false), never an exception."""
@@ -186,7 +196,11 @@ class NodeView:
     task: TaskView | None = None
     finished: TaskResult | None = None
     """The task that ended since the previous look."""
+    watchdog: WatchdogState = WatchdogState.CLOSED
     watchdog_failed: bool = False
+    """Mode ``required`` and the device cannot be used: this node must not lead, and tells the others so."""
+    watchdog_problem: str = ""
+    """Why the watchdog does not run, in words."""
     silent: frozenset[str] = frozenset()
     """Members that did not answer when they were last asked, a moment ago."""
     failsafe: FailsafeRecord | None = None

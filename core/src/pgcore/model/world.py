@@ -186,6 +186,10 @@ class World:
     recovery_change: str | None = None
     history: tuple[object, ...] | None = None
     slots_done: bool = False
+    watchdog_tried: bool = False
+    """The watchdog was asked to run in this beat, whatever came of it."""
+    watchdog_fed: bool = False
+    """It had its keepalive in this beat."""
     probed: bool = False
     """The leader is being probed since this beat."""
     checkpoint_asked: bool = False

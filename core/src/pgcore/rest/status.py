@@ -35,6 +35,7 @@ def node_document(status: Status | None, at: Instant, fresh: Positions | None = 
         "lease_seconds_left": None if status.lease_until is None else round(max(0.0, status.lease_until - at), 3),
         "observed_age": 0.0 if fresh else round(checks.observed_age(status, at), 3),
         "task": dict(status.task) or None,
+        "watchdog": str(status.node.watchdog),
     }
     return document
 

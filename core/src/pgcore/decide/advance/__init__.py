@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pgcore.decide.advance import failsafe, looks, orders, procedures, server, store, synchronous
+from pgcore.decide.advance import failsafe, looks, orders, procedures, server, store, synchronous, watchdog
 from pgcore.decide.advance.looks import ClusterReading
 from pgcore.decide.advance.memory import Handlers
 from pgcore.model.actions import Action, Outcome
@@ -23,6 +23,7 @@ _HANDLERS: Handlers = {
     **orders.HANDLERS,
     **failsafe.HANDLERS,
     **synchronous.HANDLERS,
+    **watchdog.HANDLERS,
 }
 
 

@@ -69,6 +69,7 @@ from pgcore.model.actions.store import (
     WriteStatus,
 )
 from pgcore.model.actions.synchronous import DropSync, MarkBlocked, RestoreStandbyNames, SetStandbyNames, WriteSync
+from pgcore.model.actions.watchdog import ActivateWatchdog, DisableWatchdog, FeedWatchdog
 from pgcore.model.actions.words import (
     BootstrapPhase,
     DemoteMode,
@@ -81,6 +82,7 @@ from pgcore.model.actions.words import (
 __all__ = [
     "AcquireLease",
     "Action",
+    "ActivateWatchdog",
     "Adopt",
     "Announce",
     "ApplySettings",
@@ -96,6 +98,7 @@ __all__ = [
     "CompareRecovery",
     "CompareTimelines",
     "DemoteMode",
+    "DisableWatchdog",
     "DropInitialize",
     "DropSchedule",
     "DropSync",
@@ -103,6 +106,7 @@ __all__ = [
     "EnterBootstrap",
     "EnterPhase",
     "Exit",
+    "FeedWatchdog",
     "FollowByReload",
     "FollowByRestart",
     "LeaveSync",
@@ -190,6 +194,9 @@ Action = (
     | Reinitialize
     | Bootstrap
     | PostBootstrap
+    | ActivateWatchdog
+    | FeedWatchdog
+    | DisableWatchdog
     | CancelTask
     | RemoveDataDir
     | SetAsideDataDir
