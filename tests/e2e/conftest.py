@@ -134,9 +134,7 @@ def etcd_cluster(pool: ClusterPool) -> Cluster:
     return pool.healthy("etcd3")
 
 
-@pytest.fixture
-def make_cluster(pool: ClusterPool) -> Iterator[Callable[..., Cluster]]:
-    """Clusters for one test alone: not started, closed after it."""
+def _maker() -> Iterator[Callable[..., Cluster]]:
     made: list[Cluster] = []
 
     def make(**options: Any) -> Cluster:
@@ -146,3 +144,15 @@ def make_cluster(pool: ClusterPool) -> Iterator[Callable[..., Cluster]]:
     yield make
     for cluster in made:
         closed(cluster)
+
+
+@pytest.fixture
+def make_cluster(pool: ClusterPool) -> Iterator[Callable[..., Cluster]]:
+    """Clusters for one test alone: not started, closed after it."""
+    yield from _maker()
+
+
+@pytest.fixture(scope="module")
+def make_shared_cluster(pool: ClusterPool) -> Iterator[Callable[..., Cluster]]:
+    """Clusters for the tests of one file: not started, closed after the last of them."""
+    yield from _maker()

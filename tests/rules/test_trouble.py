@@ -102,15 +102,15 @@ BUSY = (
         RenewLease(),
     ),
     case(
-        "the lock is taken during the promotion (EC 56, 57)",
-        world(doing(TaskKind.PROMOTE, standby()), MINE, lease=LeaseState.TAKEN),
+        "the lock is taken after the promote command was given (EC 57)",
+        world(doing(TaskKind.PROMOTE, standby(), promoting=True), MINE, lease=LeaseState.TAKEN),
         "busy.lost_lock",
         CancelTask(),
         NOLOCK,
     ),
     case(
         "the lock expired during the promotion",
-        world(doing(TaskKind.PROMOTE, standby()), FREE),
+        world(doing(TaskKind.PROMOTE, standby(role=Role.PROMOTED)), FREE),
         "busy.lost_lock",
         CancelTask(),
         NOLOCK,
@@ -121,6 +121,18 @@ BUSY = (
         "busy.lost_lock",
         CancelTask(),
         NOLOCK,
+    ),
+    case(
+        "the lock is taken while pre_promote still runs: the standby stays one (EC 56)",
+        world(doing(TaskKind.PROMOTE, standby()), MINE, lease=LeaseState.TAKEN),
+        "busy.lost_before_promotion",
+        CancelTask(),
+    ),
+    case(
+        "the lock expired while pre_promote still runs (EC 56)",
+        world(doing(TaskKind.PROMOTE, standby()), B_LEADS),
+        "busy.lost_before_promotion",
+        CancelTask(),
     ),
     nothing(
         "in maintenance mode neither is interrupted (EC 192)",

@@ -188,7 +188,7 @@ CASES: list[Case] = [
     case(
         "asked to promote, not a primary yet, and the lock is another's: it stays on",
         other(standby(**RUNS, role=Role.PROMOTED)),
-        "replica.become_replica",
+        "replica.still_promoting",
     ),
     case("a second primary: it stays on until that has stopped", other(primary(**RUNS)), "replica.second_primary"),
     nothing(

@@ -167,6 +167,10 @@ class CallbackEvent:
     """The command configured under ``postgresql.callbacks`` for this action."""
     timeout: float = 60.0
     """Seconds it may take (``postgresql.callback_timeout``)."""
+    kills_running: bool = False
+    """An event that is still being told makes way for this one (``postgresql.callback_kill_running``)."""
+    cancelled: Callable[[], bool] = lambda: False
+    """Whether a newer event wants this one to end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import subprocess
 from collections import deque
 from collections.abc import Callable
 from threading import Thread
+from time import sleep
 from typing import IO
 
 from pgcore.plugin import CallbackEvent, CancelledError, CommandFailedError, GateRequest, Veto, hookimpl, now
@@ -32,7 +33,7 @@ def pgcore_callback(event: CallbackEvent) -> None:
         return
     what = f"callback {event.action}"
     try:
-        _run(what, event.command, (event.action, str(event.role), event.scope), event.timeout)
+        _run(what, event.command, (event.action, str(event.role), event.scope), event.timeout, event.cancelled)
     except (CommandFailedError, CancelledError) as error:
         log.warning("%s: %s", what, error)
 
@@ -106,11 +107,26 @@ def _read(stream: IO[bytes], tail: deque[str]) -> None:
 
 
 def _kill_group(script: subprocess.Popen[bytes]) -> None:
+    """Kill the script and its children. Whoever runs as another user (sudo) cannot be killed and is waited for. (EC 215)"""
+    if _signalled(script.pid):
+        script.wait()
+    if not _signalled(script.pid):
+        log.warning("%s runs as another user and cannot be killed: waiting for its end", script.args)
+        while not _signalled(script.pid):
+            script.poll()  # a zombie would be a member of the group for ever
+            sleep(CANCEL_POLL_S)
+    script.wait()
+
+
+def _signalled(group: int) -> bool:
+    """SIGKILL whoever is left of the group; false if somebody is and nobody of them may be signalled."""
     try:
-        os.killpg(script.pid, signal.SIGKILL)  # start_new_session made the script the leader of its group
+        os.killpg(group, signal.SIGKILL)  # start_new_session made the script the leader of its group
     except ProcessLookupError:
         pass
-    script.wait()
+    except PermissionError:
+        return False
+    return True
 
 
 def _environment() -> dict[str, str]:

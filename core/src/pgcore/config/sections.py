@@ -167,6 +167,7 @@ class SharedPostgresql:
     basebackup: Json = option(factory=dict, doc="options of pg_basebackup")
     callbacks: Mapping[str, str | None] = option(factory=dict, doc="commands told about events")
     callback_timeout: float = option(60.0, unit="s", minimum=0, doc="pgcore: seconds a callback may run")
+    callback_kill_running: bool = option(False, doc="pgcore: a new callback kills the one that still runs, as Patroni does")
     pre_promote: str | None = option(None, doc="command that may refuse a promotion")
     before_stop: str | None = option(None, doc="command run before the server is stopped")
     pg_ctl_timeout: float = option(60.0, unit="s", minimum=0, doc="seconds to wait for a start")

@@ -1,4 +1,4 @@
-"""The callback lane: plugins are told what happened, in order, never in the way of the heartbeat. (HA rules 25)"""
+"""The callback lanes: plugins are told what happened, in order, never in the way of the heartbeat. (HA rules 25)"""
 
 from __future__ import annotations
 
@@ -6,29 +6,60 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
+from pgcore.clock import Deadline
 from pgcore.hookspecs import CallbackEvent
 from pgcore.registry import Registry
 
 logger = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 16
+RELOAD = "on_reload"
 
 
 class CallbackLane:
-    """One thread tells one event after the other. The last event is always delivered; when many wait, the oldest are dropped."""
+    """Tells one event after the other; ``on_reload`` has a thread of its own, so that it neither delays nor ends a role change.
+
+    The last event is always delivered; when many wait, the oldest are dropped. An event that is still being told is not disturbed
+    by a newer one, unless that one says so: then it is asked to end, and those that wait are dropped.
+    """
 
     def __init__(self, registry: Registry) -> None:
+        self._changes, self._reloads = _Lane(registry, "callbacks"), _Lane(registry, "reload callbacks")
+
+    def tell(self, event: CallbackEvent) -> None:
+        """Queue an event."""
+        (self._reloads if event.action == RELOAD else self._changes).tell(event)
+
+    def run(self, call: Callable[[], None]) -> None:
+        """Queue a call that tells plugins something else, in the order of the events that are no reloads."""
+        self._changes.run(call)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until everything queued has been told; false when the time is over first."""
+        end = Deadline.after(timeout_s)
+        return self._changes.drain(end.left()) and self._reloads.drain(end.left())
+
+
+class _Lane:
+    """One thread and its queue."""
+
+    def __init__(self, registry: Registry, name: str) -> None:
         self._registry = registry
         self._waiting: deque[CallbackEvent | Callable[[], None]] = deque()
         self._condition = threading.Condition()
         self._active = False
-        threading.Thread(target=self._loop, name="callbacks", daemon=True).start()
+        self._cancelled = threading.Event()
+        threading.Thread(target=self._loop, name=name, daemon=True).start()
 
     def tell(self, event: CallbackEvent) -> None:
-        """Queue an event."""
+        """Queue an event, and end what is in its way if it says so."""
         with self._condition:
-            if len(self._waiting) >= QUEUE_LIMIT:
+            if event.kills_running:
+                self._cancelled.set()
+                self._waiting = deque(each for each in self._waiting if not isinstance(each, CallbackEvent))
+            elif len(self._waiting) >= QUEUE_LIMIT:
                 logger.warning(
                     "dropped, as %d newer events wait behind a slow callback: %s", QUEUE_LIMIT, self._waiting.popleft()
                 )
@@ -36,13 +67,11 @@ class CallbackLane:
             self._condition.notify()
 
     def run(self, call: Callable[[], None]) -> None:
-        """Queue a call that tells plugins something else, in the same order."""
         with self._condition:
             self._waiting.append(call)
             self._condition.notify()
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until everything queued has been told; false when the time is over first."""
         with self._condition:
             return self._condition.wait_for(lambda: not self._waiting and not self._active, timeout_s)
 
@@ -52,10 +81,11 @@ class CallbackLane:
                 while not self._waiting:
                     self._condition.wait()
                 event = self._waiting.popleft()
+                self._cancelled = cancelled = threading.Event()
                 self._active = True
             try:
                 if isinstance(event, CallbackEvent):
-                    self._registry.tell("pgcore_callback", event=event)
+                    self._registry.tell("pgcore_callback", event=replace(event, cancelled=cancelled.is_set))
                 else:
                     event()
             finally:

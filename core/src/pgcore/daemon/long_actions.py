@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,14 @@ def tell(ports: Ports, event: str, role: Role) -> None:
     ports.callbacks.tell(event_for(ports, event, role))
 
 
+@dataclass(frozen=True, slots=True)
+class StartTold:
+    """What to tell as soon as the server was launched, and what once it accepts connections."""
+
+    when_launched: Callable[[], None] = lambda: None
+    when_up: Callable[[], None] = lambda: None
+
+
 class LongActions:
     """Begins long actions; ``lease_until`` tells the end of the proven lease at any moment."""
 
@@ -69,19 +78,30 @@ class LongActions:
     def _tell(self, event: str, role: Role) -> None:
         tell(self._ports, event, role)
 
+    def _start_told(self, world: World, role: Role, event: str) -> StartTold:
+        """What the callbacks are told of a start: a changed role instead of the start itself. (HA rules 25, EC 218)"""
+        before = world.memory.told
+        if before is None:
+            return StartTold()
+        if before.role is not role:
+            return StartTold(when_launched=partial(self._tell, "on_role_change", role))
+        return StartTold(when_up=partial(self._tell, event, role))
+
     def _start(self, action: a.StartServer, world: World) -> None:
-        postgres, managed = self._ports.postgres, world.memory.managed
+        postgres, told = self._ports.postgres, self._start_told(world, action.role, "on_start")
 
         def run(ctx: TaskContext) -> None:
-            postgres.start(ctx, role=action.role, upstream=action.upstream, timeout_s=action.timeout_s)
-            if managed:
-                self._tell("on_start", action.role)
+            if postgres.start(
+                ctx, role=action.role, upstream=action.upstream, timeout_s=action.timeout_s, launched=told.when_launched
+            ):
+                told.when_up()
 
         self._begin(TaskKind.START_PRIMARY if action.after_crash else TaskKind.START, run)
 
     def _stop(self, action: a.StopServer, world: World) -> None:
         postgres, role, before_stop = self._ports.postgres, world.node.role, self.before_stop(world)
         handing_over = world.holds and world.node.is_primary and action.mode is a.StopMode.FAST
+        told = world.bootstrapping is None
 
         def run(ctx: TaskContext) -> None:
             if action.mode is a.StopMode.FAST:
@@ -93,8 +113,9 @@ class LongActions:
 
             if handing_over:
                 self._ports.mpp.before_demote()
-            postgres.stop(ctx, mode=action.mode.value, timeout_s=action.timeout_s, on_shut_down=shut_down)
-            self._tell("on_stop", role)
+            signalled = postgres.stop(ctx, mode=action.mode.value, timeout_s=action.timeout_s, on_shut_down=shut_down)
+            if signalled and told:
+                self._tell("on_stop", role)
 
         self._begin(TaskKind.STOP, run)
 
@@ -126,9 +147,9 @@ class LongActions:
             if vetoes:
                 raise ServerError("no promotion: " + "; ".join(veto.reason for veto in vetoes))
             self._ports.mpp.before_promote()
-            until = (
-                self._lease_until()
-            )  # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
+            ctx.report(promoting=True)
+            # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
+            until = self._lease_until()
             if until is None or until - now() < PROMOTE_LEAST_LEASE_S:
                 raise ServerError("no promotion: the lock is not proven to be ours any more")
             told = partial(self._tell, "on_role_change", Role.PRIMARY)
@@ -139,11 +160,14 @@ class LongActions:
 
     def _follow(self, action: a.FollowByRestart, world: World) -> None:
         postgres, limit = self._ports.postgres, float(world.settings.primary_start_timeout or 300)
+        told = self._start_told(world, action.role, "on_restart")
 
         def run(ctx: TaskContext) -> None:
             postgres.stop(ctx, mode="fast", timeout_s=None)
-            postgres.start(ctx, role=action.role, upstream=action.upstream, timeout_s=limit)
-            self._tell("on_restart", action.role)
+            if postgres.start(
+                ctx, role=action.role, upstream=action.upstream, timeout_s=limit, launched=told.when_launched
+            ):
+                told.when_up()
 
         self._begin(TaskKind.FOLLOW, run)
 

@@ -108,6 +108,7 @@ class Performer:
             a.ResumeReplay: lambda action, world: ports.postgres.resume_replay(),
             a.SetRole: self._role,
             a.Adopt: self._adopt,
+            a.TellChange: lambda action, world: self.tell(action.event, world.node.role),
             a.CancelTask: lambda action, world: ports.tasks.cancel(),
             a.SetAsideDataDir: self._set_aside,
             a.Exit: self._exit,
@@ -279,6 +280,8 @@ class Performer:
 
     def _follow(self, action: a.FollowByReload, world: World) -> None:
         self.ports.postgres.follow_by_reload(action.upstream)
+        if world.memory.managed and action.role is world.node.role:  # else the change of the role is told instead
+            self.tell("on_reload", action.role)
 
     def _apply(self, action: a.ApplySettings, world: World) -> None:
         self.ports.postgres.configure(self.ports.configuration.server)
@@ -366,6 +369,7 @@ def event_for(ports: Ports, event: str, role: Role) -> CallbackEvent:
     """The event as plugins see it, with the configured command."""
     configuration = ports.configuration
     command = configuration.effective.postgresql.callbacks.get(event)
-    shown = Role.PRIMARY if role is Role.PROMOTED else role
-    limit = configuration.effective.postgresql.callback_timeout
-    return CallbackEvent(event, shown, configuration.server.scope, configuration.server.name, command, limit)
+    shared = configuration.effective.postgresql
+    server = configuration.server
+    limit, kill = shared.callback_timeout, shared.callback_kill_running
+    return CallbackEvent(event, role.told, server.scope, server.name, command, limit, kill)

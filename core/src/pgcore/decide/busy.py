@@ -7,20 +7,25 @@ from pgcore.decide.candidates import another_could_lead
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
 from pgcore.model.actions import BeginDemotion, CancelTask, DemoteMode, Phase
+from pgcore.model.basics import Role
 from pgcore.model.decision import Decision, act, rest
 from pgcore.model.node import TaskKind
 from pgcore.model.world import World
+
+
+def _holder(w: World) -> str:
+    leader = w.cluster.leader
+    return leader if leader and leader != w.me else "nobody"
 
 
 def lost_lock(w: World) -> Decision | None:
     """The lock is gone while this node becomes a primary: cancel that and stop. (HA rules 14.2.2, 30.4, EC 57, 93)"""
     task = w.node.task
     if task is not None and w.becoming_primary and not w.paused and (w.refused or not w.is_holder):
-        holder = w.cluster.leader if w.cluster.leader != w.me else None
         return act(
             CancelTask(),
             BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
-            because=f"lost the lock to {holder or 'nobody'} during {task.kind}",
+            because=f"lost the lock to {_holder(w)} during {task.kind}",
         )
     return None
 
@@ -49,6 +54,17 @@ def fail_over(w: World) -> Decision | None:
     return starting.fail_over(w) if w.task_is(TaskKind.START_PRIMARY, TaskKind.CRASH_RECOVERY) else None
 
 
+def lost_before_promotion(w: World) -> Decision | None:
+    """The lock is gone while ``pre_promote`` still runs: it is killed, and the standby stays one. (HA rules 14.2.2, EC 56)"""
+    task = w.node.task
+    if task is None or task.kind is not TaskKind.PROMOTE or w.paused or not (w.refused or not w.is_holder):
+        return None
+    if task.progress.get("promoting") or w.node.is_primary or w.node.role is Role.PROMOTED:
+        return None
+    because = f"lost the lock to {_holder(w)} before the promotion began: cancelling it"
+    return rest(CancelTask(), because=because, wake_after=0.1)
+
+
 def wait(w: World) -> Decision | None:
     """The action goes on; its end wakes the next beat."""
     task = w.node.task
@@ -56,4 +72,14 @@ def wait(w: World) -> Decision | None:
     return rest(because=f"{task.kind} since {w.now - task.since:.1f} s")
 
 
-BUSY = Table("busy", renew, lost_lock, recovery_too_long, ask_candidate, fail_over, switchover.refuse_while_busy, wait)
+BUSY = Table(
+    "busy",
+    renew,
+    lost_before_promotion,
+    lost_lock,
+    recovery_too_long,
+    ask_candidate,
+    fail_over,
+    switchover.refuse_while_busy,
+    wait,
+)

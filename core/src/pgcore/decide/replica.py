@@ -34,6 +34,16 @@ def second_primary(w: World) -> Decision | None:
     return None
 
 
+def still_promoting(w: World) -> Decision | None:
+    """It was asked to promote and the lock is another's: stop it before it accepts a write. (HA rules 30.4, EC 57)"""
+    if w.node.role is Role.PROMOTED and not w.paused:
+        return act(
+            BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
+            because=f"this server was asked to promote, but {w.cluster.leader} holds the lock",
+        )
+    return None
+
+
 def become_replica(w: World) -> Decision | None:
     """A standby under another leader is a replica."""
     if w.node.role is not Role.REPLICA:
@@ -104,6 +114,7 @@ REPLICA = Table(
     "replica",
     paused_primary,
     second_primary,
+    still_promoting,
     become_replica,
     timeline_grew,
     divergence.compare,

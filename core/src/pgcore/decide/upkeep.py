@@ -11,6 +11,7 @@ from pgcore.model.actions import (
     ReadHistory,
     ResumeReplay,
     RunCheckpoint,
+    TellChange,
     WriteFailover,
     WriteHistory,
     WriteStatus,
@@ -30,6 +31,19 @@ def adopt(w: World) -> Decision | None:
     known = w.node.running and w.node.answering and not w.store_lost
     if known and not w.memory.managed and w.bootstrapping is None:
         return act(Adopt(), because="taking charge of the running server")
+    return None
+
+
+def changed_by_others(w: World) -> Decision | None:
+    """The server was started or promoted without this agent, or was up later than waited for: told once. (HA rules 8.5, 25)"""
+    told, role = w.memory.told, w.node.role.told
+    known = w.node.running and w.node.answering and not w.busy and w.bootstrapping is None and w.demotion is None
+    if not known or told is None:
+        return None
+    if role is not told.role:
+        return act(TellChange("on_role_change"), because=f"the server is a {role}, the callbacks know it as {told.role}")
+    if w.node.postmaster_pid != told.postmaster:
+        return act(TellChange("on_start"), because=f"postmaster {w.node.postmaster_pid} is not the one the callbacks know of")
     return None
 
 
@@ -126,6 +140,7 @@ def paused_replay(w: World) -> Decision | None:
 UPKEEP = Table(
     "upkeep",
     adopt,
+    changed_by_others,
     return_to_sync,
     request_done,
     checkpoint_after_promotion,

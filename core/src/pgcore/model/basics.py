@@ -50,6 +50,12 @@ class Role(StrEnum):
     PROMOTED = "promoted"
 
 
+    @property
+    def told(self) -> Role:
+        """The word outsiders know: what is being promoted is a primary to them (EC 217)."""
+        return Role.PRIMARY if self is Role.PROMOTED else self
+
+
 class State(StrEnum):
     """What the local server is doing, as published; the order is the number in the metrics (HA rules 1)."""
 

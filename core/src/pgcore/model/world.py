@@ -86,6 +86,14 @@ class Bootstrapping:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What the callbacks know of the server: its role, and the postmaster whose start they were told."""
+
+    role: Role
+    postmaster: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What one heartbeat leaves for the next (HA rules 3, nothing else)."""
 
@@ -116,6 +124,7 @@ class Memory:
     """When the lock was given up because a gate said no or the promotion failed (HA rules 15.1)."""
     managed: bool = False
     """This agent has taken charge of the server: a callback has been told (HA rules 3.15)."""
+    told: Told | None = None
     stopping: bool = False
     """The agent was asked to end."""
     was_paused: bool = False

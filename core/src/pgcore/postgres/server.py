@@ -52,17 +52,21 @@ class Postgres(QuickServer):
         finally:
             self._acting -= 1
 
-    def start(self, ctx: TaskContext, *, role: Role, upstream: Upstream | None, timeout_s: float) -> bool:
+    def start(self, ctx: TaskContext, *, role: Role, upstream: Upstream | None, timeout_s: float,
+              launched: Callable[[], None] = lambda: None) -> bool:
         """Write the files and start the server in this role; True once it accepts connections.
+
+        ``launched`` is called as soon as the postmaster runs, before it is up.
 
         False means it is still starting (recovering) when the time is over: it goes on, ``observe`` tells when it is up.
         Raises ServerError with the server's last log lines if it ended, CancelledError after having stopped it again.
         """
         with self._action(State.STARTING):
             return self._start(ctx, role, lambda: self._configuration.write(role, upstream, standby=role != Role.PRIMARY,
-                                                                            control=self.control_data()), timeout_s)
+                                                                            control=self.control_data()), timeout_s, launched)
 
-    def _start(self, ctx: TaskContext, role: Role, write: Callable[[], None], timeout_s: float) -> bool:
+    def _start(self, ctx: TaskContext, role: Role, write: Callable[[], None], timeout_s: float,
+               launched: Callable[[], None] = lambda: None) -> bool:
         directory = self._settings.data_dir
         try:
             self._check_startable()
@@ -74,6 +78,7 @@ class Postgres(QuickServer):
             with self._postmaster_lock:
                 self._adopt(started)
             self.role = role
+            launched()
             up = lifecycle.wait_until_up(started, directory, self._configuration.log, timeout_s, ctx.check)
         except ServerError:
             self.state = State.START_FAILED
@@ -102,8 +107,10 @@ class Postgres(QuickServer):
                               f"version {of_binary}: set postgresql.bin_dir to the programs of version {of_data}")
 
     def stop(self, ctx: TaskContext, *, mode: lifecycle.StopMode, checkpoint: bool = False, timeout_s: float | None,
-             on_shut_down: Callable[[ControlData], None] | None = None) -> None:
+             on_shut_down: Callable[[ControlData], None] | None = None) -> bool:
         """Stop the server and wait for its end; at the limit fast becomes immediate, and then SIGKILL (HA rules 18.3).
+
+        True if there was one to stop.
 
         ``on_shut_down`` is called as soon as pg_control says "shut down", the checkpoint's end included, while the postmaster may
         still be archiving. A server that does not run is fine. Raises ServerError if it survives.
@@ -111,7 +118,7 @@ class Postgres(QuickServer):
         running = self.postmaster()
         if running is None:
             self.state = State.STOPPED
-            return
+            return False
         with self._action():
             if checkpoint and self.state in (State.RUNNING, State.RESTARTING):
                 self._checkpoint_quietly(ctx)
@@ -124,6 +131,7 @@ class Postgres(QuickServer):
             self.state = State.STOPPED
             self._forget_connections()
             self._configuration.log.hand_on()
+        return True
 
     def _checkpoint_quietly(self, ctx: TaskContext) -> None:
         try:

@@ -19,10 +19,21 @@ from pgcore.model.actions import (
     ReadHistory,
     RewindState,
 )
+from pgcore.model.basics import Role
 from pgcore.model.cluster import ClusterView
 from pgcore.model.node import NodeView, TaskKind, TaskResult
 from pgcore.model.settings import Settings
-from pgcore.model.world import LeaseState, World
+from pgcore.model.world import LeaseState, Told, World
+
+TOLD_BY_TASK = (
+    TaskKind.START,
+    TaskKind.START_PRIMARY,
+    TaskKind.FOLLOW,
+    TaskKind.RESTART,
+    TaskKind.REINITIALIZE,
+    TaskKind.PROMOTE,
+)
+"""Tasks that tell the callbacks themselves what they do to the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,10 @@ def _finished(world: World, node: NodeView) -> dict[str, Any]:
     result = node.finished
     assert result is not None
     changes: dict[str, Any] = {"last_result": result, "failed_at": world.now if result.error else None}
+    if result.kind in TOLD_BY_TASK and world.memory.told is not None:
+        told = world.memory.told
+        role = node.role.told if node.role is not Role.UNINITIALIZED else told.role
+        changes["told"] = Told(role, node.postmaster_pid if node.answering else told.postmaster)
     if result.kind is TaskKind.REWIND and not result.cancelled:
         changes["rewind"] = RewindState.SUCCESS if result.ok else _after_failed_rewind(node, result)
     if result.kind is TaskKind.PROMOTE and not result.ok:

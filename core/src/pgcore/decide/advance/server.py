@@ -27,10 +27,11 @@ from pgcore.model.actions import (
     SetRole,
     StartServer,
     StopServer,
+    TellChange,
 )
 from pgcore.model.basics import Role
 from pgcore.model.node import TaskKind, TaskView
-from pgcore.model.world import World
+from pgcore.model.world import Told, World
 
 
 def _began_task(kind: TaskKind) -> Callable[[World, Any, Outcome], World]:
@@ -56,8 +57,14 @@ def _promote(world: World, action: Promote, outcome: Outcome) -> World:
 
 def _role(world: World, action: SetRole, outcome: Outcome) -> World:
     node = replace(world.node, role=action.role, is_primary=world.node.is_primary and action.role is not Role.DEMOTED)
-    world = replace(world, node=node)
+    world = remember(replace(world, node=node), told=told_role(world, action.role))
     return remember(world, recovering=False, last_result=None) if action.role is Role.DEMOTED else world
+
+
+def told_role(world: World, role: Role) -> Told | None:
+    """What the callbacks know once they were told this role; before there was a server there is nothing to tell."""
+    told = world.memory.told
+    return told if told is None or role is Role.UNINITIALIZED else replace(told, role=role.told)
 
 
 def _slots_changed(world: World, action: ChangeSlots, outcome: Outcome) -> World:
@@ -69,7 +76,8 @@ def _adopted(world: World, action: Adopt, outcome: Outcome) -> World:
     """A standby found running may have diverged while nobody looked. (HA rules 12.1)"""
     state = world.memory.rewind
     unknown = state is RewindState.INITIAL and not world.node.is_primary
-    return remember(world, managed=True, rewind=RewindState.CHECK if unknown else state)
+    told = Told(world.node.role.told, world.node.postmaster_pid)
+    return remember(world, managed=True, told=told, rewind=RewindState.CHECK if unknown else state)
 
 
 HANDLERS: Handlers = {
@@ -88,4 +96,5 @@ HANDLERS: Handlers = {
     PostBootstrap: _began_task(TaskKind.POST_BOOTSTRAP),
     RemoveDataDir: _began_task(TaskKind.REMOVE),
     Adopt: _adopted,
+    TellChange: lambda w, a, o: remember(w, told=Told(w.node.role.told, w.node.postmaster_pid)),
 }

@@ -35,6 +35,7 @@ from pgcore.model.actions.node import (
     SetAsideDataDir,
     SetRewind,
     TakeSchedule,
+    TellChange,
 )
 from pgcore.model.actions.server import (
     ApplySettings,
@@ -143,6 +144,7 @@ __all__ = [
     "StopMode",
     "StopServer",
     "TakeSchedule",
+    "TellChange",
     "WriteConfig",
     "WriteFailover",
     "WriteFailsafe",
@@ -207,6 +209,7 @@ Action = (
     | EnterBootstrap
     | SetRewind
     | Adopt
+    | TellChange
     | MarkUndecided
     | MarkBlocked
     | NoteRequest

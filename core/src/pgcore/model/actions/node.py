@@ -87,6 +87,13 @@ class Adopt:
 
 
 @dataclass(frozen=True, slots=True)
+class TellChange:
+    """Tell the callbacks what others did to the server: ``on_start``, or ``on_role_change`` if its role changed."""
+
+    event: str
+
+
+@dataclass(frozen=True, slots=True)
 class MarkUndecided:
     """The comparison with the leader stays open; remembered since when."""
 
