@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pgcore.decide.watchdog import keepalive
 from pgcore.model.actions import (
     AcquireLease,
     ActivateWatchdog,
+    AskFailsafe,
     BeginDemotion,
     BootstrapPhase,
     DemoteMode,
@@ -32,6 +32,7 @@ from pgcore.model.actions import (
 )
 from pgcore.model.basics import Instant, Role
 from pgcore.model.cluster import ClusterView
+from pgcore.model.failsafe import FailsafeAnswer, FailsafeMap
 from pgcore.model.node import DataDir, NodeView, TaskKind, WatchdogState
 from pgcore.model.world import Bootstrapping, LeaseState, World
 from pgcore.testing.builders import NOW, crashed, demotion, did, doing, down, empty, primary, silent, standby, view, world
@@ -269,7 +270,17 @@ def test_an_agent_that_ends_in_maintenance_mode_stops_the_watchdog_and_nothing_e
     assert isinstance(exit_, Exit) and exit_.leave_running
 
 
-def test_a_checked_failsafe_feeds_only_a_running_watchdog() -> None:
-    assert keepalive(other(primary(**RUNS))) == (FeedWatchdog(),)
-    assert keepalive(other(primary())) == ()
-    assert keepalive(other(primary(**RUNS), paused=True)) == ()
+@pytest.mark.parametrize("accepted", [True, False])
+def test_only_a_failsafe_check_that_everybody_accepted_feeds_it(accepted: bool) -> None:
+    """EC 23: the store is away, all members agree: fed; one that does not: the device runs out."""
+    lost = world(
+        primary(**RUNS),
+        None,
+        watchdog="automatic",
+        failsafe_mode=True,
+        lease_until=Instant(NOW + 25),
+        failsafe_map=FailsafeMap(known={"a": "http://a", "b": "http://b"}, mine=True),
+    )
+    played = play(lost, AskFailsafe={"b": FailsafeAnswer(accepted, problem="" if accepted else "another leads")})
+    assert len(played.did(AskFailsafe)) == 1
+    assert len(played.did(FeedWatchdog)) == accepted

@@ -6,6 +6,7 @@ rules 30.13), and so that nothing is decided for a primary whose device stands o
 
 from __future__ import annotations
 
+from pgcore.decide import failsafe
 from pgcore.decide.down import restartable
 from pgcore.decide.table import Table
 from pgcore.model.actions import ActivateWatchdog, DisableWatchdog, FeedWatchdog
@@ -22,11 +23,6 @@ def _active(w: World) -> bool:
 def must_lead_without(w: World) -> bool:
     """Mode ``required`` and the device does not run although it was asked to: this node must not lead. (HA rules 10)"""
     return w.settings.watchdog == "required" and not w.paused and w.watchdog_tried and not _active(w)
-
-
-def keepalive(w: World) -> tuple[FeedWatchdog, ...]:
-    """What a rule does right after a failsafe check that every member confirmed; the only keepalive besides a renewal."""
-    return (FeedWatchdog(),) if _active(w) and not w.paused else ()
 
 
 def paused(w: World) -> Decision | None:
@@ -53,7 +49,7 @@ def safe_point(w: World) -> Decision | None:
 
 def nothing_runs(w: World) -> Decision | None:
     """No server runs and none is being started as a primary: there is nothing left to guard against. (HA rules 10, 13.3)"""
-    if not _active(w) or w.node.running or w.task_is(TaskKind.START_PRIMARY, TaskKind.RESTART):
+    if not _active(w) or w.node.running or w.becoming_primary:
         return None
     again = w.is_holder and restartable(w) and not w.memory.recovering and w.demotion is None and not w.memory.stopping
     return None if again else act(DisableWatchdog(), because="PostgreSQL is not running: the watchdog is stopped")
@@ -61,7 +57,7 @@ def nothing_runs(w: World) -> Decision | None:
 
 def standby(w: World) -> Decision | None:
     """A standby without the lock cannot be a second primary. (HA rules 10)"""
-    becoming = w.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY, TaskKind.RESTART) or w.node.role is Role.PROMOTED
+    becoming = w.becoming_primary or w.node.role is Role.PROMOTED
     if _active(w) and w.node.running and not w.node.is_primary and not becoming and not w.is_holder:
         return act(DisableWatchdog(), because="a standby without the lock: the watchdog is stopped")
     return None
@@ -75,10 +71,16 @@ def unfinished_bootstrap(w: World) -> Decision | None:
 
 
 def feed(w: World) -> Decision | None:
-    """The store confirmed the lock in this beat: one keepalive, before anything else is written. (HA rules 10, 30.13, EC 222)"""
-    if _active(w) and w.holds and not w.watchdog_fed:
-        return act(FeedWatchdog(), because="the lock is confirmed")
-    return None
+    """The lock was confirmed in this beat, by the store or by every member: one keepalive. (HA rules 10, 30.13, EC 23, 222)
+
+    It comes before anything else is written, so that nothing eats into the safety margin.
+    """
+    if not _active(w) or w.watchdog_fed:
+        return None
+    if w.holds:
+        return act(FeedWatchdog(), because="the store confirmed the lock")
+    agreed = w.store_lost and w.node.is_primary and failsafe.agreed(w)
+    return act(FeedWatchdog(), because="every member agrees that this node leads") if agreed else None
 
 
 def activate(w: World) -> Decision | None:
