@@ -7,6 +7,7 @@ import pytest
 from pgcore.model.actions import (
     BeginDemotion,
     CompareTimelines,
+    CrashRecover,
     DemoteMode,
     MarkUndecided,
     Phase,
@@ -19,11 +20,11 @@ from pgcore.model.actions import (
     SetRole,
     StartServer,
 )
-from pgcore.model.basics import Instant, Lsn, Role
+from pgcore.model.basics import Instant, Role
 from pgcore.model.decision import Then
 from pgcore.model.node import ControlData, ControlState, TaskKind
-from pgcore.model.world import LeaderTimeline, LeaseState, World
-from pgcore.testing.builders import NOW, control, crashed, did, down, member, upstream, view, world
+from pgcore.model.world import LeaseState, World
+from pgcore.testing.builders import NOW, control, crashed, did, down, leads, member, upstream, view, world
 from rules.cases import Case, case, nothing
 
 MINE, B_LEADS, FREE = view("a"), view("b"), view(None)
@@ -35,8 +36,7 @@ NO_REWIND = down(Role.DEMOTED, rewind_possible=False)
 
 def judged(found: ControlData, switch: int) -> World:
     """A stopped server whose leader ``b`` left timeline 1 at ``switch``."""
-    leader = LeaderTimeline(2, False, ((1, Lsn(switch)),))
-    return world(down(Role.DEMOTED, found=found), B_LEADS, timeline_asked=True, leader_timeline=leader, **CHECK)
+    return world(down(Role.DEMOTED, found=found), B_LEADS, timeline_asked=True, leader_timeline=leads(2, switch), **CHECK)
 
 
 HOLDER = (
@@ -75,8 +75,8 @@ HOLDER = (
     case(
         "a crashed primary whose lock is not proven is not started as one (EC 2)",
         world(crashed(), MINE, lease=LeaseState.GONE),
-        "down.start_as_standby",
-        StartServer(Role.REPLICA),
+        "down.crash_recovery",
+        CrashRecover(),
     ),
     case(
         "primary_start_timeout 0 and a healthy replica: fail over at once (EC 82)",
@@ -133,12 +133,6 @@ FOLLOWER = (
     ),
     case("it ends one byte beyond (EC 101, 228)", judged(control(end=1001), 1000), "down.judge", SetRewind(RewindState.NEED)),
     case(
-        "it crashed before the switch point: its last WAL may lie beyond",
-        judged(control(ControlState.IN_PRODUCTION, None), 5000),
-        "down.judge",
-        SetRewind(RewindState.NEED),
-    ),
-    case(
         "in archive recovery with minimum recovery 0/0: it was a primary (EC 110)",
         judged(control(ControlState.IN_ARCHIVE_RECOVERY, 1000), 800),
         "down.judge",
@@ -174,7 +168,7 @@ FOLLOWER = (
     ),
     case(
         "diverged, cannot be rewound, a new copy is allowed",
-        world(NO_REWIND, B_LEADS, **NEED | ALLOWED),
+        world(NO_REWIND, B_LEADS, timeline_asked=True, leader_timeline=leads(2, 900), **NEED | ALLOWED),
         "down.copy_anew",
         RemoveDataDir,
         SetRewind(RewindState.INITIAL),
@@ -182,12 +176,19 @@ FOLLOWER = (
     ),
     case(
         "pg_rewind failed for good, a new copy is allowed (EC 111)",
-        world(down(), B_LEADS, rewind=RewindState.FAILED, remove_data_directory_on_rewind_failure=True),
+        world(
+            down(control=None, rewind_possible=False),
+            B_LEADS,
+            timeline_asked=True,
+            leader_timeline=leads(2, 900),
+            rewind=RewindState.FAILED,
+            remove_data_directory_on_rewind_failure=True,
+        ),
         "down.copy_anew",
     ),
     case(
         "not diverged: never wiped (EC 112)",
-        world(NO_REWIND, B_LEADS, rewind=RewindState.NOT_NEED, **ALLOWED),
+        world(NO_REWIND, B_LEADS, rewind=RewindState.NOT_NEED, timeline_asked=True, leader_timeline=leads(1), **ALLOWED),
         "down.start_as_standby",
     ),
     case(
@@ -203,7 +204,7 @@ FOLLOWER = (
     ),
     case(
         "start as a standby of the leader",
-        world(down(), B_LEADS, rewind=RewindState.NOT_NEED),
+        world(down(), B_LEADS, rewind=RewindState.NOT_NEED, timeline_asked=True),
         "down.start_as_standby",
         StartServer(Role.REPLICA, upstream("b")),
     ),

@@ -21,14 +21,19 @@ CASES = (
     ),
     case(
         "a reload is enough (EC 213)",
-        world(starting(standby()), B_LEADS, recovery_change="reload"),
+        world(starting(standby()), B_LEADS, recovery_change="reload", timeline_asked=True),
         "starting.follow_by_reload",
         FollowByReload(upstream("b"), Role.REPLICA),
+    ),
+    case(
+        "its history is compared first (HA rules 12.1)",
+        world(starting(standby()), B_LEADS, recovery_change="reload"),
+        "starting.compare_before_following",
         SetRewind(RewindState.CHECK),
     ),
     case(
         "only a restart helps (EC 213)",
-        world(starting(standby()), B_LEADS, recovery_change="restart"),
+        world(starting(standby()), B_LEADS, recovery_change="restart", timeline_asked=True),
         "starting.follow_by_restart",
         SetRewind(RewindState.CHECK),
         FollowByRestart(upstream("b"), Role.REPLICA),

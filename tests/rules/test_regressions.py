@@ -33,7 +33,7 @@ from pgcore.model.actions import BootstrapPhase as Making
 from pgcore.model.basics import Instant, Lsn, Role, State
 from pgcore.model.decision import Decision
 from pgcore.model.node import Slot, TaskKind
-from pgcore.model.world import Bootstrapping, LeaderTimeline, World
+from pgcore.model.world import Bootstrapping, World
 from pgcore.testing.builders import (
     NOW,
     control,
@@ -43,6 +43,7 @@ from pgcore.testing.builders import (
     doing,
     down,
     history,
+    leads,
     member,
     peer,
     peers,
@@ -232,8 +233,9 @@ def test_a_crashed_primary_that_could_not_be_started_goes_on_as_a_standby() -> N
     failed = did(TaskKind.START_PRIMARY, "out of disk")
     beats = [play(world(crashed(), MINE, recovering=True, last_result=failed))]
     assert beats[0].did(ReleaseLease)
+    recovered = replace(beats[0].beat.world.node, task=None, finished=did(TaskKind.CRASH_RECOVERY, "out of disk"))
     for _ in range(3):
-        beats.append(play(after(beats[-1], seconds=20.0, cluster=B_LEADS), CompareTimelines=LeaderTimeline(1, False)))
+        beats.append(play(after(beats[-1], seconds=20.0, cluster=B_LEADS, node=recovered), CompareTimelines=leads(1)))
     assert any(played.did(StartServer) for played in beats)
 
 
@@ -323,7 +325,7 @@ def test_a_replica_that_was_cut_off_during_a_failover_follows_the_new_leader() -
     It failed once: timeline_grew answers again after NOT_NEED: every beat ends as repeated before compare_recovery.
     """
     at = world(standby(1000, streaming=False), ON_2)
-    played = play(at, CompareTimelines=LeaderTimeline(2, False, ((1, Lsn(1000)),)), CompareRecovery="restart")
+    played = play(at, CompareTimelines=leads(2, 1000), CompareRecovery="restart")
     assert played.did(CompareRecovery)
     assert played.did(FollowByRestart)
 
@@ -344,7 +346,7 @@ def test_a_rewind_that_fails_with_a_sound_source_ends_as_failed() -> None:
 def test_a_running_replica_that_diverged_is_copied_anew_when_that_is_allowed() -> None:
     """It failed once: replica.copy_anew wants a stopped server, and nothing stops it."""
     at = world(standby(rewind_possible=False), B_LEADS, rewind=RewindState.NEED, remove_data_directory_on_diverged_timelines=True)
-    assert play(at, CompareRecovery="none").did(StopServer, BeginDemotion)
+    assert play(at, CompareRecovery="none", CompareTimelines=leads(2, 900)).did(StopServer, BeginDemotion)
 
 
 def test_a_demoted_primary_is_rewound_in_maintenance_mode() -> None:

@@ -21,10 +21,9 @@ from pgcore.model.actions import (
     StopMode,
     StopServer,
 )
-from pgcore.model.basics import Instant, Lsn, Role, Tags
+from pgcore.model.basics import Instant, Role, Tags
 from pgcore.model.decision import Then
-from pgcore.model.world import LeaderTimeline
-from pgcore.testing.builders import NOW, member, primary, silent, standby, upstream, view, world
+from pgcore.testing.builders import NOW, leads, member, primary, silent, standby, upstream, view, world
 from rules.cases import Case, case, nothing
 
 B_LEADS = view("b")
@@ -69,7 +68,7 @@ CASES: tuple[Case, ...] = (
             ON_2,
             rewind=RewindState.CHECK,
             timeline_asked=True,
-            leader_timeline=LeaderTimeline(2, False, ((1, Lsn(1000)),)),
+            leader_timeline=leads(2, 1000),
         ),
         "replica.judge",
         SetRewind(RewindState.NOT_NEED),
@@ -81,7 +80,7 @@ CASES: tuple[Case, ...] = (
             ON_2,
             rewind=RewindState.CHECK,
             timeline_asked=True,
-            leader_timeline=LeaderTimeline(2, False, ((1, Lsn(1000)),)),
+            leader_timeline=leads(2, 1000),
         ),
         "replica.judge",
         SetRewind(RewindState.NEED),
@@ -94,7 +93,7 @@ CASES: tuple[Case, ...] = (
     ),
     case(
         "the leader is still in recovery: no verdict (EC 104)",
-        world(standby(), B_LEADS, rewind=RewindState.CHECK, timeline_asked=True, leader_timeline=LeaderTimeline(1, True)),
+        world(standby(), B_LEADS, rewind=RewindState.CHECK, timeline_asked=True, leader_timeline=leads(1, in_recovery=True)),
         "replica.undecided",
     ),
     case(
@@ -106,7 +105,14 @@ CASES: tuple[Case, ...] = (
     ),
     case(
         "diverged, cannot be rewound, a new copy is allowed: the server is stopped first",
-        world(standby(), B_LEADS, rewind=RewindState.NEED, remove_data_directory_on_diverged_timelines=True),
+        world(
+            standby(1001),
+            ON_2,
+            rewind=RewindState.NEED,
+            remove_data_directory_on_diverged_timelines=True,
+            timeline_asked=True,
+            leader_timeline=leads(2, 1000),
+        ),
         "replica.copy_anew",
         StopServer(StopMode.FAST, 10.0),
         then=Then.END,
@@ -129,7 +135,7 @@ CASES: tuple[Case, ...] = (
     ),
     case(
         "a change that needs a restart",
-        world(standby(), B_LEADS, rewind=RewindState.NOT_NEED, recovery_change="restart"),
+        world(standby(), B_LEADS, rewind=RewindState.NOT_NEED, recovery_change="restart", timeline_asked=True),
         "replica.follow_by_restart",
         SetRewind(RewindState.CHECK),
         FollowByRestart(upstream("b"), Role.REPLICA),
@@ -138,17 +144,46 @@ CASES: tuple[Case, ...] = (
     nothing(
         "the last restart failed a moment ago",
         world(
-            standby(), B_LEADS, rewind=RewindState.NOT_NEED, recovery_change="restart", probed=True, failed_at=Instant(NOW - 1)
+            standby(),
+            B_LEADS,
+            rewind=RewindState.NOT_NEED,
+            recovery_change="restart",
+            timeline_asked=True,
+            probed=True,
+            failed_at=Instant(NOW - 1),
         ),
         "replica.keep",
     ),
     case(
         "a change that a reload can make",
-        world(standby(), B_LEADS, rewind=RewindState.NOT_NEED, recovery_change="reload"),
+        world(standby(), B_LEADS, rewind=RewindState.NOT_NEED, recovery_change="reload", timeline_asked=True),
         "replica.follow_by_reload",
         FollowByReload(upstream("b"), Role.REPLICA),
-        SetRewind(RewindState.CHECK),
         then=Then.AGAIN,
+    ),
+    case(
+        "the upstream changes: its history is compared before its WAL is asked for (HA rules 12.1)",
+        world(standby(), B_LEADS, rewind=RewindState.NOT_NEED, recovery_change="reload"),
+        "replica.compare_before_following",
+        SetRewind(RewindState.CHECK),
+    ),
+    case(
+        "also after a pg_rewind that failed",
+        world(standby(), B_LEADS, rewind=RewindState.FAILED, recovery_change="restart"),
+        "replica.compare_before_following",
+        SetRewind(RewindState.CHECK),
+    ),
+    case(
+        "a new leader that cannot be compared with yet is followed all the same; the comparison stays open (EC 104)",
+        world(
+            standby(),
+            B_LEADS,
+            rewind=RewindState.CHECK,
+            undecided_since=NOW,
+            timeline_asked=True,
+            recovery_change="reload",
+        ),
+        "replica.follow_by_reload",
     ),
     case(
         "the leader is probed in every beat",

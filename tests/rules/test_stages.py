@@ -90,7 +90,7 @@ UPKEEP = (
         "the first checkpoint after a promotion (EC 105)",
         holder(checkpoint_needed=True),
         "upkeep.checkpoint_after_promotion",
-        RunCheckpoint(),
+        RunCheckpoint(1),
         stage="upkeep",
     ),
     silent("it is asked about once in a beat", holder(checkpoint_needed=True, checkpoint_asked=True), "upkeep"),

@@ -23,7 +23,7 @@ from pgcore.model.basics import Instant, Lsn, Role, State, Timing
 from pgcore.model.cluster import HistoryEntry
 from pgcore.model.node import ControlState, NodeView, TaskKind, TaskResult
 from pgcore.model.settings import Settings
-from pgcore.model.world import LeaderTimeline, Memory, PeerView, World
+from pgcore.model.world import LeaderTimeline, Memory, OwnTimeline, PeerView, World
 from pgcore.testing import builders
 from pgcore.testing.memory_store import MemoryServer, MemoryStore
 from rules.machines import Ended, Node, Server
@@ -284,8 +284,8 @@ class Cluster:
         other = self[action.source.name or ""]
         if not other.alive or not other.server.running or other.server.stopping or node.cut or other.cut:
             raise StoreUnavailableError("no answer")
-        switches = tuple((timeline, Lsn(end)) for timeline, end in other.server.switches)
-        return LeaderTimeline(other.server.timeline, not other.server.primary, switches)
+        theirs, mine = (tuple((timeline, Lsn(end)) for timeline, end in each.server.switches) for each in (other, node))
+        return LeaderTimeline(other.server.timeline, not other.server.primary, theirs, OwnTimeline(node.server.timeline, mine))
 
     def _CompareRecovery(self, node: Node, action: a.CompareRecovery, at: World) -> str:
         wanted = action.upstream.name if action.upstream else None
@@ -432,6 +432,16 @@ class Cluster:
         if self.now - at < node.settings.timing.ttl:
             assert node.server.contains(server), f"{node.name} at {node.server} lacks what {name} handed over: {server}"
         self.handed = None
+
+    def _CrashRecover(self, node: Node, action: Any, at: World) -> None:
+        def recovered() -> str:
+            if node.broken:
+                return "FATAL: a broken configuration"
+            node.server.control = ControlState.SHUT_DOWN
+            node.server.position += SHUTDOWN_RECORD
+            return ""
+
+        self._after(node, 2, TaskKind.CRASH_RECOVERY, recovered)
 
     def _Rewind(self, node: Node, action: a.Rewind, at: World) -> None:
         source = self[action.source.name or ""]

@@ -172,7 +172,7 @@ class Bench:
         self.store = store or MemoryStore(self.server, "a", SHORT)
         self.mailbox = Counting()
         self.postgres = postgres(self.configuration.server)
-        self.tasks = Tasks(self.mailbox, lambda: None)
+        self.tasks = Tasks(self.mailbox, lambda: self.ports.postgres.user)
         self.registry = registry or Registry()
         self.callbacks = CallbackLane(self.registry)
         self.ports = Ports(

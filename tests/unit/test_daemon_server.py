@@ -47,9 +47,9 @@ def test_a_primary_from_its_slots_to_its_end(make: Callable[..., Node], tmp_path
     assert do(a.ChangeSlots(drop=("keeper", "other"), advance={"absent": node.look().position or 0})).ok  # type: ignore[dict-item]
     assert not node.look().slots
 
-    assert do(a.RunCheckpoint()).value is False
+    assert do(a.RunCheckpoint(1)).value is False
     eventually(lambda: "checkpoint after the promotion written" in member.mailbox.woken)
-    assert do(a.RunCheckpoint()).value is True
+    assert do(a.RunCheckpoint(1)).value is True
 
     member.mailbox.woken.clear()
     assert do(a.StopServer(a.StopMode.FAST, 20)).ok

@@ -35,7 +35,7 @@ from pgcore.model.basics import Instant, Lsn, Role, State, Tags
 from pgcore.model.cluster import ClusterView, SyncView
 from pgcore.model.decision import Then
 from pgcore.model.node import ControlState, DataDir, TaskKind, TaskResult
-from pgcore.model.world import Bootstrapping, LeaderTimeline, LeaseState, World
+from pgcore.model.world import Bootstrapping, LeaseState, World
 from pgcore.testing.builders import (
     NOW,
     OTHER_SYSTEM,
@@ -47,7 +47,9 @@ from pgcore.testing.builders import (
     down,
     empty,
     history,
+    leads,
     member,
+    on_timeline,
     peer,
     peers,
     primary,
@@ -206,7 +208,7 @@ def in_the_middle(draw: Any) -> World:
     before: World = draw(worlds())
     mine = [LeaseState.UNRENEWED, LeaseState.HELD, LeaseState.GONE, LeaseState.TAKEN]
     lease = draw(st.sampled_from(mine)) if before.is_holder else before.lease
-    leader = draw(st.sampled_from([None, LeaderTimeline(2, False, ((1, Lsn(1000)),)), LeaderTimeline(1, True)]))
+    leader = draw(st.sampled_from([None, leads(2, 1000), leads(1, in_recovery=True), leads(2, 900, own=on_timeline(2, 1000))]))
     return replace(
         before,
         lease=lease,
@@ -253,6 +255,7 @@ def test_nothing_dangerous_is_decided_without_its_proof(at: World) -> None:
         if isinstance(action, RemoveDataDir):
             assert at.settings.remove_data_directory_on_rewind_failure or at.settings.remove_data_directory_on_diverged_timelines
             assert at.cluster.leader not in (None, at.me) and at.leader_upstream is not None and not at.node.running
+            assert at.leader_timeline is not None and not at.leader_timeline.in_recovery
         if isinstance(action, AcquireLease) and not action.force:
             assert at.cluster.unlocked and not at.store_lost, decision
             assert not (at.paused and not at.node.is_primary), decision

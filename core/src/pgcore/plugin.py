@@ -43,13 +43,14 @@ from pgcore.hookspecs import (
     hookimpl,
 )
 from pgcore.model.basics import Instant, Json, Role, Timing
+from pgcore.model.options import option_pairs
 from pgcore.mpp import COORDINATOR_GROUP, Group, GroupMember, MppHandler, NodeTools, SqlSession
 
 __all__ = [
-    "ABSENT", "ANYTHING", "COORDINATOR_GROUP", "MEMBERS", "hookimpl", "now", "option", "version", "BootstrapMethod",
-    "BootstrapRequest", "CallbackEvent", "CancelledError", "CommandFailedError", "ConfigError", "ConfigSection", "Deadline",
-    "Expect", "Facts", "GateRequest", "Group", "GroupMember", "Instant", "Json", "Key", "MppHandler", "NodeTools",
-    "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod", "ReplicaRequest", "Role", "Route", "Sample",
-    "ServerError", "Snapshot", "SqlSession", "Store", "StoreBackend", "StoreRejectedError", "StoreRequest",
+    "ABSENT", "ANYTHING", "COORDINATOR_GROUP", "MEMBERS", "hookimpl", "now", "option", "option_pairs", "version",
+    "BootstrapMethod", "BootstrapRequest", "CallbackEvent", "CancelledError", "CommandFailedError", "ConfigError",
+    "ConfigSection", "Deadline", "Expect", "Facts", "GateRequest", "Group", "GroupMember", "Instant", "Json", "Key",
+    "MppHandler", "NodeTools", "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod", "ReplicaRequest", "Role",
+    "Route", "Sample", "ServerError", "Snapshot", "SqlSession", "Store", "StoreBackend", "StoreRejectedError", "StoreRequest",
     "StoreUnavailableError", "Stored", "TaskContext", "Timing", "Veto",
 ]

@@ -46,7 +46,8 @@ def server_settings(effective: Effective, local: LocalConfig, *, server_major: i
         rewind=credentials(users.rewind, server_major) if rewind and users.rewind else superuser,
         parameters=parameters, pg_hba=_lines(shared, "pg_hba", word), pg_ident=_lines(shared, "pg_ident", word),
         recovery_conf=recovery, custom_conf=shared.custom_conf, use_slots=shared.use_slots, use_pg_rewind=shared.use_pg_rewind,
-        pg_ctl_timeout=shared.pg_ctl_timeout, retry_timeout=float(effective.timing.retry_timeout), os_user=mine.os_user,
+        rewind_options=shared.rewind, pg_ctl_timeout=shared.pg_ctl_timeout, retry_timeout=float(effective.timing.retry_timeout),
+        os_user=mine.os_user,
         bootstrap_pg_hba=local.bootstrap.pg_hba if local.bootstrap else (), before_stop=shared.before_stop,
         pre_promote=shared.pre_promote)
 

@@ -1,4 +1,4 @@
-"""The long actions as functions for the task thread: start, stop, promote, follow, rewind, clone, bootstrap. (architecture 7)"""
+"""The long actions as functions for the task thread: start, stop, promote, follow, clone, bootstrap. (architecture 7)"""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pgcore.clock import Deadline, now
+from pgcore.clock import now
 from pgcore.daemon.failsafe import nobody_accepted
 from pgcore.daemon.methods import chosen_bootstrap, replica_methods
-from pgcore.errors import CancelledError, PgcoreError, ServerError, ServerUnavailableError
+from pgcore.errors import CancelledError, PgcoreError, ServerError
 from pgcore.hookspecs import GateRequest, TaskContext
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Role
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GATE_TIMEOUT_S = 60.0
-SOURCE_S = 5.0
-"""How long the source of a failed pg_rewind is asked whether it is still there."""
 PROMOTE_LEAST_LEASE_S = 0.5
 """A promotion is not begun with less of the lease proven than this."""
 
@@ -65,7 +63,6 @@ class LongActions:
             a.Checkpoint: self._checkpoint,
             a.Promote: self._promote,
             a.FollowByRestart: self._follow,
-            a.Rewind: self._rewind,
             a.Clone: self._clone,
             a.Bootstrap: self._bootstrap,
             a.PostBootstrap: self._post_bootstrap,
@@ -170,19 +167,6 @@ class LongActions:
                 told.when_up()
 
         self._begin(TaskKind.FOLLOW, run)
-
-    def _rewind(self, action: a.Rewind, world: World) -> None:
-        postgres = self._ports.postgres
-
-        def run(ctx: TaskContext) -> None:
-            try:
-                postgres.rewind(ctx, action.source)
-            except ServerError:
-                if postgres.leader_timeline(action.source, Deadline.after(SOURCE_S)).in_recovery:
-                    raise ServerUnavailableError(f"{action.source.name} is not a primary any more") from None
-                raise
-
-        self._begin(TaskKind.REWIND, run)
 
     def _clone(self, action: a.Clone, world: World) -> None:
         methods = self.methods()

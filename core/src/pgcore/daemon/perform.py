@@ -18,6 +18,7 @@ from pgcore.daemon.configuration import Configuration
 from pgcore.daemon.failsafe import FailsafeActions, FailsafeReceiver
 from pgcore.daemon.long_actions import LongActions
 from pgcore.daemon.mailbox import Mailbox
+from pgcore.daemon.mending import Mending
 from pgcore.daemon.mpp import Mpp
 from pgcore.daemon.ordered import OrderedActions
 from pgcore.daemon.peers import Peers
@@ -36,7 +37,7 @@ from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Lsn, Role, Timing
 from pgcore.model.cluster import HistoryEntry
 from pgcore.model.failsafe import FailsafeRecord
-from pgcore.model.world import LeaderTimeline, World
+from pgcore.model.world import World
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.postgres.server import Postgres
 from pgcore.registry import Registry
@@ -44,7 +45,6 @@ from pgcore.registry import Registry
 logger = logging.getLogger(__name__)
 
 OBSERVE_S = 1.0
-COMPARE_S = 3.0
 LEAST_S = 0.3
 BEAT_SHARE = 1 / 3
 """Everything in a beat that is not looking at the store or proving the lock fits into this share of ttl."""
@@ -87,7 +87,6 @@ class Performer:
             a.ReadCluster: self._read,
             a.PollPeers: self._poll,
             a.ProbePeers: lambda action, world: ports.peers.probe(action.members),
-            a.CompareTimelines: self._timelines,
             a.CompareRecovery: self._recovery,
             a.ReadHistory: self._history,
             a.AcquireLease: self._acquire,
@@ -104,7 +103,7 @@ class Performer:
             a.FollowByReload: self._follow,
             a.ApplySettings: self._apply,
             a.ChangeSlots: self._slots,
-            a.RunCheckpoint: lambda action, world: self._checkpoint.ask(),
+            a.RunCheckpoint: lambda action, world: self._checkpoint.ask(action.timeline),
             a.ResumeReplay: lambda action, world: ports.postgres.resume_replay(),
             a.SetRole: self._role,
             a.Adopt: self._adopt,
@@ -117,6 +116,7 @@ class Performer:
             **ordered.handlers,
             **SyncActions(ports, self._spare_deadline).handlers,
             **self.watchdog.handlers,
+            **Mending(ports).handlers,
         }
 
     def perform(self, action: a.Action, world: World) -> a.Outcome:
@@ -178,10 +178,6 @@ class Performer:
 
     def _poll(self, action: a.PollPeers, world: World) -> object:
         return self.ports.peers.poll(action.members, action.timeout_s, action.brief)
-
-    def _timelines(self, action: a.CompareTimelines, world: World) -> LeaderTimeline:
-        found = self.ports.postgres.leader_timeline(action.source, Deadline.after(COMPARE_S))
-        return LeaderTimeline(found.timeline, found.in_recovery, tuple((entry[0], entry[1]) for entry in found.history))
 
     def _recovery(self, action: a.CompareRecovery, world: World) -> str:
         return self.ports.postgres.recovery_change(action.upstream, role=action.role)
@@ -333,16 +329,17 @@ class _Checkpoint:
         self._ports = ports
         self._wanted = threading.Event()
         self._running = False
-        self._done = False
+        self._done: tuple[int | None] | None = None
+        self._timeline: int | None = None
         threading.Thread(target=self._loop, name="checkpoint", daemon=True).start()
 
-    def ask(self) -> bool:
-        """Start it unless it runs; true, once, when it has been written."""
-        if self._done:
-            self._done = False
+    def ask(self, timeline: int | None) -> bool:
+        """Start it unless it runs; true, once, when one begun on this timeline has been written. (EC 106)"""
+        done, self._done = self._done, None
+        if done == (timeline,):
             return True
         if not self._running:
-            self._running = True
+            self._running, self._timeline = True, timeline
             self._wanted.set()
         return False
 
@@ -350,13 +347,15 @@ class _Checkpoint:
         while True:
             self._wanted.wait()
             self._wanted.clear()
+            begun_on = self._timeline
+            written = False
             try:
                 self._ports.postgres.checkpoint(ProgramRunner())
-                self._done = True
+                self._done, written = (begun_on,), True
             except PgcoreError as error:
                 logger.warning("the checkpoint after the promotion failed and will be repeated: %s", error)
             self._running = False
-            if self._done:
+            if written:
                 self._ports.mailbox.wake("checkpoint after the promotion written")
 
 

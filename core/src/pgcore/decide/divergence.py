@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pgcore.decide.histories import own_end, unclean, verdict
 from pgcore.model.actions import (
     CompareTimelines,
+    CrashRecover,
     MarkUndecided,
     RemoveDataDir,
     Rewind,
@@ -12,82 +14,32 @@ from pgcore.model.actions import (
     StopMode,
     StopServer,
 )
-from pgcore.model.basics import Lsn
-from pgcore.model.decision import Decision, act, end
-from pgcore.model.node import ControlState, NodeView
-from pgcore.model.world import LeaderTimeline, World
+from pgcore.model.decision import Decision, act, end, rest
+from pgcore.model.node import ControlState
+from pgcore.model.world import World
 
 UNDECIDED_LIMIT_S = 10.0
 """A dead server is started as a standby anyway when the leader could not be compared with for so long. (HA rules 17.6)"""
+ASK_AGAIN_S = 1.0
 
-
-def own_position(node: NodeView) -> tuple[int, Lsn, bool] | None:
-    """Timeline, position and whether it was in recovery; None when that cannot be told. (HA rules 12.2.1)
-
-    For a clean former primary the position is the end of its shutdown checkpoint when known, so that an end that equals
-    the switch point is not divergence (EC 101).
-    """
-    if node.running and node.answering and not node.is_primary and node.timeline and node.replayed is not None:
-        return node.timeline, node.replayed, True
-    control = node.control
-    if control is None:
-        return None
-    if control.state in (ControlState.SHUT_DOWN_IN_RECOVERY, ControlState.IN_ARCHIVE_RECOVERY):
-        if control.minimum_recovery and control.minimum_recovery_timeline:
-            return control.minimum_recovery_timeline, control.minimum_recovery, True
-        return control.checkpoint_timeline, control.checkpoint, False
-    if control.state is ControlState.SHUT_DOWN:
-        return control.checkpoint_timeline, control.checkpoint_end or Lsn(control.checkpoint + 1), False
-    return control.checkpoint_timeline, Lsn(control.checkpoint + 1), False
-
-
-def verdict(node: NodeView, leader: LeaderTimeline) -> tuple[RewindState | None, str]:
-    """NEED, NOT_NEED or None (undecided), with the reason. (HA rules 12.2)
-
-    A crashed primary's end of WAL is unknown: behind a timeline switch it counts as diverged only if its last checkpoint
-    already lies beyond the switch; otherwise pg_rewind decides, so it is NEED as well.
-    """
-    own = own_position(node)
-    if own is None:
-        return None, "the own position is unknown"
-    if leader.in_recovery:
-        return None, "the leader is still in recovery"
-    timeline, position, standby = own
-    if timeline > leader.timeline:
-        return RewindState.NEED, f"own timeline {timeline} is ahead of the leader's {leader.timeline}"
-    if timeline == leader.timeline:
-        return RewindState.NOT_NEED, f"both are on timeline {timeline}"
-    for ended, switch in leader.switches:
-        if ended > timeline:
-            break
-        if ended == timeline:
-            return _against_switch(node, position, switch, standby)
-    return RewindState.NEED, f"own timeline {timeline} is not in the leader's history"
-
-
-def _against_switch(node: NodeView, position: Lsn, switch: Lsn, standby: bool) -> tuple[RewindState, str]:
-    if position > switch:
-        return RewindState.NEED, f"own position {position} is beyond the switch point {switch}"
-    unclean = not standby and node.control is not None and node.control.state is not ControlState.SHUT_DOWN
-    if unclean and not node.running:
-        return RewindState.NEED, f"it ended uncleanly as a primary before the switch point {switch}; its last WAL may lie beyond"
-    return RewindState.NOT_NEED, f"own position {position} is not beyond the switch point {switch}"
+OPEN = (RewindState.CHECK, RewindState.TWIN)
+DIVERGED = (RewindState.NEED, RewindState.TWIN, RewindState.FAILED)
 
 
 def compare(w: World) -> Decision | None:
     """The history must be compared with the leader's before this server may follow it. (HA rules 12.2)"""
     source = w.leader_upstream
-    if w.memory.rewind is RewindState.CHECK and source is not None and not w.timeline_asked:
+    if w.memory.rewind in OPEN and source is not None and not w.timeline_asked:
         return act(CompareTimelines(source), because=f"comparing the history with {source.name}")
     return None
 
 
 def judge(w: World) -> Decision | None:
     """The leader has answered: decide. (HA rules 12.2.3)"""
-    if w.memory.rewind is not RewindState.CHECK or w.leader_timeline is None:
+    if w.memory.rewind not in (*OPEN, RewindState.NEED) or w.leader_timeline is None:
         return None
-    state, reason = verdict(w.node, w.leader_timeline)
-    if state is None:
+    state, reason = verdict(w)
+    if state is None or state is w.memory.rewind:
         return None
     return act(SetRewind(state), because=reason)
 
@@ -95,7 +47,7 @@ def judge(w: World) -> Decision | None:
 def undecided(w: World) -> Decision | None:
     """The comparison stays open: the leader is not ready, or did not answer. Remember since when. (EC 104, 229)"""
     if w.memory.rewind is RewindState.CHECK and w.leader_upstream is not None and w.memory.undecided_since is None:
-        return act(MarkUndecided(), because=f"{w.cluster.leader} cannot be compared with yet")
+        return act(MarkUndecided(), because=f"{w.cluster.leader} cannot be compared with yet: {verdict(w)[1]}")
     return None
 
 
@@ -108,6 +60,35 @@ def still_undecided(w: World) -> bool:
         and since is not None
         and w.now - since < UNDECIDED_LIMIT_S
     )
+
+
+def own_part_unknown(w: World) -> bool:
+    """The leader has said all it can; waiting for it would not decide the comparison."""
+    leader = w.leader_timeline
+    if leader is None or leader.in_recovery:
+        return False
+    own = own_end(w.node, leader)
+    return own is None or not own.last
+
+
+def crash_recovery(w: World) -> Decision | None:
+    """It died as a primary and a plain start may not suffice: replay its WAL to the end first, once. (HA rules 13.3, EC 95)"""
+    wanted = w.memory.rewind in (RewindState.INITIAL, *OPEN, RewindState.NEED) and (w.cluster.unlocked or w.node.rewind_possible)
+    if unclean(w.node) and wanted and not w.memory.crash_recovered:
+        assert w.node.control is not None
+        leader = "this node" if w.holds else None if w.is_holder else w.cluster.leader
+        whom = f"{leader or 'nobody'} holds the lock"
+        return end(CrashRecover(), because=f"pg_control says {w.node.control.state} and {whom}: single-user crash recovery first")
+    return None
+
+
+def recover_before_rewind(w: World) -> Decision | None:
+    """A diverged standby that was killed is shut down in order before pg_rewind, by single-user recovery. (HA rules 12.3.1)"""
+    control = w.node.control
+    killed = not w.node.running and control is not None and control.state is ControlState.IN_ARCHIVE_RECOVERY
+    if w.memory.rewind is RewindState.NEED and killed and w.node.rewind_possible and not w.memory.crash_recovered:
+        return end(CrashRecover(), because="diverged and killed as a standby: single-user crash recovery before pg_rewind")
+    return None
 
 
 def rewind(w: World) -> Decision | None:
@@ -123,22 +104,77 @@ def rewind(w: World) -> Decision | None:
     return end(Rewind(source), because=f"diverged from {source.name}: running pg_rewind")
 
 
+def _new_copy_allowed(w: World) -> str:
+    """Why a new copy is wanted, if an operator has allowed it; never in maintenance mode. (HA rules 12.3.2, 12.4.7)"""
+    settings, state = w.settings, w.memory.rewind
+    if w.paused or w.leader_upstream is None:
+        return ""
+    diverged = settings.remove_data_directory_on_diverged_timelines and settings.standby_cluster is None
+    if state is RewindState.FAILED and (settings.remove_data_directory_on_rewind_failure or diverged):
+        return "pg_rewind failed"
+    if state is RewindState.TWIN and (settings.remove_data_directory_on_rewind_failure or diverged):
+        return "diverged under the same timeline number, which pg_rewind cannot mend"
+    if state is RewindState.NEED and diverged and not w.node.rewind_possible:
+        return "diverged, and pg_rewind is not possible"
+    return ""
+
+
+def confirm(w: World) -> Decision | None:
+    """Before a data directory is removed the leader is asked once more. (principles, safety 3)"""
+    source = w.leader_upstream
+    if source is not None and not w.timeline_asked and _new_copy_allowed(w):
+        return act(CompareTimelines(source), because=f"a new copy is wanted: does {source.name} still answer as a primary?")
+    return None
+
+
+def _confirmed(w: World) -> bool:
+    """In this beat the leader has answered as a primary, and not so that the divergence would be gone."""
+    leader = w.leader_timeline
+    answers = leader is not None and not leader.in_recovery
+    return answers and (w.memory.rewind is RewindState.FAILED or verdict(w)[0] is w.memory.rewind)
+
+
+def keep_the_copy(w: World) -> Decision | None:
+    """A new copy is allowed but the leader does not answer as a primary, or not as diverged: nothing is removed. (EC 112)"""
+    why = _new_copy_allowed(w)
+    if why and not w.node.running and not _confirmed(w):
+        because = f"{why}; the data directory is kept, as {verdict(w)[1]}"
+        return rest(because=because, wake_after=ASK_AGAIN_S)
+    return None
+
+
 def copy_anew(w: World) -> Decision | None:
     """Diverged, rewind impossible or failed, and the operator allowed a new copy. (HA rules 12.3.2, 12.4.7, EC 112)"""
-    settings = w.settings
-    diverged = (
-        w.memory.rewind is RewindState.NEED
-        and settings.remove_data_directory_on_diverged_timelines
-        and not w.node.rewind_possible
-    )
-    failed = w.memory.rewind is RewindState.FAILED and (
-        settings.remove_data_directory_on_rewind_failure or settings.remove_data_directory_on_diverged_timelines
-    )
-    if not (diverged or failed) or w.leader_upstream is None:
+    why, leader = _new_copy_allowed(w), w.leader_timeline
+    if not why or leader is None or not _confirmed(w):
         return None
-    because = ("pg_rewind failed" if failed else "diverged, and pg_rewind is not possible") + "; a new copy is allowed"
+    evidence = f"{w.cluster.leader} answers as the primary on timeline {leader.timeline}"
+    because = f"{why} ({verdict(w)[1]}); {evidence}, and a new copy is allowed"
     if w.node.running:
-        return end(
-            StopServer(StopMode.FAST, float(settings.timing.retry_timeout)), because=because + ": stopping the server first"
-        )
+        limit = float(w.settings.timing.retry_timeout)
+        return end(StopServer(StopMode.FAST, limit), because=because + ": stopping the server first")
     return end(RemoveDataDir(because), SetRewind(RewindState.INITIAL), because=because)
+
+
+def stay_apart(w: World) -> Decision | None:
+    """Diverged under the leader's timeline number and not to be copied: it must not stream from it, so it stays down. (EC 112)"""
+    if w.memory.rewind is not RewindState.TWIN or w.leader_upstream is None:
+        return None
+    because = f"diverged from {w.cluster.leader} under the same timeline number: {remedy(w)}"
+    if not w.node.running:
+        return rest(because=because)
+    return None if w.paused else end(StopServer(StopMode.FAST, float(w.settings.timing.retry_timeout)), because=because)
+
+
+def remedy(w: World) -> str:
+    """What an operator can do about a server that has diverged and is not mended by itself."""
+    if w.memory.rewind is RewindState.FAILED:
+        cause = "pg_rewind failed (the log says why)"
+    elif w.memory.rewind is RewindState.TWIN:
+        cause = "pg_rewind cannot tell the two apart"
+    else:
+        cause = "pg_rewind is not possible here (it needs use_pg_rewind, and data checksums or wal_log_hints)"
+    return (
+        f"{cause}. Nothing was removed. Copy what you need from it, then reinitialise this node, or set "
+        "remove_data_directory_on_diverged_timelines to have that done"
+    )

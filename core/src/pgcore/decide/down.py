@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgcore.decide import divergence
 from pgcore.decide.candidates import another_could_lead
+from pgcore.decide.histories import verdict
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
 from pgcore.decide.upstream import upstream
@@ -91,6 +92,11 @@ def _gist(error: str) -> str:
     return next((part for part in error.split(" | ") if "FATAL" in part), error[:200])
 
 
+def recover_to_promote(w: World) -> Decision | None:
+    """I hold the lock, and the server died as a primary unseen by this agent: replay its WAL to the end first. (HA rules 13.3)"""
+    return divergence.crash_recovery(w) if w.holds else None
+
+
 def start_to_promote(w: World) -> Decision | None:
     """I hold the lock with a stopped server: start it in recovery; it is promoted once it is up. (HA rules 13.3)"""
     if w.holds:
@@ -103,16 +109,17 @@ def start_to_promote(w: World) -> Decision | None:
 
 
 def check_first(w: World) -> Decision | None:
-    """Before dead PostgreSQL follows somebody, its history is compared. (HA rules 12.1)"""
-    if w.memory.rewind is RewindState.INITIAL and w.leader_upstream is not None:
+    """Before dead PostgreSQL follows somebody, its history is compared, each time anew. (HA rules 12.1)"""
+    known = w.memory.rewind not in (RewindState.INITIAL, RewindState.NOT_NEED) or w.timeline_asked
+    if not known and w.leader_upstream is not None:
         return act(SetRewind(RewindState.CHECK), because="it must be known whether this server has diverged")
     return None
 
 
 def wait_for_comparison(w: World) -> Decision | None:
-    """A leader exists but cannot be compared with yet: wait a bounded time. (HA rules 17.6, EC 229)"""
-    if divergence.still_undecided(w):
-        return rest(because=f"waiting until {w.cluster.leader} can be compared with", wake_after=0.2)
+    """A leader exists but cannot be compared with yet: wait a bounded time. (HA rules 17.6, EC 228, 229)"""
+    if divergence.still_undecided(w) and not divergence.own_part_unknown(w):
+        return rest(because=f"waiting until {w.cluster.leader} can be compared with: {verdict(w)[1]}", wake_after=0.2)
     return None
 
 
@@ -120,7 +127,9 @@ def start_as_standby(w: World) -> Decision | None:
     """Start as a standby of the leader, or of nobody while there is none. (HA rules 13.3, 11.1)"""
     source = upstream(w)
     whom = f"of {source.name}" if source else "of nobody yet"
-    return end(StartServer(Role.REPLICA, source), because=f"starting as a standby {whom}")
+    diverged = w.memory.rewind in divergence.DIVERGED and source is not None
+    complaint = f" although it has diverged and will not stream: {divergence.remedy(w)}" if diverged else ""
+    return end(StartServer(Role.REPLICA, source), because=f"starting as a standby {whom}{complaint}")
 
 
 DOWN = Table(
@@ -131,13 +140,19 @@ DOWN = Table(
     fail_over_at_once,
     restart_as_primary,
     failed_recently,
+    recover_to_promote,
     start_to_promote,
     check_first,
     divergence.compare,
     divergence.judge,
+    divergence.crash_recovery,
     divergence.undecided,
+    divergence.recover_before_rewind,
     divergence.rewind,
+    divergence.confirm,
+    divergence.keep_the_copy,
     divergence.copy_anew,
+    divergence.stay_apart,
     wait_for_comparison,
     start_as_standby,
 )

@@ -57,7 +57,8 @@ def timeline_grew(w: World) -> Decision | None:
     theirs = leader.timeline if leader else None
     own = w.node.timeline or w.memory.last_timeline
     behind = theirs is not None and own is not None and own < theirs and theirs != w.memory.compared_timeline
-    if behind and w.node.replication_state != "streaming" and w.memory.rewind in (RewindState.INITIAL, RewindState.NOT_NEED):
+    settled = w.memory.rewind in (RewindState.INITIAL, RewindState.NOT_NEED, RewindState.FAILED)
+    if behind and settled and w.node.replication_state != "streaming":
         return act(SetRewind(RewindState.CHECK), because=f"{w.cluster.leader} is on timeline {theirs}, this server on {own}")
     return None
 
@@ -66,6 +67,14 @@ def compare_recovery(w: World) -> Decision | None:
     """Look whether the recovery settings fit the upstream. (HA rules 11.3)"""
     if w.recovery_change is None and w.node.answering:
         return act(CompareRecovery(upstream(w), Role.REPLICA), because="comparing the recovery settings")
+    return None
+
+
+def compare_before_following(w: World) -> Decision | None:
+    """The upstream changed: before its WAL is asked for, the history is compared with the leader's. (HA rules 12.1)"""
+    changes = w.recovery_change in ("reload", "restart") and w.leader_upstream is not None
+    if changes and not w.timeline_asked and w.memory.rewind not in (RewindState.CHECK, RewindState.NEED):
+        return act(SetRewind(RewindState.CHECK), because=f"{_whom(w)}: its history is compared first")
     return None
 
 
@@ -78,10 +87,9 @@ def follow_by_restart(w: World) -> Decision | None:
 
 
 def follow_by_reload(w: World) -> Decision | None:
-    """The upstream changed: point the WAL receiver at it; its history is compared unless that was just done. (HA rules 11.2.7)"""
+    """The upstream changed: point the WAL receiver at it. (HA rules 11.2.7)"""
     if w.recovery_change == "reload":
-        check = (SetRewind(RewindState.CHECK),) if w.leader_timeline is None else ()
-        return act(FollowByReload(upstream(w), Role.REPLICA), *check, because=_whom(w))
+        return act(FollowByReload(upstream(w), Role.REPLICA), because=_whom(w))
     return None
 
 
@@ -95,6 +103,13 @@ def probe_leader(w: World) -> Decision | None:
     leader = w.cluster.leader_member
     if not w.probed and leader is not None and leader.api_url:
         return act(ProbePeers((leader,)), because=f"probing {leader.name} in the background")
+    return None
+
+
+def diverged(w: World) -> Decision | None:
+    """It has diverged and nothing mends it: say what an operator can do. (HA rules 12.3.3)"""
+    if w.memory.rewind in divergence.DIVERGED and w.node.replication_state != "streaming":
+        return rest(because=f"diverged from {w.cluster.leader}: {divergence.remedy(w)}", wake_after=5.0)
     return None
 
 
@@ -121,11 +136,15 @@ REPLICA = Table(
     divergence.judge,
     divergence.undecided,
     divergence.rewind,
+    divergence.confirm,
     divergence.copy_anew,
+    divergence.stay_apart,
     compare_recovery,
+    compare_before_following,
     follow_by_restart,
     follow_by_reload,
     probe_leader,
+    diverged,
     not_streaming,
     keep,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgcore.decide import replica
+from pgcore.decide import divergence, replica
 from pgcore.decide.candidates import another_could_lead, could_lead, fit
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
@@ -85,7 +85,11 @@ STARTING = Table(
     too_long,
     ask_candidate,
     fail_over,
+    divergence.compare,
+    divergence.judge,
+    divergence.rewind,
     compare_recovery,
+    replica.compare_before_following,
     replica.follow_by_restart,
     replica.follow_by_reload,
     wait,

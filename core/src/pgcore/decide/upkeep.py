@@ -60,7 +60,7 @@ def request_done(w: World) -> Decision | None:
 def checkpoint_after_promotion(w: World) -> Decision | None:
     """A fresh primary writes a checkpoint, so that others can rewind against it; asked for until it is written. (HA rules 8.4)"""
     if _serving_leader(w) and w.memory.checkpoint_needed and not w.checkpoint_asked:
-        return act(RunCheckpoint(), because="first checkpoint after the promotion")
+        return act(RunCheckpoint(w.node.timeline), because="first checkpoint after the promotion")
     return None
 
 

@@ -41,13 +41,20 @@ class ControlData:
     checkpoint: Lsn
     checkpoint_timeline: int
     checkpoint_end: Lsn | None = None
-    """End of the shutdown-checkpoint record; only looked up (pg_waldump) when ``state`` is SHUT_DOWN."""
+    """End of the shutdown-checkpoint record; only looked up (pg_waldump) when a primary wrote it last."""
     minimum_recovery: Lsn = Lsn(0)
     minimum_recovery_timeline: int = 0
     data_checksums: bool = False
     wal_log_hints: bool = False
     parameters: Mapping[str, int] = field(default_factory=dict)
     """max_connections and the other shared-memory settings recorded there (HA rules 11.4)."""
+
+    @property
+    def shut_down_primary(self) -> bool:
+        """A primary's shutdown checkpoint is the last thing in it, also when a start as a standby got no further. (EC 110)"""
+        recovered = self.minimum_recovery and self.minimum_recovery_timeline
+        in_recovery = self.state in (ControlState.SHUT_DOWN_IN_RECOVERY, ControlState.IN_ARCHIVE_RECOVERY)
+        return self.state is ControlState.SHUT_DOWN or (in_recovery and not recovered)
 
     @property
     def rewindable(self) -> bool:
@@ -188,9 +195,11 @@ class NodeView:
     has_restore_command: bool = False
     pending_restart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     control: ControlData | None = None
-    """Read only while the server is down (or has just been stopped)."""
+    """Read only while the server is down (or has just been stopped), or still starting."""
     recovery_files: bool = False
     """standby.signal, recovery.signal or recovery.conf exists."""
+    restored_backup: bool = False
+    """A backup_label of version 15 or later exists: a restored backup, which a normal start recovers."""
     rewind_possible: bool = False
     """use_pg_rewind is on, the program works, and the cluster is rewindable (HA rules 12.1)."""
     task: TaskView | None = None

@@ -66,6 +66,8 @@ class ServerSettings:
     custom_conf: str | None = None
     use_slots: bool = True
     use_pg_rewind: bool = False
+    rewind_options: Json = ()
+    """More options of pg_rewind, as configured (config 10.6)."""
     pg_ctl_timeout: float = 60.0
     retry_timeout: float = 10.0
     os_user: str | None = None

@@ -50,13 +50,30 @@ class PeerView:
     """Its agent answers but its server does not serve yet: what WAL it has is not known."""
 
 
+Switches = tuple[tuple[int, Lsn], ...]
+"""Where timelines ended: (timeline, position), oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTimeline:
+    """This server's timeline by IDENTIFY_SYSTEM, or by pg_control; the WAL receiver's may be ahead of it (EC 108).
+
+    ``switches`` is None when the history file of that timeline is not here.
+    """
+
+    timeline: int
+    switches: Switches | None = ()
+
+
 @dataclass(frozen=True, slots=True)
 class LeaderTimeline:
-    """What the leader said about its history. ``switches`` are (timeline, position where it ended), oldest first."""
+    """What the leader said about its history, and what this server's own history was at that moment."""
 
     timeline: int
     in_recovery: bool
-    switches: tuple[tuple[int, Lsn], ...] = ()
+    switches: Switches = ()
+    own: OwnTimeline | None = None
+    """None: it could not be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +132,8 @@ class Memory:
     """The leader's timeline that this history was last compared with."""
     recovering: bool = False
     """A start of dead PostgreSQL was attempted; its outcome is due."""
+    crash_recovered: bool = False
+    """Single-user crash recovery was tried since the server last ran: once per episode. (HA rules 13.3)"""
     procedure: Demotion | Bootstrapping | None = None
     last_result: TaskResult | None = None
     """How the last long action ended, until the next one begins."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from pgcore.clock import Deadline
 from pgcore.errors import PgcoreError, ServerError
-from pgcore.model.basics import Lsn
-from pgcore.model.node import ControlData, ControlState, DataDir, NodeView
+from pgcore.model.basics import Lsn, State
+from pgcore.model.node import ControlData, DataDir, NodeView
 from pgcore.model.server import ServerSettings, Upstream
 from pgcore.postgres import controldata, creation, data_dir, parameters, recovery
 from pgcore.postgres.connection import Session, parse_conninfo
@@ -62,7 +62,7 @@ class Lookout:
             logger.warning("pg_control can't be read: %s", error)
             return None
         control = controldata.parse(text)
-        if control is not None and control.state == ControlState.SHUT_DOWN:
+        if control is not None and control.shut_down_primary:
             control = replace(control, checkpoint_end=controldata.checkpoint_end(
                 self._run, program_path(settings, "pg_waldump"), settings.data_dir, control, controldata.segment_size(text)))
         self._control = (key, control, controldata.fields(text).get("Latest checkpoint's REDO WAL file", ""))
@@ -101,7 +101,9 @@ class Lookout:
         if untouchable or view.data_dir != DataDir.PRESENT:
             return view
         control = self.control_data(settings)
+        backup = os.path.exists(os.path.join(settings.data_dir, "backup_label"))
         return replace(view, control=control,
+                       restored_backup=backup and (data_dir.major_version(settings.data_dir) or parameters.NEWEST) >= 15,
                        system_id=control.system_id if control else controldata.peek_system_id(settings.data_dir),
                        recovery_files=data_dir.has_recovery_files(settings.data_dir),
                        rewind_possible=self._rewind_possible(settings, control is not None and control.rewindable))
@@ -111,7 +113,8 @@ class Lookout:
         rewindable = self._running_rewindable(settings, view.postmaster_pid or 0)
         view = replace(view, system_id=controldata.peek_system_id(settings.data_dir),
                        recovery_files=data_dir.has_recovery_files(settings.data_dir),
-                       rewind_possible=self._rewind_possible(settings, rewindable))
+                       rewind_possible=self._rewind_possible(settings, rewindable),
+                       control=None if view.accepting or view.state != State.STARTING else self.control_data(settings))
         if self._last is not None:
             view = replace(view, server_version=self._last.server_version, postmaster_start=self._last.postmaster_start)
         return view

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from pgcore import clock
 from pgcore.clock import Deadline
@@ -276,9 +277,24 @@ class QuickServer:
 
     def leader_timeline(self, source: Upstream, deadline: Deadline) -> LeaderTimeline:
         """What a leader says about timeline, history and role (HA rules 12.2). Raises ServerUnavailableError when undecided."""
-        ordinary = self._settings.rewind if self._settings.rewind.username else self._settings.superuser
-        return timeline.compare_timelines(source, recovery.login(self._settings.replication, password=True),
-                                          recovery.login(ordinary, password=True), deadline)
+        found = timeline.compare_timelines(source, recovery.login(self._settings.replication, password=True),
+                                           self._rewind_login(), deadline)
+        mine = self.system_id()
+        if mine is not None and found.system_id != mine:
+            raise ServerUnavailableError(f"{source.name or source.host} is of cluster {found.system_id}, this data directory of "
+                                         f"{mine}: their timelines cannot be compared")
+        return found
+
+    def ready_for_rewind(self, source: Upstream, deadline: Deadline) -> None:
+        """The source must be a primary whose pg_control shows its new timeline (HA rules 12.4.3).
+
+        A superuser writes the checkpoint that is missing. Raises ServerUnavailableError: later, perhaps.
+        """
+        timeline.ready_for_rewind(source, self._rewind_login(), deadline)
+
+    def _rewind_login(self) -> dict[str, Any]:
+        own = self._settings.rewind
+        return recovery.login(own if own.username else self._settings.superuser, password=True)
 
     # -- configuration -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pgcore.errors import CommandFailedError, ServerError
+from pgcore.model.basics import Json
+from pgcore.model.options import option_pairs
 from pgcore.model.server import ServerSettings
 from pgcore.postgres import data_dir, postmaster
 from pgcore.postgres.programs import ENGLISH, program_path
@@ -24,6 +26,8 @@ _READY = re.compile(r"^([0-9A-F]{24}(?:\.partial)?)\.ready$")
 _MISSING = re.compile(r"could not open file .*?([0-9A-F]{24})\b|could not (?:find|read) .*?WAL.*?\b([0-9A-F]{24})\b")
 _COPIED = re.compile(r"(\d+)/(\d+) kB \(\d+%\) copied")
 _MAX_FETCHED = 10_000
+_FORBIDDEN = frozenset({"target-pgdata", "source-pgdata", "source-server", "write-recovery-conf", "dry-run", "restore-target-wal",
+                        "config-file", "no-ensure-shutdown", "version", "help"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Archiving:
     mode: str
     command: str
     restore_command: str
+    restore_in_file: bool = False
+    """The configuration files of the server hold restore_command at this moment, so pg_rewind can find it there."""
 
     @property
     def active(self) -> bool:
@@ -77,17 +83,33 @@ class RewindPlan:
 
     def restores_itself(self) -> bool:
         """This version's pg_rewind can call restore_command (HA rules 12.4.4)."""
-        inside = os.path.dirname(self.config_file) == self.settings.data_dir.rstrip("/")
-        return bool(self.archiving.restore_command) and (self.major >= 15 or (self.major >= 13 and inside))
+        return self.archiving.restore_in_file and (self.major >= 15 or (self.major >= 13 and self._config_inside()))
+
+    def _config_inside(self) -> bool:
+        return os.path.dirname(self.config_file) == self.settings.data_dir.rstrip("/")
 
     def argv(self) -> list[str]:
         """The command line; it holds no password."""
         argv = [program_path(self.settings, "pg_rewind"), "--progress"]
         if self.restores_itself():
             argv.append("--restore-target-wal")
-        if self.major >= 15 and os.path.dirname(self.config_file) != self.settings.data_dir.rstrip("/"):
+        if self.major >= 15 and not self._config_inside():
             argv.append(f"--config-file={self.config_file}")
-        return [*argv, "-D", self.settings.data_dir, f"--source-server={self.source}"]
+        given = command_options(self.settings.rewind_options)
+        return [*argv, "-D", self.settings.data_dir, f"--source-server={self.source}", *given]
+
+
+def command_options(configured: Json) -> list[str]:
+    """The operator's options as arguments (config 10.6); forbidden and malformed ones are logged and skipped."""
+    options = []
+    for name, value in option_pairs(configured):
+        if not isinstance(name, str) or (value is not None and not isinstance(value, str)) or name.startswith("-"):
+            logger.error("postgresql.rewind: option %r is skipped: names without dashes and values must be strings", name)
+        elif name in _FORBIDDEN:
+            logger.error("postgresql.rewind: option %s is skipped, pgcore decides on it itself", name)
+        else:
+            options.append(f"--{name}" if value is None else f"--{name}={value}")
+    return options
 
 
 def run(ctx: TaskContext, plan: RewindPlan, redo_file: Callable[[], str]) -> None:
@@ -110,8 +132,12 @@ def run(ctx: TaskContext, plan: RewindPlan, redo_file: Callable[[], str]) -> Non
                 raise
             fetched.add(missing)
             logger.info("pg_rewind misses WAL file %s, fetching it with restore_command", missing)
-            ctx.run(_shell(plan.settings.data_dir, plan.archiving.restore_command,
-                           {"p": f"pg_wal/{missing}", "f": missing, "r": redo_file()}))
+            values = {"p": f"pg_wal/{missing}", "f": missing, "r": redo_file()}
+            try:
+                ctx.run(_shell(plan.settings.data_dir, plan.archiving.restore_command, values))
+            except CommandFailedError as fetching:
+                logger.error("WAL file %s could not be fetched: %s", missing, fetching)
+                raise error from fetching
 
 
 def _environment(directory: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pgcore.clock import Deadline
-from pgcore.errors import PgcoreError, ServerError
+from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import BootstrapMethod, ReplicaMethod
 from pgcore.model.basics import Json, Role, State
 from pgcore.model.node import ControlData
@@ -211,8 +211,7 @@ class Postgres(QuickServer):
 
         Raises ServerError, CancelledError.
         """
-        if self.postmaster() is not None:
-            self.stop(ctx, mode="fast", timeout_s=None)
+        self._stop_for_rewind(ctx)
         with self._action():
             postmaster.clear_orphans(self._settings.data_dir)  # what a killed postmaster left would be in pg_rewind's way
             archiving = self._archiving()
@@ -221,6 +220,14 @@ class Postgres(QuickServer):
             with creation.password_env(source.host, source.port, credentials, self._user) as env:
                 rewind.run(ctx, RewindPlan(self._settings, self.major_version(), self._configuration.paths.main, connstring,
                                                   env, archiving), self._lookout.redo_file)
+
+    def _stop_for_rewind(self, ctx: TaskContext) -> None:
+        if self.postmaster() is None:
+            return
+        try:
+            self.stop(ctx, mode="fast", timeout_s=None)
+        except ServerError as error:  # nothing was changed: it is tried again
+            raise ServerUnavailableError(f"no pg_rewind while the server runs: {error}") from error
 
     def crash_recover(self, ctx: TaskContext) -> None:
         """Single-user crash recovery (HA rules 13.3). Raises ServerError if it failed, which the caller only logs."""
@@ -235,8 +242,9 @@ class Postgres(QuickServer):
                                                      self._configuration.paths.main, name)
             return "" if found == "?" else found
 
-        restore = str(self._settings.recovery_conf.get("restore_command") or value("restore_command"))
-        return Archiving(value("archive_mode"), value("archive_command"), restore)
+        in_file = value("restore_command")
+        restore = str(self._settings.recovery_conf.get("restore_command") or in_file)
+        return Archiving(value("archive_mode"), value("archive_command"), restore, bool(in_file))
 
     # -- making data directories -------------------------------------------------------------------------------------
 

@@ -13,6 +13,10 @@ from pgcore.model.basics import Lsn
 from pgcore.model.server import Upstream
 from pgcore.postgres.connection import Session
 
+_BEHIND = ("SELECT timeline_id <> ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))"
+           "::pg_catalog.bit(32)::pg_catalog.int4 FROM pg_catalog.pg_control_checkpoint()")
+"""Whether pg_control still shows an older timeline than the WAL that is being written."""
+
 Switch = tuple[int, Lsn, str]
 """A timeline, the position where the next one branched off, the reason PostgreSQL gave."""
 
@@ -24,6 +28,7 @@ class LeaderTimeline:
     timeline: int
     in_recovery: bool
     history: tuple[Switch, ...] = ()
+    system_id: str = ""
 
 
 def parse_history(text: str) -> tuple[Switch, ...]:
@@ -75,9 +80,9 @@ def compare_timelines(source: Upstream, replication: Mapping[str, Any], ordinary
         in_recovery = _in_recovery({**ordinary, **target, "dbname": source.dbname}, deadline)
         session = Session({**replication, **target, "replication": "true", "options": "-c datestyle=ISO"}, deadline)
         try:
-            timeline = int(session.query("IDENTIFY_SYSTEM", deadline=deadline)[0][1])
+            system_id, timeline = (str(field) for field in session.query("IDENTIFY_SYSTEM", deadline=deadline)[0][:2])
             history: tuple[Switch, ...] = ()
-            if timeline > 1:
+            if int(timeline) > 1:
                 content = session.query(f"TIMELINE_HISTORY {timeline}", deadline=deadline)[0][1]
                 history = parse_history(bytes(content).decode(errors="replace") if not isinstance(content, str) else content)
         finally:
@@ -86,7 +91,35 @@ def compare_timelines(source: Upstream, replication: Mapping[str, Any], ordinary
         raise
     except ServerError as error:
         raise ServerUnavailableError(f"the timeline of {source.name or source.host} is undecided: {error}") from error
-    return LeaderTimeline(timeline, in_recovery, history)
+    return LeaderTimeline(int(timeline), in_recovery, history, system_id)
+
+
+def ready_for_rewind(source: Upstream, login: Mapping[str, Any], deadline: Deadline) -> None:
+    """Whether pg_rewind can work against this server; see ``Postgres.ready_for_rewind``."""
+    name = source.name or source.host
+    target = {"host": source.host, "port": source.port, "application_name": "pgcore", "dbname": source.dbname,
+              "options": "-c statement_timeout=0"}
+    try:
+        session = Session({**login, **target}, deadline)
+        try:
+            if bool(session.query("SELECT pg_catalog.pg_is_in_recovery()", deadline=deadline)[0][0]):
+                raise ServerUnavailableError(f"{name} is in recovery: no pg_rewind against it yet")
+            if session.query(_BEHIND, deadline=deadline)[0][0]:
+                _write_checkpoint(session, name, deadline)
+        finally:
+            session.close()
+    except ServerUnavailableError:
+        raise
+    except ServerError as error:
+        raise ServerUnavailableError(f"{name} cannot be asked whether it is ready for pg_rewind: {error}") from error
+
+
+def _write_checkpoint(session: Session, name: str, deadline: Deadline) -> None:
+    """pg_rewind reads the source's timeline out of its pg_control, where it stands after the first checkpoint only."""
+    superuser = session.query("SELECT current_setting('is_superuser') = 'on'", deadline=deadline)[0][0]
+    if not superuser:
+        raise ServerUnavailableError(f"{name} has not written a checkpoint on its timeline yet: no pg_rewind against it")
+    session.query("CHECKPOINT", deadline=deadline)
 
 
 def _in_recovery(parameters: Mapping[str, Any], deadline: Deadline) -> bool:

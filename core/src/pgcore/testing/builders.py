@@ -14,7 +14,7 @@ from pgcore.model.cluster import ClusterStatus, ClusterView, ConfigRecord, Failo
 from pgcore.model.node import ControlData, ControlState, DataDir, NodeView, TaskKind, TaskResult, TaskView, WalReceiver, WalSender
 from pgcore.model.server import Upstream
 from pgcore.model.settings import Settings
-from pgcore.model.world import Demotion, LeaseState, Memory, PeerView, World
+from pgcore.model.world import Demotion, LeaderTimeline, LeaseState, Memory, OwnTimeline, PeerView, World
 
 NOW = Instant(1000.0)
 WALL = 1_700_000_000.0
@@ -164,6 +164,16 @@ def peer(name: str, position: int = END, **changes: Any) -> PeerView:
 def peers(*answers: PeerView) -> dict[str, PeerView]:
     """Answers by name."""
     return {answer.name: answer for answer in answers}
+
+
+def leads(timeline: int, *ended: int, own: OwnTimeline | None = OwnTimeline(1), in_recovery: bool = False) -> LeaderTimeline:
+    """The leader's answer: its timeline, and that timelines 1, 2, … ended at these positions; ``a`` is on ``own``."""
+    return LeaderTimeline(timeline, in_recovery, tuple((number, Lsn(at)) for number, at in enumerate(ended, 1)), own)
+
+
+def on_timeline(timeline: int, *ended: int) -> OwnTimeline:
+    """The history of ``a`` itself: its timeline, and that timelines 1, 2, … ended at these positions."""
+    return OwnTimeline(timeline, tuple((number, Lsn(at)) for number, at in enumerate(ended, 1)))
 
 
 def upstream(name: str, *, slot: str | None = ME) -> Upstream:

@@ -57,6 +57,7 @@ def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
         changes |= _finished(world, node)
     if node.answering:
         changes |= {"last_timeline": node.timeline or world.memory.last_timeline, "last_position": node.position}
+        changes["crash_recovered"] = False
         before = world.memory.last_position
         if before is not None and node.position is not None and node.position > before:
             changes["grew_at"] = world.now
@@ -69,7 +70,8 @@ def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
 def _finished(world: World, node: NodeView) -> dict[str, Any]:
     result = node.finished
     assert result is not None
-    changes: dict[str, Any] = {"last_result": result, "failed_at": world.now if result.error else None}
+    ignored = result.kind is TaskKind.CRASH_RECOVERY  # its failure is logged; the node goes on (EC 96)
+    changes: dict[str, Any] = {"last_result": result, "failed_at": world.now if result.error and not ignored else None}
     if result.kind in TOLD_BY_TASK and world.memory.told is not None:
         told = world.memory.told
         role = node.role.told if node.role is not Role.UNINITIALIZED else told.role

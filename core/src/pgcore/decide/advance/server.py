@@ -15,6 +15,7 @@ from pgcore.model.actions import (
     ChangeSlots,
     Checkpoint,
     Clone,
+    CrashRecover,
     FollowByReload,
     FollowByRestart,
     Outcome,
@@ -48,6 +49,11 @@ def _start(world: World, action: StartServer, outcome: Outcome) -> World:
     kind = TaskKind.START_PRIMARY if action.after_crash else TaskKind.START
     world = _began_task(kind)(world, action, outcome)
     return remember(world, recovering=True) if action.after_crash and outcome.ok else world
+
+
+def _crash_recovery(world: World, action: CrashRecover, outcome: Outcome) -> World:
+    world = _began_task(TaskKind.CRASH_RECOVERY)(world, action, outcome)
+    return remember(world, crash_recovered=True) if outcome.ok else world
 
 
 def _promote(world: World, action: Promote, outcome: Outcome) -> World:
@@ -90,6 +96,7 @@ HANDLERS: Handlers = {
     Checkpoint: _began_task(TaskKind.CHECKPOINT),
     Promote: _promote,
     FollowByRestart: _began_task(TaskKind.FOLLOW),
+    CrashRecover: _crash_recovery,
     Rewind: _began_task(TaskKind.REWIND),
     Clone: _began_task(TaskKind.CLONE),
     Bootstrap: _began_task(TaskKind.BOOTSTRAP),

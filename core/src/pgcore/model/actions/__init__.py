@@ -43,6 +43,7 @@ from pgcore.model.actions.server import (
     ChangeSlots,
     Checkpoint,
     Clone,
+    CrashRecover,
     FollowByReload,
     FollowByRestart,
     PostBootstrap,
@@ -98,6 +99,7 @@ __all__ = [
     "Clone",
     "CompareRecovery",
     "CompareTimelines",
+    "CrashRecover",
     "DemoteMode",
     "DisableWatchdog",
     "DropInitialize",
@@ -190,6 +192,7 @@ Action = (
     | Checkpoint
     | Promote
     | FollowByRestart
+    | CrashRecover
     | Rewind
     | Clone
     | Restart

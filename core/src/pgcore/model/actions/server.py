@@ -44,7 +44,12 @@ class ResumeReplay:
 
 @dataclass(frozen=True, slots=True)
 class RunCheckpoint:
-    """Start the checkpoint after a promotion, beside the heartbeat and beside the task; the value is True once it is written."""
+    """Start the checkpoint after a promotion, beside the heartbeat and beside the task; the value is True once it is written.
+
+    One that was begun on an earlier timeline does not count. (EC 106)
+    """
+
+    timeline: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +101,13 @@ class FollowByRestart:
 
 
 @dataclass(frozen=True, slots=True)
+class CrashRecover:
+    """Single-user crash recovery: the WAL is replayed to its end without opening the server to anybody."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rewind:
-    """Stop if necessary, recover if necessary, and run pg_rewind against the leader."""
+    """Stop if necessary and run pg_rewind against the leader."""
 
     source: Upstream
 

@@ -43,6 +43,8 @@ class RewindState(StrEnum):
     INITIAL = "initial"
     CHECK = "check"
     NEED = "need"
+    TWIN = "twin"
+    """Diverged under the leader's timeline number: pg_rewind would see no difference, and neither would the WAL receiver."""
     NOT_NEED = "not needed"
     SUCCESS = "success"
     FAILED = "failed"

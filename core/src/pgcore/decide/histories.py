@@ -1,0 +1,115 @@
+"""Two histories side by side: is the WAL of this server part of the leader's? Only comparisons, no rules. (HA rules 12.2)
+
+The answer must never be a false "diverged": a data directory may be removed for it. What cannot be proven is undecided, unless
+pg_rewind can look for itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pgcore.model.actions import RewindState
+from pgcore.model.basics import Lsn
+from pgcore.model.node import ControlData, ControlState, NodeView
+from pgcore.model.world import LeaderTimeline, Switches, World
+
+UNCLEAN = (ControlState.IN_PRODUCTION, ControlState.SHUTTING_DOWN, ControlState.IN_CRASH_RECOVERY)
+"""A primary that ended without its shutdown checkpoint: where its WAL ends is not written down anywhere."""
+
+Verdict = tuple[RewindState | None, str]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEnd:
+    """How far this server has WAL: for certain up to ``reached``, and nothing beyond if ``last``."""
+
+    timeline: int
+    reached: Lsn
+    last: bool = True
+
+
+def unclean(node: NodeView) -> bool:
+    """Its server died as a primary, and no backup_label says that a normal start recovers it. (HA rules 13.3)"""
+    return not node.running and node.control is not None and node.control.state in UNCLEAN and not node.restored_backup
+
+
+def own_timeline(control: ControlData) -> int:
+    """The timeline a server that cannot be asked is on. (HA rules 12.2.1)"""
+    if control.state in UNCLEAN or control.shut_down_primary:
+        return control.checkpoint_timeline
+    return control.minimum_recovery_timeline or control.checkpoint_timeline
+
+
+def own_end(node: NodeView, leader: LeaderTimeline) -> OwnEnd | None:
+    """How far this server has WAL; None when that cannot be told. (HA rules 12.2.1)"""
+    if node.running and node.answering:
+        known = not node.is_primary and leader.own is not None and node.replayed is not None
+        return OwnEnd(leader.own.timeline, node.replayed) if known and leader.own and node.replayed is not None else None
+    control = node.control
+    if control is None or node.restored_backup:
+        return None
+    timeline = own_timeline(control)
+    beyond_checkpoint = Lsn(control.checkpoint + 1)
+    if control.shut_down_primary:
+        end = control.checkpoint_end
+        return OwnEnd(timeline, beyond_checkpoint if end is None else end, last=end is not None)
+    if control.state in UNCLEAN:
+        return OwnEnd(timeline, beyond_checkpoint, last=False)
+    if control.state not in (ControlState.SHUT_DOWN_IN_RECOVERY, ControlState.IN_ARCHIVE_RECOVERY):
+        return None
+    replayed = control.minimum_recovery
+    return OwnEnd(timeline, max(replayed, beyond_checkpoint) if control.checkpoint_timeline == timeline else replayed)
+
+
+def verdict(w: World) -> Verdict:
+    """NEED, TWIN, NOT_NEED or None (undecided), with the reason. (HA rules 12.2)"""
+    leader = w.leader_timeline
+    own = own_end(w.node, leader) if leader is not None else None
+    if leader is None or own is None:
+        return None, "the leader did not answer" if leader is None else "the own position is unknown"
+    if leader.in_recovery:
+        return None, "the leader is still in recovery"
+    if own.timeline > leader.timeline:
+        return RewindState.NEED, f"own timeline {own.timeline} is ahead of the leader's {leader.timeline}"
+    fork = _fork(own.timeline, leader)
+    if fork:
+        return (RewindState.TWIN if own.timeline == leader.timeline else RewindState.NEED), fork
+    if own.timeline == leader.timeline:
+        return RewindState.NOT_NEED, f"both are on timeline {own.timeline}"
+    switch = dict(leader.switches).get(own.timeline)
+    if switch is None:
+        return RewindState.NEED, f"own timeline {own.timeline} is not in the leader's history"
+    return _against_switch(w, own, switch)
+
+
+def _fork(timeline: int, leader: LeaderTimeline) -> str:
+    """Where the leader's way to this timeline differs from mine: two nodes have given the same number to different timelines."""
+    if leader.own is None or leader.own.timeline != timeline or leader.own.switches is None:
+        return ""
+    mine: Switches = leader.own.switches
+    theirs = tuple(entry for entry in leader.switches if entry[0] < timeline)
+    if timeline != leader.timeline and timeline not in dict(leader.switches):
+        return ""  # it is not the leader's at all, which says more
+    if mine == theirs:
+        return ""
+    return f"both know a timeline {timeline}, but this one began {_begin(mine)} and the leader's {_begin(theirs)}"
+
+
+def _begin(switches: Switches) -> str:
+    return f"where timeline {switches[-1][0]} ended at {switches[-1][1]}" if switches else "without a timeline before it"
+
+
+def _against_switch(w: World, own: OwnEnd, switch: Lsn) -> Verdict:
+    """My timeline ended at ``switch`` in the leader's history; a former primary's end must be exactly there. (EC 101, 102)"""
+    control, can = w.node.control, w.node.rewind_possible
+    if own.reached > switch:
+        return RewindState.NEED, f"own WAL reaches {own.reached}, beyond the switch point {switch}"
+    if not own.last:
+        looked = not w.node.running and (w.memory.crash_recovered or not unclean(w.node))
+        if not (can and looked):
+            return None, f"own WAL reaches at least {own.reached}; it may end beyond the switch point {switch}"
+        return RewindState.NEED, f"own WAL may end beyond the switch point {switch}; pg_rewind will tell"
+    former_primary = not w.node.running and control is not None and control.shut_down_primary
+    if former_primary and own.reached < switch and can:
+        return RewindState.NEED, f"this primary ended at {own.reached}, before the switch point {switch}; pg_rewind will tell"
+    return RewindState.NOT_NEED, f"own WAL ends at {own.reached}, not beyond the switch point {switch}"
