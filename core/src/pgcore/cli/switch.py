@@ -50,7 +50,7 @@ def switchover(session: Session, name: str | None, leader: str | None, candidate
         if leader not in (None, view.leader):
             raise click.ClickException(f"{leader} is not the leader of {cluster.scope}, {view.leader} is")
         candidate = _candidate(view, candidate, force=force, needed=False)
-        when = _when(view, scheduled, force=force)
+        when = moment_of(view, scheduled, "switchover", force=force)
         _confirm(cluster, view, "switchover", candidate, when, force=force)
         _carry_out(session, cluster, _Order("switchover", view, view.leader, candidate, when))
 
@@ -110,9 +110,10 @@ def _candidate(view: ClusterView, candidate: str | None, *, force: bool, needed:
     return candidate
 
 
-def _when(view: ClusterView, scheduled: str | None, *, force: bool) -> str | None:
+def moment_of(view: ClusterView, scheduled: str | None, what: str, *, force: bool) -> str | None:
+    """When it shall happen, as ISO 8601 with a zone; None for now. Raises ClickException for what cannot be scheduled."""
     if scheduled is None and not force:
-        scheduled = click.prompt("When should the switchover take place", default="now")
+        scheduled = click.prompt(f"When should the {what} take place", default="now")
     if scheduled in (None, "", "now"):
         return None
     try:
@@ -159,7 +160,7 @@ def _carry_out(session: Session, cluster: Cluster, order: _Order) -> None:
         progress.until_writable()
     else:
         word = "result unknown" if "status unknown" in answer.body else "failed"
-        click.echo(f"{order.action.title()} {word}, details: {answer.code}, {_plain(answer.body)}")
+        click.echo(f"{order.action.title()} {word}, details: {answer.code}, {plain(answer.body)}")
         _tell_reason(MemberApi(session), url)
         show_cluster(cluster)
         sys.exit(1)
@@ -284,6 +285,6 @@ def _say(text: str) -> None:
     click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S.%f} {text}")
 
 
-def _plain(body: str) -> str:
+def plain(body: str) -> str:
     """An error page without its markup."""
     return " ".join(re.sub(r"<(title|h1)>.*?</\1>|<[^>]*>", " ", body).split()) if body.startswith("<") else body

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from pgcore.clock import now
+from pgcore.clock import Deadline, now
 from pgcore.daemon.board import Board, Status
+from pgcore.daemon.config_change import ConfigChange, change_config
 from pgcore.daemon.guard import Guard, GuardAction
 from pgcore.daemon.heartbeat import Beat, heartbeat
-from pgcore.daemon.mailbox import CancelRestart, CarryOut, Letter, ReloadConfig, ScheduleRestart, WriteFailover
+from pgcore.daemon.mailbox import CancelRestart, CarryOut, ChangeConfig, Letter, ReloadConfig, ScheduleRestart, WriteFailover
 from pgcore.daemon.orders import Orders
 from pgcore.daemon.perform import Performer
 from pgcore.daemon.watchers import PostmasterWatch
@@ -283,8 +284,11 @@ class Agent:
             logger.exception("bug while fulfilling %s", type(letter.request).__name__)
             letter.reply.set_exception(error)
 
-    def _fulfil(self, letter: Letter) -> bool:
+    def _fulfil(self, letter: Letter) -> bool | ConfigChange:
         request = letter.request
+        if isinstance(request, ChangeConfig):
+            deadline = Deadline.after(self.settings.timing.retry_timeout / 2)
+            return change_config(self.performer.ports.store, request, deadline)
         if isinstance(request, ReloadConfig):
             return self.reload()
         assert isinstance(request, WriteFailover)

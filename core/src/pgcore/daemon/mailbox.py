@@ -28,6 +28,14 @@ class ReloadConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeConfig:
+    """Change the ``/config`` key: merge this document into it, or replace it. The answer is a ConfigChange."""
+
+    document: Mapping[str, Json]
+    merge: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CarryOut:
     """Restart or reinitialize now. The answer is empty, or says why not; that of a restart comes when it has ended."""
 
@@ -48,7 +56,7 @@ class CancelRestart:
     """Drop the scheduled restart. Refused if there is none."""
 
 
-Request = WriteFailover | ReloadConfig | CarryOut | ScheduleRestart | CancelRestart
+Request = WriteFailover | ReloadConfig | ChangeConfig | CarryOut | ScheduleRestart | CancelRestart
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from pgcore.daemon.mailbox import Mailbox
 from pgcore.model.basics import Json
 from pgcore.rest.access import Access
 from pgcore.rest.answer import Answer, error_page
+from pgcore.rest.configure import ConfigDoor
 from pgcore.rest.manage import Management, Reply, Reports
 from pgcore.rest.orders import NodeOrders
 from pgcore.rest.settings import RestSettings
@@ -52,6 +53,17 @@ class _Reload(_Resource):
         return _say(self._management.reload())
 
 
+class _Config(_Resource):
+    def __init__(self, door: ConfigDoor) -> None:
+        self._door = door
+
+    def PATCH(self, *path: str, **query: str) -> bytes:
+        return _say_json(self._door.change(_object(), merge=True))
+
+    def PUT(self, *path: str, **query: str) -> bytes:
+        return _say_json(self._door.change(_object(), merge=False))
+
+
 class _Restart(_Resource):
     def POST(self, *path: str, **query: str) -> bytes:
         return _say(self._orders.restart(_object(optional=True)))
@@ -81,10 +93,11 @@ class _Report:
 class _Root:
     """The resources by the first segment of their path."""
 
-    def __init__(self, management: Management, orders: NodeOrders, reports: Reports | None) -> None:
+    def __init__(self, management: Management, orders: NodeOrders, config: ConfigDoor, reports: Reports | None) -> None:
         if reports is not None:
             self.mpp = _Report(reports)
             setattr(self, reports.path, self.mpp)
+        self.config = _Config(config)
         self.switchover = _Switchover(management, orders)
         self.failover = _Failover(management, orders)
         self.reload = _Reload(management, orders)
@@ -100,7 +113,8 @@ class SecondDoor:
         self._board = board
         self._settings = settings
         self._access = Access()
-        self._root = _Root(Management(board, mailbox, stopping), NodeOrders(board, mailbox, stopping), reports)
+        orders, config = NodeOrders(board, mailbox, stopping), ConfigDoor(board, mailbox)
+        self._root = _Root(Management(board, mailbox, stopping), orders, config, reports)
         self._running = threading.BoundedSemaphore(1)
         cherrypy.config.update({"environment": "embedded", "log.screen": False, "checker.on": False})
         self._application = cherrypy.Application(self._root, "", {"/": {
@@ -141,7 +155,8 @@ class SecondDoor:
         status, headers = head[-1]
         named = {name.lower(): value for name, value in headers}
         challenge = named.get("www-authenticate")
-        return Answer(int(status[:3]), body, headers={"WWW-Authenticate": challenge} if challenge else {},
+        kind = "application/json" if named.get("content-type", "").startswith("application/json") else "text/html"
+        return Answer(int(status[:3]), body, kind, headers={"WWW-Authenticate": challenge} if challenge else {},
                       page=_ERROR_PAGE.lower() in named)
 
     def _admit(self) -> None:
@@ -175,6 +190,12 @@ def _say(reply: Reply) -> bytes:
         raise _refusal(reply.code, reply.text)
     cherrypy.serving.response.status = reply.code
     return reply.text.encode()
+
+
+def _say_json(reply: Reply) -> bytes:
+    text = _say(reply)
+    cherrypy.serving.response.headers["Content-Type"] = "application/json"
+    return text
 
 
 def _refusal(code: int, text: str) -> cherrypy.HTTPError:

@@ -1,0 +1,40 @@
+"""``PATCH`` and ``PUT /config``: the dynamic configuration, changed through the heartbeat (rest-api 7)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from concurrent.futures import TimeoutError as FutureTimeoutError
+
+from pgcore.daemon.board import Board
+from pgcore.daemon.mailbox import ChangeConfig, Mailbox
+from pgcore.errors import PgcoreError
+from pgcore.model.basics import Json
+from pgcore.rest.manage import Reply
+
+logger = logging.getLogger(__name__)
+
+
+class ConfigDoor:
+    """Changes the document as asked; its values are checked by the agents that take it over, which refuse a bad one whole."""
+
+    def __init__(self, board: Board, mailbox: Mailbox) -> None:
+        self._board, self._mailbox = board, mailbox
+
+    def change(self, document: dict[str, Json], *, merge: bool) -> Reply:
+        """Merge into the stored document, or replace it. 200 with the whole document."""
+        status = self._board.status
+        patience = status.timing.retry_timeout + status.timing.loop_wait if status else 30
+        failure = 503 if merge else 502
+        try:
+            changed = self._mailbox.ask(ChangeConfig(document, merge)).result(patience)
+        except FutureTimeoutError:
+            return Reply(failure, "the heartbeat did not answer: the change may or may not be written", page=True)
+        except PgcoreError as error:
+            logger.warning("REST API: changing the configuration failed: %s", error)
+            return Reply(failure, "the store did not answer: the change may or may not be written", page=True)
+        if changed.missing:
+            return Reply(503, "there is no valid /config key to merge into; PUT writes a whole document", page=True)
+        if changed.conflict:
+            return Reply(409, "somebody else has changed the configuration at the same moment: read it and try again", page=True)
+        return Reply(200, json.dumps(changed.document))
