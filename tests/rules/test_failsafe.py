@@ -11,7 +11,6 @@ from pgcore.model.actions import (
     AcquireLease,
     AskFailsafe,
     BeginDemotion,
-    ChangeSlots,
     DemoteMode,
     Phase,
     PollPeers,
@@ -153,32 +152,6 @@ SENDER = (
     nothing("in maintenance mode nobody is asked (EC 40)", away(primary(), 0, paused=True), "store_lost.paused"),
     nothing("a standby asks nobody", away(standby(), 0), "store_lost.standby_waits"),
     nothing("nor does a server that crashed", away(down(Role.PRIMARY), 20), "store_lost.standby_waits"),
-    case(
-        "a member streams from another standby: its idle slot follows what it answered (EC 34)",
-        away(
-            primary(slots=(Slot("b", True, True, Lsn(900)), Slot("c", True, False, Lsn(500)))),
-            failsafe_answers=ALL,
-            failsafe_positions={"b": Lsn(950), "c": Lsn(980)},
-        ),
-        "store_lost.advance_slots",
-        ChangeSlots(advance={"c": Lsn(980)}),
-    ),
-    nothing(
-        "once in a beat (EC 34)",
-        away(
-            primary(slots=(Slot("c", True, False, Lsn(500)),)),
-            failsafe_answers=ALL,
-            failsafe_positions={"c": Lsn(980)},
-            slots_done=True,
-        ),
-        "store_lost.members_agree",
-    ),
-    case(
-        "a standby's idle copy of a slot follows what the primary told, as far as it has replayed",
-        away(standby(slots=(Slot("b", True, False, Lsn(500)), Slot("c", True, False, Lsn(500)))), 0, failsafe=accepted()),
-        "store_lost.advance_copies",
-        ChangeSlots(advance={"c": Lsn(1000)}),
-    ),
     nothing(
         "a slow stop for the outage is not begun twice (EC 38)",
         away(doing(TaskKind.STOP, primary()), 0, procedure=demotion(DemoteMode.OFFLINE, Phase.STOP)),

@@ -10,7 +10,6 @@ from pgcore.model.actions import (
     Adopt,
     Announce,
     ApplySettings,
-    ChangeSlots,
     ReadHistory,
     RunCheckpoint,
     WriteConfig,
@@ -19,13 +18,13 @@ from pgcore.model.actions import (
     WriteInitialize,
     WriteStatus,
 )
-from pgcore.model.basics import Instant, Lsn, Tags
+from pgcore.model.basics import Lsn, Tags
 from pgcore.model.cluster import ClusterStatus, ClusterView, ConfigRecord
 from pgcore.model.decision import Then
 from pgcore.model.node import NodeView, Slot, TaskKind
-from pgcore.model.world import LeaseState, World
+from pgcore.model.world import World
 from pgcore.testing import builders
-from pgcore.testing.builders import NOW, SYSTEM, demotion, doing, empty, history, member, primary, request, standby, view, world
+from pgcore.testing.builders import SYSTEM, doing, empty, history, primary, request, standby, view, world
 from rules.cases import Case, case, silent
 
 MINE, B_LEADS = view("a"), view("b")
@@ -135,25 +134,6 @@ UPKEEP = (
         holder(node=doing(TaskKind.CHECKPOINT, primary(slots=SLOTS)), server_stale=True),
         "upkeep",
     ),
-    case(
-        "a new member needs a slot",
-        holder(
-            node=primary(slots=SLOTS[:1]), written_status=ClusterStatus(Lsn(1000), {"a": Lsn(1000), "b": Lsn(900)}, ("b", "c"))
-        ),
-        "upkeep.member_slots",
-        ChangeSlots(create=("c",)),
-        stage="upkeep",
-    ),
-    case(
-        "so does it on a standby",
-        world(standby(), view("b", optime=1000)),
-        "upkeep.member_slots",
-        ChangeSlots(create=("b", "c")),
-        stage="upkeep",
-    ),
-    silent("slots are left alone while the lock is free", world(standby(), view(None)), "upkeep"),
-    silent("and by a holder who has not proven the lock", world(primary(slots=()), MINE, lease=LeaseState.GONE), "upkeep"),
-    silent("and during a demotion", holder(node=primary(slots=()), procedure=demotion("graceful", "stop")), "upkeep"),
     silent("all is well", holder(), "upkeep"),
     silent("the store is away", world(primary(), None, managed=False), "upkeep"),
 )
@@ -201,31 +181,3 @@ def test_the_card_shows_no_position_during_a_long_action_but_its_progress() -> N
     card = card_of(world(doing(TaskKind.CLONE, empty(), percent=40), B_LEADS))
     assert "xlog_location" not in card
     assert card["progress"] == {"action": "clone", "percent": 40}
-
-
-def test_a_member_that_left_keeps_its_slot_for_member_slots_ttl() -> None:
-    """EC 152, 153: retained and not dropped within the time, expired afterwards."""
-    alone = view("a", member("a"), member("b"))
-    for seconds, expected in ((1800, None), (1801, ("c",))):
-        world_ = world(
-            primary(slots=(SLOTS[0], Slot("c", True, False, Lsn(800)))),
-            alone,
-            slots_seen={"c": Instant(NOW - seconds)},
-            written_timeline=1,
-            **{
-                "written_status": ClusterStatus(
-                    Lsn(1000),
-                    {"a": Lsn(1000), "b": Lsn(900), **({} if expected else {"c": Lsn(800)})},
-                    ("b",) if expected else ("b", "c"),
-                )
-            },
-        )
-        decision = case("", world_, "", stage="upkeep").decision()
-        assert (decision.actions[0].drop if decision else None) == expected
-
-
-def test_a_standby_advances_an_inactive_slot_to_what_it_has_itself() -> None:
-    """EC 158: never beyond the own replay position."""
-    status = ClusterStatus(Lsn(2000), {"c": Lsn(1500)})
-    world_ = world(standby(1000, slots=(SLOTS[0], Slot("c", True, False, Lsn(800)))), view("b", status=status))
-    assert case("", world_, "", stage="upkeep").decision().actions[0].advance == {"c": Lsn(1000)}

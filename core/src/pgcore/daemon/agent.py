@@ -50,6 +50,8 @@ QUIET = (
     a.ObserveNode,
     a.RunCheckpoint,
     a.ResumeReplay,
+    a.ServeSlots,
+    a.ComplainAboutSlots,
 )
 """Actions that do not make a decision worth a line of its own."""
 

@@ -41,7 +41,9 @@ def own_standby_names(value: Effective) -> str:
 def permanent_slots(value: Effective) -> tuple[PermanentSlot, ...]:
     """The ``slots`` section as the rules see it, sorted by name."""
     return tuple(
-        PermanentSlot(name, entry.get("database"), entry.get("plugin"), entry.get("cluster_type"))
+        PermanentSlot(name, cluster_type=entry.get("cluster_type"))
+        if entry["type"] == "physical"
+        else PermanentSlot(name, entry["database"], entry["plugin"])
         for name, entry in sorted(value.slots.items())
     )
 
@@ -89,6 +91,8 @@ class Configuration:
         self._cache_path = os.path.join(os.path.abspath(local.postgresql.data_dir), CACHE_NAME)
         self._cached = read_cache(self._cache_path)
         self.effective = self._first()
+        self._feedback = any(not slot.physical for slot in permanent_slots(self.effective))
+        """Forced until the rules say otherwise: a standby started without it lets its upstream remove what its slots need."""
         self.server = self._server()
         self._log_warnings(self.effective)
 
@@ -113,7 +117,8 @@ class Configuration:
 
     def _server(self) -> ServerSettings:
         server = server_settings(self.effective, self.local, server_major=self.server_major)
-        return replace(server, parameters={**QUICK_RETURN, **server.parameters, **self._enforced()})
+        forced = {"hot_standby_feedback": "on"} if self._feedback else {}
+        return replace(server, parameters={**QUICK_RETURN, **server.parameters, **self._enforced(), **forced})
 
     def _log_warnings(self, value: Effective) -> None:
         for warning in value.warnings:
@@ -194,6 +199,11 @@ class Configuration:
         if server != self.server:
             self.server, self.server_stale = server, True
 
+    def force_feedback(self, on: bool) -> None:
+        """``hot_standby_feedback`` is on whatever is configured, or as configured again. (HA rules 21.3)"""
+        self._feedback = on
+        self._recompose()
+
     def save_cache(self) -> None:
         """Keep the dynamic document in the data directory for a start without the store (config 1.6)."""
         document = self.effective.document
@@ -236,6 +246,7 @@ class Configuration:
             use_slots=self.server.use_slots,
             permanent_slots=permanent_slots(self.effective),
             ignore_slots=tuple({k: str(v) for k, v in entry.items()} for entry in self.effective.ignore_slots),
+            feedback_forced=self._feedback,
             standby_cluster=remote_cluster(self.effective),
             watchdog=local.watchdog.effective_mode,
             remove_data_directory_on_rewind_failure=shared.remove_data_directory_on_rewind_failure,

@@ -150,8 +150,14 @@ class Mpp:
         return self.handler.rest_path if self.handler is not None else ""
 
     def keeps_slot(self, name: str, plugin: str | None, database: str | None) -> bool:
-        """The slot belongs to the handler."""
-        return self.handler is not None and self.handler.keeps_slot(name, plugin, database)
+        """The slot belongs to the handler; if that cannot be said, it does."""
+        if self.handler is None:
+            return False
+        try:
+            return self.handler.keeps_slot(name, plugin, database)
+        except Exception:  # a plugin's bug must not end a heartbeat, nor cost a slot
+            logger.exception("the handler of group %d failed in keeps_slot", self.handler.group)
+            return True
 
     def bootstrapped(self) -> None:
         """The new cluster is up. Raises ServerError: the bootstrap fails."""

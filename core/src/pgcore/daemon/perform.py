@@ -22,6 +22,7 @@ from pgcore.daemon.mending import Mending
 from pgcore.daemon.mpp import Mpp
 from pgcore.daemon.ordered import OrderedActions
 from pgcore.daemon.peers import Peers
+from pgcore.daemon.slot_actions import SlotActions
 from pgcore.daemon.sync_actions import SyncActions
 from pgcore.daemon.tasks import Tasks
 from pgcore.daemon.watchdog import Watchdog
@@ -31,10 +32,10 @@ from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Store, Stor
 from pgcore.dcs.store import version as at_version
 from pgcore.decide.advance import ClusterReading
 from pgcore.decide.lease import demote_left_s, failsafe_ask_s
-from pgcore.errors import PgcoreError, ServerUnavailableError
+from pgcore.errors import PgcoreError
 from pgcore.hookspecs import CallbackEvent, Facts
 from pgcore.model import actions as a
-from pgcore.model.basics import Instant, Json, Lsn, Role, Timing
+from pgcore.model.basics import Instant, Json, Role, Timing
 from pgcore.model.cluster import HistoryEntry
 from pgcore.model.failsafe import FailsafeRecord
 from pgcore.model.world import World
@@ -102,7 +103,6 @@ class Performer:
             a.Announce: self._announce,
             a.FollowByReload: self._follow,
             a.ApplySettings: self._apply,
-            a.ChangeSlots: self._slots,
             a.RunCheckpoint: lambda action, world: self._checkpoint.ask(action.timeline),
             a.ResumeReplay: lambda action, world: ports.postgres.resume_replay(),
             a.SetRole: self._role,
@@ -117,6 +117,7 @@ class Performer:
             **SyncActions(ports, self._spare_deadline).handlers,
             **self.watchdog.handlers,
             **Mending(ports).handlers,
+            **SlotActions(ports).handlers,
         }
 
     def perform(self, action: a.Action, world: World) -> a.Outcome:
@@ -158,8 +159,10 @@ class Performer:
         task, finished = self.ports.tasks.look()  # before the server, so that what a task has done is seen with its end
         view = self.ports.postgres.observe(Deadline.after(limit))
         silent, accepted = self.ports.peers.silent(), self.ports.failsafe.record()
+        keeps = self.ports.mpp.keeps_slot
+        slots = tuple(s if s.physical else replace(s, handled=keeps(s.name, s.plugin, s.database)) for s in view.slots)
         watchdog = self.watchdog.look(world.settings.timing)
-        return replace(view, task=task, finished=finished, silent=silent, failsafe=accepted, **watchdog)
+        return replace(view, task=task, finished=finished, silent=silent, failsafe=accepted, slots=slots, **watchdog)
 
     def _read(self, action: a.ReadCluster, world: World) -> ClusterReading:
         snapshot = retrying(lambda d: self.ports.store.read(fresh=action.fresh, deadline=d), self._store_deadline(world))
@@ -284,20 +287,6 @@ class Performer:
         if self.ports.postgres.apply_settings():
             self.tell("on_reload", world.node.role)
         self.ports.configuration.server_stale = False
-
-    def _slots(self, action: a.ChangeSlots, world: World) -> None:
-        steps: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
-            *((self.ports.postgres.create_slot, (name,)) for name in action.create),
-            *((self.ports.postgres.drop_slot, (name,)) for name in action.drop),
-            *((self.ports.postgres.advance_slot, (name, Lsn(lsn))) for name, lsn in action.advance.items()),
-        ]
-        for step, arguments in steps:
-            try:
-                step(*arguments)
-            except ServerUnavailableError:
-                raise  # the others would wait just as long
-            except PgcoreError as error:
-                logger.warning("%s", error)
 
     # -- node ------------------------------------------------------------------------------------------------
 

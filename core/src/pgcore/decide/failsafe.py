@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pgcore.decide import slot_copies, slots
 from pgcore.decide.lease import demote_left_s, failsafe_ask_s, lease_running_out
-from pgcore.model.actions import AskFailsafe, ChangeSlots, PollPeers, ReleaseLease, WriteFailsafe
+from pgcore.model.actions import AskFailsafe, ChangeSlots, PollPeers, ReleaseLease, ServeSlots, WriteFailsafe
 from pgcore.model.basics import Lsn, slot_name
 from pgcore.model.cluster import ClusterView, Member
 from pgcore.model.decision import Decision, act, end, rest
@@ -76,31 +77,31 @@ def agreed(w: World) -> bool:
 
 def advance_slots(w: World) -> Decision | None:
     """Slots of members that stream from another standby follow what these members answered. (HA rules 9, EC 34)"""
-    if not (agreed(w) and w.node.is_primary) or w.slots_done or not w.settings.use_slots:
+    if not (agreed(w) and w.node.is_primary):
         return None
-    answered = {slot_name(name): lsn for name, lsn in w.memory.failsafe_positions.items()}
-    return _advance(w, answered)
+    return _advance(w, w.me, {}, w.memory.failsafe_positions)
 
 
 def advance_copies(w: World) -> Decision | None:
     """A standby keeps its idle copies of slots moving by what the primary told when it asked. (HA rules 9.2)"""
     record = w.memory.failsafe
-    if record is None or w.node.is_primary or w.slots_done or not w.settings.use_slots:
+    if record is None or w.node.is_primary:
         return None
-    return _advance(w, record.slots)
+    return _advance(w, record.name, record.slots, {})
 
 
-def _advance(w: World, targets: Mapping[str, Lsn]) -> Decision | None:
-    """Inactive physical slots move forward to the target, never beyond the WAL that is here."""
-    here = w.node.position if w.node.is_primary else w.node.replayed
-    moved = {}
-    for slot in w.node.slots:
-        target = Lsn(min(targets.get(slot.name, Lsn(0)), here or Lsn(0)))
-        if slot.physical and not slot.active and slot.restart_lsn is not None and target > slot.restart_lsn:
-            moved[slot.name] = target
-    if not moved or not w.node.answering or w.busy:
+def _advance(w: World, leader: str, told: Mapping[str, Lsn], answered: Mapping[str, Lsn]) -> Decision | None:
+    """Unused slots move as they would with the store; nothing is created, dropped or copied by a view that may be old."""
+    view = w.memory.old_cluster
+    if view is None or w.slots_done or w.busy or not w.node.answering:
         return None
-    return act(ChangeSlots(advance=moved), because="the store is away; advancing " + ", ".join(sorted(moved)))
+    seen = replace(w, cluster=slots.view_in_failsafe(view, leader, told, answered))
+    change, service = slots.changes(seen), slot_copies.service(seen)
+    actions = (
+        *((ChangeSlots(advance=change.advance),) if change is not None and change.advance else ()),
+        *((ServeSlots(advance=service.advance),) if service is not None and service.advance else ()),
+    )
+    return act(*actions, because="the store is away; unused slots follow what was told") if actions else None
 
 
 def members_agree(w: World) -> Decision | None:

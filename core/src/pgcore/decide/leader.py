@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgcore.decide import failsafe, switchover
 from pgcore.decide.lease import renew
+from pgcore.decide.slot_upkeep import unproven_slots
 from pgcore.decide.sync_promotion import PROMOTION_RULES
 from pgcore.decide.table import Table
 from pgcore.decide.watchdog import must_lead_without
@@ -131,6 +132,7 @@ LEADER = Table(
     promotion_failed,
     failsafe.accepted_another,
     cannot_look,
+    unproven_slots,
     *PROMOTION_RULES,
     promote,
     become_primary,

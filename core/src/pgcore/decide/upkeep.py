@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pgcore.decide import failsafe, restart, slots, switchover, synchronous
+from pgcore.decide import failsafe, restart, slot_upkeep, slots, switchover, synchronous
+from pgcore.decide.slot_upkeep import slot_feedback
+from pgcore.decide.slots_wanted import retained
 from pgcore.decide.sync_duty import return_to_sync
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
@@ -68,7 +70,7 @@ def status(w: World) -> Decision | None:
     """Position and slots, right after the renewal, if they changed. (HA rules 8.2, dcs-layout 2.1)"""
     if not _serving_leader(w) or w.node.position is None:
         return None
-    value = ClusterStatus(w.node.position, slots.published(w), slots.retained(w))
+    value = ClusterStatus(w.node.position, slots.published(w), retained(w))
     if value == w.memory.written_status and value.optime == w.cluster.status.optime:
         return None
     return act(WriteStatus(value), because=f"position {value.optime}")
@@ -116,19 +118,6 @@ def apply_settings(w: World) -> Decision | None:
     return None
 
 
-def member_slots(w: World) -> Decision | None:
-    """Physical slots for the other members. (HA rules 21.3)"""
-    locked = not w.cluster.unlocked
-    ready = w.node.running and w.node.answering and not w.busy and locked and not w.store_lost and w.demotion is None
-    if not ready or w.slots_done or (w.is_holder and not w.holds):
-        return None
-    change = slots.changes(w)
-    if change is None:
-        return None
-    parts = {"create": change.create, "drop": change.drop, "advance": tuple(change.advance)}
-    return act(change, because="; ".join(f"{verb} {', '.join(names)}" for verb, names in parts.items() if names))
-
-
 def paused_replay(w: World) -> Decision | None:
     """Replay is paused, maybe because the primary raised a setting: then it goes on, as it does not by itself. (EC 214)"""
     able = w.node.answering and not w.node.is_primary and not w.busy and (w.node.server_version or 0) >= 140000
@@ -148,9 +137,10 @@ UPKEEP = Table(
     failsafe.failsafe_key,
     read_history,
     write_history,
+    slot_feedback,
     apply_settings,
     *synchronous.UPKEEP_RULES,
-    member_slots,
+    *slot_upkeep.RULES,
     paused_replay,
     *restart.UPKEEP_RULES,
 )

@@ -101,9 +101,22 @@ class Slot:
     plugin: str | None = None
     database: str | None = None
     xmin: int | None = None
+    catalog_xmin: int | None = None
     wal_status: str | None = None
     failover: bool = False
     synced: bool = False
+    handled: bool = False
+    """The handler of the cluster's extension says that the slot is its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReport:
+    """What the thread that serves logical slots has found out since it was last asked."""
+
+    broken: frozenset[str] = frozenset()
+    """Slots that can never be advanced again: the WAL they need is gone, or the server invalidated them."""
+    leader: Mapping[str, int | None] | None = None
+    """Oldest transaction that each slot asked about keeps on the leader; None: nothing new was learned."""
 
 
 class TaskKind(StrEnum):
@@ -123,6 +136,7 @@ class TaskKind(StrEnum):
     CHECKPOINT = "checkpoint"
     REMOVE = "removing the data directory"
     REINITIALIZE = "reinitialize"
+    COPY_SLOTS = "copy logical slots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +206,8 @@ class NodeView:
     senders: tuple[WalSender, ...] = ()
     slots: tuple[Slot, ...] = ()
     names: StandbyNames = field(default_factory=StandbyNames)
+    hot_standby_feedback: bool = False
+    """The setting in force: this standby tells its upstream which rows it still needs."""
     has_restore_command: bool = False
     pending_restart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     control: ControlData | None = None

@@ -69,6 +69,8 @@ class Settings:
     permanent_slots: tuple[PermanentSlot, ...] = ()
     ignore_slots: tuple[Mapping[str, str], ...] = ()
     """A slot that matches every key of one entry (name, database, plugin, type) is never dropped (HA rules 21.5)."""
+    feedback_forced: bool = False
+    """``hot_standby_feedback`` is on whatever is configured, for the sake of logical slots (HA rules 21.3)."""
     standby_cluster: RemoteCluster | None = None
     watchdog: str = "off"
     """``off``, ``automatic`` or ``required`` (HA rules 10)."""

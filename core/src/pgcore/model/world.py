@@ -14,6 +14,7 @@ from pgcore.model.node import DataDir, NodeView, TaskKind, TaskResult
 from pgcore.model.orders import Order, ScheduledRestart
 from pgcore.model.server import Upstream
 from pgcore.model.settings import Settings
+from pgcore.model.slots import SlotMemory
 from pgcore.model.synchronous import SyncMemory
 
 
@@ -155,8 +156,7 @@ class Memory:
     """Why the last request was not carried out."""
     unlocked_since: Instant | None = None
     """Since when the lock has been seen free."""
-    slots_seen: Mapping[str, Instant] = field(default_factory=dict)
-    """When each member slot was last wanted by a live member card."""
+    slots: SlotMemory = field(default_factory=SlotMemory)
     written_status: ClusterStatus | None = None
     written_timeline: int | None = None
     """Timeline whose history is known to be stored."""
@@ -214,6 +214,7 @@ class World:
     recovery_change: str | None = None
     history: tuple[object, ...] | None = None
     slots_done: bool = False
+    """Slots were changed in this beat."""
     watchdog_tried: bool = False
     """The watchdog was asked to run in this beat, whatever came of it."""
     watchdog_fed: bool = False

@@ -129,6 +129,7 @@ class Lookout:
             position=standby_position if answer.in_recovery else answer.flushed, received=answer.received,
             replayed=answer.replayed, replayed_at=answer.replayed_at, replay_paused=answer.replay_paused,
             receiver=answer.receiver, senders=answer.senders, slots=answer.slots,
+            hot_standby_feedback=answer.hot_standby_feedback,
             has_restore_command=bool(answer.restore_command), recovery_files=data_dir.has_recovery_files(settings.data_dir),
             rewind_possible=self._rewind_possible(settings, self._running_rewindable(settings, view.postmaster_pid or 0)))
 

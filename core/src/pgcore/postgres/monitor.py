@@ -38,6 +38,7 @@ class Monitoring:
     pending_restart: frozenset[str]
     standby_names: str
     synchronous_commit: str
+    hot_standby_feedback: bool
 
 
 @lru_cache
@@ -65,10 +66,11 @@ def query_text(version: int) -> str:
    'flush', flush_lsn, 'replay', replay_lsn)) FROM pg_catalog.pg_stat_replication),
  (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('name', slot_name, 'type', slot_type, 'active', active,
    'restart', restart_lsn, 'confirmed', confirmed_flush_lsn, 'plugin', plugin, 'database', database,
-   'xmin', xmin::text::bigint{lost}{synced}))
+   'xmin', xmin::text::bigint, 'catalog_xmin', catalog_xmin::text::bigint{lost}{synced}))
    FROM pg_catalog.pg_replication_slots WHERE NOT temporary),
  (SELECT pg_catalog.json_agg(name) FROM pg_catalog.pg_settings WHERE pending_restart),
- pg_catalog.current_setting('synchronous_standby_names'), pg_catalog.current_setting('synchronous_commit')
+ pg_catalog.current_setting('synchronous_standby_names'), pg_catalog.current_setting('synchronous_commit'),
+ pg_catalog.current_setting('hot_standby_feedback')
  FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role"""
 
 
@@ -88,7 +90,7 @@ def ask(session: Session, deadline: Deadline) -> Monitoring:
         senders=tuple(_sender(sender) for sender in row[13] or ()),
         slots=tuple(_slot(slot) for slot in row[14] or ()),
         pending_restart=frozenset(row[15] or ()),
-        standby_names=row[16], synchronous_commit=row[17],
+        standby_names=row[16], synchronous_commit=row[17], hot_standby_feedback=row[18] == "on",
     )
 
 
@@ -123,4 +125,5 @@ def _slot(row: Mapping[str, Any]) -> Slot:
     return Slot(
         name=row["name"], physical=row["type"] == "physical", active=bool(row["active"]), restart_lsn=_lsn(row["restart"]),
         confirmed_flush=_lsn(row["confirmed"]), plugin=row["plugin"], database=row["database"], xmin=row["xmin"],
+        catalog_xmin=row["catalog_xmin"],
         wal_status=row.get("wal_status"), failover=bool(row.get("failover")), synced=bool(row.get("synced")))

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pgcore.clock import Deadline
 from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import BootstrapMethod, ReplicaMethod
-from pgcore.model.basics import Json, Role, State
+from pgcore.model.basics import Json, Lsn, Role, State
 from pgcore.model.node import ControlData
 from pgcore.model.server import Upstream
+from pgcore.model.settings import PermanentSlot
 from pgcore.postgres import (
     creation,
     data_dir,
@@ -26,6 +27,8 @@ from pgcore.postgres import (
     local,
     postmaster,
     promote,
+    recovery,
+    replication,
     rewind,
 )
 from pgcore.postgres.connection import Session
@@ -36,6 +39,11 @@ if TYPE_CHECKING:
     from pgcore.hookspecs import TaskContext
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_SLOT_LIMIT_S = 86400.0
+_COPY_READ_S = 10.0
 
 
 class Postgres(QuickServer):
@@ -245,6 +253,64 @@ class Postgres(QuickServer):
         in_file = value("restore_command")
         restore = str(self._settings.recovery_conf.get("restore_command") or in_file)
         return Archiving(value("archive_mode"), value("archive_command"), restore, bool(in_file))
+
+    # -- logical slots, for the thread that serves them, and their copies -------------------------------------------------
+
+    def create_logical_slot(self, slot: PermanentSlot) -> bool:
+        """Make it in its database, however long transactions there go on; an existing one is fine. Raises ServerError."""
+        return self._in_database(slot, lambda session, deadline: replication.create_logical(session, slot, deadline))
+
+    def advance_logical_slot(self, slot: PermanentSlot, lsn: Lsn) -> bool:
+        """Move it to a position, however long that takes; false if that can never work again. Raises ServerError."""
+        return self._in_database(slot, lambda session, deadline: replication.advance_logical(session, slot, lsn, deadline))
+
+    def _in_database(self, slot: PermanentSlot, action: Callable[[Session, Deadline], T]) -> T:
+        login = local.superuser(self._settings, self._user, application_name="pgcore slots", statement_timeout_s=0)
+        session = Session(login | {"dbname": slot.database}, Deadline.after(QUICK_S, self._now))
+        try:
+            return action(session, Deadline.after(_SLOT_LIMIT_S, self._now))
+        finally:
+            session.close()
+
+    def leader_slots(self, source: Upstream, names: Iterable[str], timeout_s: float) -> dict[str, int | None]:
+        """The oldest transaction that each of these slots keeps on the leader. Raises ServerError."""
+        deadline = Deadline.after(timeout_s, self._now)
+        session = self._at_leader(source, deadline)
+        try:
+            return replication.catalog_xmins(session, names, deadline)
+        finally:
+            session.close()
+
+    def _at_leader(self, source: Upstream, deadline: Deadline) -> Session:
+        """A connection as the rewind user, who may read files of the data directory."""
+        credentials = self._settings.rewind if self._settings.rewind.username else self._settings.superuser
+        return Session({"dbname": self._settings.database, "host": source.host, "port": source.port, "application_name": "pgcore",
+                        "options": "-c search_path=pg_catalog -c statement_timeout=5000"}
+                       | recovery.login(credentials, password=True), deadline)
+
+    def copy_slots(self, ctx: TaskContext, source: Upstream, slots: Iterable[PermanentSlot], upstream: Upstream | None, *,
+                   timeout_s: float) -> None:
+        """Write what the leader has of these logical slots into this standby; it is restarted for that (HA rules 21.4).
+
+        It is not stopped when the leader has none of them. Raises ServerError or CancelledError.
+        """
+        deadline = Deadline.after(_COPY_READ_S, self._now)
+        session = self._at_leader(source, deadline)
+        try:
+            states = replication.read_states(session, slots, deadline)
+        finally:
+            session.close()
+        if not states:
+            logger.info("%s has none of the logical slots to copy", source.name or source.host)
+            return
+        ctx.check()
+        self.stop(ctx, mode="fast", timeout_s=None)
+        try:
+            for name, content in states.items():
+                replication.write_state(self._settings.data_dir, name, content, self._user)
+                logger.info("logical slot %s copied from %s", name, source.name or source.host)
+        finally:
+            self.start(ctx, role=self.role, upstream=upstream, timeout_s=timeout_s)
 
     # -- making data directories -------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pgcore.decide.advance import failsafe, looks, orders, procedures, server, store, synchronous, watchdog
+from pgcore.decide.advance import failsafe, looks, orders, procedures, server, slots, store, synchronous, watchdog
 from pgcore.decide.advance.looks import ClusterReading
 from pgcore.decide.advance.memory import Handlers
 from pgcore.model.actions import Action, Outcome
@@ -24,6 +24,7 @@ _HANDLERS: Handlers = {
     **failsafe.HANDLERS,
     **synchronous.HANDLERS,
     **watchdog.HANDLERS,
+    **slots.HANDLERS,
 }
 
 

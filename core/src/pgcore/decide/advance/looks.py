@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pgcore.decide import slots
 from pgcore.decide.advance.memory import Handlers, remember, value_of
 from pgcore.decide.advance.synchronous import looked
 from pgcore.decide.failsafe import with_leader
@@ -121,19 +122,17 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
         changes["request_seen"] = None
     since = world.memory.unlocked_since
     changes["unlocked_since"] = None if not cluster.unlocked else world.now if since is None else since
-    return remember(
-        replace(
-            world,
-            cluster=cluster,
-            settings=reading.settings,
-            lease=lease,
-            store_lost=False,
-            race_lost=False,
-            read_at=outcome.at,
-            fresh=action.fresh,
-        ),
-        **changes,
+    world = replace(
+        world,
+        cluster=cluster,
+        settings=reading.settings,
+        lease=lease,
+        store_lost=False,
+        race_lost=False,
+        read_at=outcome.at,
+        fresh=action.fresh,
     )
+    return remember(world, **changes, slots=slots.noted(world))
 
 
 HANDLERS: Handlers = {

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pgcore.decide import slots
 from pgcore.decide.advance.memory import Handlers, remember
 from pgcore.model.actions import (
     Action,
     Adopt,
     Bootstrap,
-    ChangeSlots,
     Checkpoint,
     Clone,
     CrashRecover,
@@ -73,11 +71,6 @@ def told_role(world: World, role: Role) -> Told | None:
     return told if told is None or role is Role.UNINITIALIZED else replace(told, role=role.told)
 
 
-def _slots_changed(world: World, action: ChangeSlots, outcome: Outcome) -> World:
-    keep = {name: at for name, at in slots.seen(world).items() if name not in action.drop or name in slots.wanted(world)}
-    return remember(replace(world, slots_done=True), slots_seen=keep)
-
-
 def _adopted(world: World, action: Adopt, outcome: Outcome) -> World:
     """A standby found running may have diverged while nobody looked. (HA rules 12.1)"""
     state = world.memory.rewind
@@ -88,7 +81,6 @@ def _adopted(world: World, action: Adopt, outcome: Outcome) -> World:
 
 HANDLERS: Handlers = {
     FollowByReload: lambda w, a, o: replace(w, recovery_change="none"),
-    ChangeSlots: _slots_changed,
     RunCheckpoint: lambda w, a, o: remember(replace(w, checkpoint_asked=True), checkpoint_needed=not (o.ok and o.value is True)),
     SetRole: _role,
     StartServer: _start,

@@ -33,7 +33,6 @@ def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
     cluster = replace(world.cluster, leader=world.me)
     held = _held(replace(world, cluster=cluster, lease=LeaseState.HELD), outcome)
     until = Instant(world.now + world.settings.timing.ttl) if world.node.is_primary else None
-    retained = dict.fromkeys(world.cluster.status.retain_slots, world.now)
     return remember(
         held,
         last_result=None,
@@ -41,7 +40,7 @@ def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
         failsafe_map=replace(world.memory.failsafe_map, mine=False, keep_until=until),
         sync=replace(world.memory.sync, undecided=True),
         old_cluster=cluster if world.memory.old_cluster is None else world.memory.old_cluster,
-        slots_seen={**retained, **world.memory.slots_seen},
+        slots=slots.took_lock(world),
     )
 
 
@@ -110,7 +109,6 @@ def _status_written(world: World, action: WriteStatus, outcome: Outcome) -> Worl
     return remember(
         replace(world, cluster=replace(world.cluster, status=action.status)),
         written_status=action.status,
-        slots_seen=slots.seen(world),
     )
 
 

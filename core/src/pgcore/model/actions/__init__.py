@@ -40,7 +40,6 @@ from pgcore.model.actions.node import (
 from pgcore.model.actions.server import (
     ApplySettings,
     Bootstrap,
-    ChangeSlots,
     Checkpoint,
     Clone,
     CrashRecover,
@@ -56,6 +55,14 @@ from pgcore.model.actions.server import (
     SetRole,
     StartServer,
     StopServer,
+)
+from pgcore.model.actions.slots import (
+    ChangeSlots,
+    ComplainAboutSlots,
+    CopySlots,
+    ForceFeedback,
+    LeaderSlots,
+    ServeSlots,
 )
 from pgcore.model.actions.store import (
     AcquireLease,
@@ -99,6 +106,8 @@ __all__ = [
     "Clone",
     "CompareRecovery",
     "CompareTimelines",
+    "ComplainAboutSlots",
+    "CopySlots",
     "CrashRecover",
     "DemoteMode",
     "DisableWatchdog",
@@ -114,6 +123,8 @@ __all__ = [
     "FollowByRestart",
     "LeaveSync",
     "MarkBlocked",
+    "ForceFeedback",
+    "LeaderSlots",
     "MarkUndecided",
     "NoteRequest",
     "ObserveNode",
@@ -138,6 +149,7 @@ __all__ = [
     "Rewind",
     "RewindState",
     "RunCheckpoint",
+    "ServeSlots",
     "SetAsideDataDir",
     "SetRewind",
     "SetRole",
@@ -182,6 +194,10 @@ Action = (
     | FollowByReload
     | ApplySettings
     | ChangeSlots
+    | ServeSlots
+    | CopySlots
+    | ForceFeedback
+    | ComplainAboutSlots
     | RunCheckpoint
     | ResumeReplay
     | SetStandbyNames

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pgcore.model.actions.words import StopMode
-from pgcore.model.basics import Lsn, Role
+from pgcore.model.basics import Role
 from pgcore.model.server import Upstream
 
 # -- quick ------------------------------------------------------------------------------------------------------------
@@ -23,15 +22,6 @@ class FollowByReload:
 @dataclass(frozen=True, slots=True)
 class ApplySettings:
     """Give the running server the configuration in force and reload it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeSlots:
-    """Create, advance and drop physical slots. Failures are reported and retried in the next beat."""
-
-    create: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    advance: Mapping[str, Lsn] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,136 @@
+"""Performing actions on replication slots, and the thread that serves logical ones. (HA rules 21)"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
+from pgcore.hookspecs import TaskContext
+from pgcore.model import actions as a
+from pgcore.model.basics import Lsn
+from pgcore.model.node import SlotReport, TaskKind
+from pgcore.model.world import World
+
+if TYPE_CHECKING:
+    from pgcore.daemon.perform import Ports
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ASK_S = 3.0
+"""How long the leader has to answer what its slots keep."""
+
+
+class SlotActions:
+    """Changes physical slots at once, hands logical ones to their thread, begins copies."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._worker = SlotWorker(ports)
+        self.handlers: dict[type, Callable[[Any, World], Any]] = {
+            a.ChangeSlots: self._change,
+            a.ServeSlots: lambda action, world: self._worker.serve(action),
+            a.CopySlots: self._copy,
+            a.ForceFeedback: lambda action, world: ports.configuration.force_feedback(action.on),
+            a.ComplainAboutSlots: self._complain,
+        }
+
+    def _change(self, action: a.ChangeSlots, world: World) -> None:
+        postgres = self._ports.postgres
+        steps: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
+            *((postgres.drop_slot, (name,)) for name in action.drop),
+            *((postgres.create_slot, (name,)) for name in action.create),
+            *((postgres.advance_slot, (name, Lsn(lsn))) for name, lsn in action.advance.items()),
+        ]
+        for step, arguments in steps:
+            try:
+                step(*arguments)
+            except ServerUnavailableError:
+                raise  # the others would wait just as long
+            except PgcoreError as error:
+                logger.warning("slot %s: %s", arguments[0], error)
+
+    def _complain(self, action: a.ComplainAboutSlots, world: World) -> None:
+        for text in action.texts:
+            logger.warning("%s", text)
+
+    def _copy(self, action: a.CopySlots, world: World) -> None:
+        postgres, limit = self._ports.postgres, float(world.settings.primary_start_timeout or 300)
+
+        def run(ctx: TaskContext) -> None:
+            postgres.copy_slots(ctx, action.source, action.slots, action.upstream, timeout_s=limit)
+
+        running = self._ports.tasks.begin(TaskKind.COPY_SLOTS, run)
+        if running:
+            raise ServerError(f"{TaskKind.COPY_SLOTS} cannot begin: {running} is still running")
+
+
+class SlotWorker:
+    """Serves logical slots on a thread that exists from the start: decoding may take minutes, the heartbeat may not."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._lock = threading.Condition()
+        self._work: a.ServeSlots | None = None
+        self._report = SlotReport()
+        self._complained: dict[str, str] = {}
+        threading.Thread(target=self._loop, name="slots", daemon=True).start()
+
+    def serve(self, work: a.ServeSlots) -> SlotReport:
+        """Begin this work unless some is under way; what was found out since the last call."""
+        with self._lock:
+            if self._work is None:
+                self._work = work
+                self._lock.notify()
+            report, self._report = self._report, SlotReport()
+            return report
+
+    def _loop(self) -> None:
+        while True:
+            with self._lock:
+                while self._work is None:
+                    self._lock.wait()
+                work = self._work
+            report, news = SlotReport(), ""
+            try:
+                report, news = self._do(work)
+            except Exception:
+                logger.exception("serving logical slots failed unexpectedly")
+            with self._lock:
+                broken = self._report.broken | report.broken
+                self._report = SlotReport(broken, self._report.leader if report.leader is None else report.leader)
+                self._work = None
+            if news:
+                self._ports.mailbox.wake(news)
+
+    def _do(self, work: a.ServeSlots) -> tuple[SlotReport, str]:
+        """The work, and what must not wait for the next heartbeat to be noticed."""
+        postgres = self._ports.postgres
+        made = [self._tried(slot.name, partial(postgres.create_logical_slot, slot)) for slot in work.create]
+        broken = frozenset(
+            slot.name
+            for slot, lsn in work.advance
+            if self._tried(slot.name, partial(postgres.advance_logical_slot, slot, lsn)) is False
+        )
+        question, leader = work.ask, None
+        if question is not None:
+            leader = self._tried("of the leader", lambda: postgres.leader_slots(question.source, question.names, ASK_S))
+        news = "logical slots were created" if any(made) else "a logical slot is broken" if broken else ""
+        return SlotReport(broken, leader), news
+
+    def _tried(self, name: str, step: Callable[[], T]) -> T | None:
+        """What it returned; None if it failed. The same failure of the same slot is logged once."""
+        try:
+            value = step()
+        except PgcoreError as error:
+            if self._complained.get(name) != str(error):
+                self._complained[name] = str(error)
+                logger.warning("slot %s: %s; it is tried again", name, error)
+            return None
+        self._complained.pop(name, None)
+        return value

@@ -1,0 +1,189 @@
+"""Logical slots: made on the primary, copied to standbys, moved along with it, and proven usable there. (HA rules 21.3, 21.4)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pgcore.decide.slots import here, limit, patience, unknown
+from pgcore.decide.slots_wanted import chain, feedback, mistakes, wanted
+from pgcore.decide.upstream import upstream
+from pgcore.model.actions import ComplainAboutSlots, CopySlots, LeaderSlots, Outcome, RewindState, ServeSlots
+from pgcore.model.basics import Lsn
+from pgcore.model.cluster import Member
+from pgcore.model.node import Slot, SlotReport
+from pgcore.model.settings import PermanentSlot
+from pgcore.model.slots import SlotMemory
+from pgcore.model.world import World
+
+COPY_ABSENT_S, COPY_BROKEN_S = 60.0, 600.0
+"""Each copy restarts the standby: a slot that the leader did not have, or one that broke again, is not copied sooner."""
+_XID_RANGE = 1 << 32
+
+
+def _mine(w: World) -> dict[str, tuple[PermanentSlot, Slot]]:
+    """The configured logical slots that are here in their right form."""
+    existing = {slot.name: slot for slot in here(w)}
+    found = {}
+    for name, permanent in sorted(wanted(w).logical.items()):
+        slot = existing.get(name)
+        if slot is not None and (slot.database, slot.plugin) == (permanent.database, permanent.plugin):
+            found[name] = (permanent, slot)
+    return found
+
+
+def unproven(w: World) -> tuple[str, ...]:
+    """Logical slots of this standby that a client could not be sure to get everything from after a promotion. (HA rules 21.4)"""
+    return () if w.node.is_primary else tuple(name for name in _mine(w) if name not in w.memory.slots.proven)
+
+
+def service(w: World) -> ServeSlots | None:
+    """What there is to do for logical slots beside the heartbeat; None when there is nothing. (HA rules 21.3.6, EC 159)"""
+    if w.node.is_primary:
+        taken = {slot.name for slot in w.node.slots}
+        create = tuple(slot for name, slot in sorted(wanted(w).logical.items()) if name not in taken)
+        return ServeSlots(create=create) if create else None
+    advance = tuple(
+        (permanent, target)
+        for name, (permanent, slot) in _mine(w).items()
+        if (target := _target(w, slot)) is not None and name not in w.memory.slots.broken
+    )
+    ask = _question(w)
+    return ServeSlots(advance=advance, ask=ask) if advance or ask else None
+
+
+def _target(w: World, slot: Slot) -> Lsn | None:
+    """Where the slot goes: what the leader publishes, as far as it was replayed here. (EC 158)"""
+    told = w.cluster.status.slots.get(slot.name)
+    if told is None or slot.active or slot.wal_status == "lost":
+        return None
+    target = Lsn(min(told, limit(w)))
+    return target if target > (slot.confirmed_flush or Lsn(0)) else None
+
+
+def _question(w: World) -> LeaderSlots | None:
+    source, names = w.leader_upstream, unproven(w)
+    return LeaderSlots(source, (slot_on_leader(w), *names)) if source is not None and names else None
+
+
+def slot_on_leader(w: World) -> str:
+    """The physical slot at the leader through which it learns what this node needs: mine, or that of the head of my chain."""
+    path = chain(w, w.me) or ()
+    return Member(path[-1] if path else w.me).slot
+
+
+def reported(w: World, report: SlotReport) -> SlotMemory:
+    """What is known of logical slots after the thread that serves them was heard. (HA rules 21.4)"""
+    memory = replace(w.memory.slots, broken=w.memory.slots.broken | report.broken)
+    answer = report.leader
+    if answer is None:
+        return memory
+    kept = answer.get(slot_on_leader(w))
+    if kept is None:
+        return memory
+    told = {name: xmin for name in unproven(w) if (xmin := answer.get(name)) is not None}
+    floor = {**told, **memory.floor}
+    proven = {
+        name
+        for name, (_, slot) in _mine(w).items()
+        if name in floor
+        and slot.catalog_xmin is not None
+        and _up_to(floor[name], kept)
+        and _up_to(kept, slot.catalog_xmin)
+        and (slot.confirmed_flush or Lsn(0)) <= limit(w)
+    }
+    return replace(memory, floor=floor, proven=memory.proven | proven)
+
+
+def _up_to(earlier: int, later: int) -> bool:
+    """The first transaction is not younger than the second; their numbers go round."""
+    return (later - earlier) % _XID_RANGE < _XID_RANGE // 2
+
+
+# -- copying --------------------------------------------------------------------------------------------------------------
+
+
+def copying(w: World) -> CopySlots | None:
+    """What to copy from the leader now; None when nothing is missing or this is no time for a restart. (HA rules 21.4, EC 160)"""
+    source, leader = w.leader_upstream, w.cluster.leader_member
+    if source is None or leader is None or not leader.is_primary or not _free_to_restart(w):
+        return None
+    present = _mine(w)
+    taken = {slot.name for slot in w.node.slots}
+    broken = w.memory.slots.broken & present.keys()
+    absent = {name for name in wanted(w).logical if name not in taken and name in w.cluster.status.slots}
+    due = [name for name in absent if _rested(w, name, COPY_ABSENT_S)]
+    due += [name for name in broken if _rested(w, name, COPY_BROKEN_S)]
+    slots = tuple(wanted(w).logical[name] for name in sorted(due))
+    return CopySlots(source, slots, upstream(w)) if slots else None
+
+
+def _rested(w: World, name: str, seconds: float) -> bool:
+    at = w.memory.slots.copied.get(name)
+    return at is None or w.now - at >= seconds
+
+
+def _free_to_restart(w: World) -> bool:
+    """A standby in good order of which nobody expects anything right now."""
+    settled = w.memory.rewind not in (RewindState.CHECK, RewindState.NEED) and not w.cooling_down
+    return settled and not w.paused and not w.memory.stopping and w.cluster.failover is None and not w.node.is_primary
+
+
+def began(w: World, action: CopySlots, outcome: Outcome) -> SlotMemory:
+    """When each of these was last copied; whether it is broken must show anew."""
+    names = {slot.name for slot in action.slots}
+    copied = {**w.memory.slots.copied, **dict.fromkeys(names, outcome.at)}
+    return replace(w.memory.slots, copied=copied, broken=w.memory.slots.broken - names)
+
+
+# -- what an operator must know -------------------------------------------------------------------------------------------
+
+
+def complaints(w: World) -> Mapping[str, str]:
+    """Everything that is wrong with slots now, each said once. (EC 170)"""
+    found = mistakes(w)
+    if w.settings.use_slots:
+        for slot in unknown(w):
+            remedy = "name it in slots or ignore_slots to keep it"
+            if slot.active:
+                found[f"active {slot.name}"] = f"the slot {slot.name} is in use but not configured, so it cannot go: {remedy}"
+            elif slot.name in (w.memory.slots.found or ()):
+                found[f"found {slot.name}"] = (
+                    f"the slot {slot.name} was here before this agent and is not configured: it is dropped when it has been "
+                    f"unused for {patience(w, slot.name):.0f} s; {remedy}"
+                )
+    forced = w.settings.feedback_forced and not w.settings.server_stale
+    if unproven(w) and forced and not w.node.hot_standby_feedback:
+        found["feedback"] = (
+            "hot_standby_feedback is off although logical slots need it, so none of them can be relied on after a failover: "
+            "look for it in postgresql.auto.conf"
+        )
+    return found
+
+
+def complaint(w: World) -> ComplainAboutSlots | None:
+    """What has changed in the list of complaints; None when it is as it was."""
+    now, before = complaints(w), w.memory.slots.complaints
+    if now.keys() == before:
+        return None
+    return ComplainAboutSlots(tuple(now[key] for key in sorted(now.keys() - before)), frozenset(now))
+
+
+def promotion_warning(w: World) -> ComplainAboutSlots | None:
+    """Slots that the promotion makes available although nothing proves that they are whole; None when all are. (HA rules 21.4)"""
+    key = f"promoted {', '.join(unproven(w))}"
+    if not unproven(w) or key in w.memory.slots.complaints:
+        return None
+    text = (
+        f"promoting with logical slots that are not proven whole: {', '.join(unproven(w))}; the old primary may have removed "
+        "catalog rows they need: check their consumers, and copy the data anew if one of them fails"
+    )
+    return ComplainAboutSlots((text,), w.memory.slots.complaints | {key})
+
+
+def feedback_change(w: World) -> bool | None:
+    """Whether hot_standby_feedback is to be forced from now on; None: as it is. (HA rules 21.3)"""
+    want = feedback(w)
+    return want if want is not w.settings.feedback_forced else None
+
+
