@@ -1,4 +1,4 @@
-"""The watchdog through the driver ``testing``: a named pipe for each node, whose reader notes when something was written."""
+"""Watchdog and callbacks of a cluster: a named pipe (driver ``testing``) and a script for each node note what they are told."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from harness import Cluster, Node, wait_for
 from harness.agents import POSTGRES_USER
 from harness.configuration import merged
 
+EVENTS = ("on_start", "on_stop", "on_restart", "on_reload", "on_role_change")
 LATE_S = 0.6
 """Between a renewal that etcd has counted and the keepalive that the reader has seen, on a busy machine."""
 
@@ -69,6 +70,7 @@ class Watched:
         self.pipes = {name: Pipe(self.cluster.directory / f"watchdog-{name}") for name in ("n1", "n2")}
         for node in self.cluster.nodes:
             node.document["watchdog"] = self._section(node)
+            node.document["postgresql"]["callbacks"] = dict.fromkeys(EVENTS, self._script(node))
         self.cluster.start_store()
         self.cluster.nodes[0].start()
         self.cluster.primary()
@@ -81,6 +83,20 @@ class Watched:
         if node.name in self.pipes:
             return {"mode": "automatic", "driver": "testing", "device": str(self.pipes[node.name].path)}
         return {"mode": "required", "device": str(node.directory / "no-such-device")}
+
+    def _script(self, node: Node) -> str:
+        script = self.cluster.directory / f"callback-{node.name}"
+        script.write_text(f'#!/bin/sh\nsleep 0.2; echo "$@" >> {self._told(node)}\n')
+        script.chmod(0o755)
+        return str(script)
+
+    def _told(self, node: Node) -> Path:
+        return self.cluster.directory / f"told-{node.name}"
+
+    def told(self, node: Node) -> list[str]:
+        """What the callbacks of this node were told: event and role."""
+        path = self._told(node)
+        return [line.removesuffix(f" {self.cluster.scope}") for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
     def timeout_line(self) -> str:
@@ -199,6 +215,9 @@ def test_an_orderly_end_stops_the_watchdog_and_maintenance_mode_too(watched: Wat
     began = time.monotonic()
     assert primary.stop() == 0
     assert pipe.since(began).endswith("V")
+    assert watched.cluster.etcd is not None
+    card = json.loads(watched.cluster.etcd.get(f"/service/{watched.cluster.scope}/members/{primary.name}") or "{}")
+    assert (card["state"], card["role"]) == ("stopped", "demoted")
     new = watched.cluster.wait_primary_other_than(primary, watched.cluster.ttl)
     primary.start()
     watched.cluster.wait_healthy()
@@ -213,3 +232,36 @@ def test_an_orderly_end_stops_the_watchdog_and_maintenance_mode_too(watched: Wat
     watched.configure(pause=None)
     wait_for(lambda: len(pipe.fed(paused)) > 1, 3 * watched.cluster.loop_wait + 5, "resumed: the watchdog runs again")
     assert watched.cluster.primary() is new and new.postmaster_pid() == pid
+
+
+def test_callbacks_are_told_of_a_switchover_in_order_and_the_last_role_last(watched: Watched) -> None:
+    """EC 217, 218: the scripts are slower than the events, so nothing may overtake or replace another."""
+    old, _ = watched.leader()
+    new = next(node for node in watched.cluster.others(old) if node.name in watched.pipes)
+    before = {node.name: len(watched.told(node)) for node in (old, new)}
+    answer = watched.cluster.switchover(old, new)
+    assert answer is not None and answer.status == 200, answer
+    watched.cluster.wait_healthy()
+
+    def since(node: Node) -> list[str]:
+        return [line for line in watched.told(node)[before[node.name]:] if not line.startswith("on_reload")]
+
+    changes = ["on_stop primary", "on_role_change demoted", "on_role_change replica"]
+    wait_for(lambda: since(old) == changes, 5, "the old primary is told as stopped, demoted, and a replica")
+    wait_for(lambda: since(new) == ["on_role_change primary"], 5, "the new primary is told as such")
+
+
+def test_a_promotion_by_hand_is_told_once(watched: Watched) -> None:
+    """In maintenance mode nobody undoes it; afterwards the second primary goes, and the last thing told is a replica again."""
+    hasty = watched.cluster.node("n3")
+    before = len(watched.told(hasty))
+    watched.configure(pause=True)
+    wait_for(lambda: hasty.status().get("pause"), watched.cluster.loop_wait + 3, "n3 has seen the maintenance mode")
+    hasty.query("SELECT pg_promote()")
+    wait_for(lambda: "on_role_change primary" in watched.told(hasty)[before:], 5, "the promotion is told")
+    time.sleep(watched.cluster.loop_wait + 0.5)
+    assert watched.told(hasty)[before:].count("on_role_change primary") == 1
+    watched.configure(pause=None)
+    watched.cluster.wait_healthy()
+    wait_for(lambda: watched.told(hasty)[-1] == "on_role_change replica", 5, "its new role is told last")
+    assert watched.told(hasty)[before:].count("on_role_change primary") == 1

@@ -312,3 +312,10 @@ def test_the_whole_schema_holds_the_sections_of_plugins() -> None:
     schema = configuration_schema(TYPES)
     assert schema["properties"]["etcd3"]["properties"]["banana"]["type"] == "integer"
     assert "maximum_lag_on_failover" in schema["properties"]["bootstrap"]["properties"]["dcs"]["properties"]
+
+
+def test_tags_that_contradict_each_other_are_told_and_the_switch_wins(write: Write) -> None:
+    """EC 220: it may fail over all the same; the number only says how it compares."""
+    config = load(write(NODE.replace("{clonefrom: true, rack: a1}", "{nofailover: false, failover_priority: 0}")))
+    assert not config.tags.nofailover and config.tags.failover_priority == 0
+    assert any("contradicts failover_priority 0; nofailover wins" in str(warning) for warning in config.warnings)

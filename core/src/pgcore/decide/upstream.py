@@ -14,11 +14,22 @@ def upstream(w: World) -> Upstream | None:
     if w.settings.tags.nostream:
         return None
     cascade = w.settings.tags.replicatefrom
-    if cascade and cascade != w.me:
+    if cascade and not leads_back(w, cascade):
         found = w.upstream_of(w.cluster.member(cascade))
         if found is not None:
             return found
     return w.leader_upstream
+
+
+def leads_back(w: World, name: str) -> bool:
+    """Following ``replicatefrom`` from this member leads back to me: nobody of that loop would get any WAL. (HA rules 26)"""
+    seen: set[str] = set()
+    above: str | None = name
+    while above is not None and above != w.me and above != w.cluster.leader and above not in seen:
+        seen.add(above)
+        member = w.cluster.member(above)
+        above = member.tags.replicatefrom if member is not None else None
+    return above == w.me
 
 
 def clone_source(w: World) -> Member | None:
