@@ -260,6 +260,12 @@ REQUESTS = (
         "race.unproven_candidate",
     ),
     case(
+        "the old leader vouched for the candidate: no question is needed (EC 67)",
+        race(SyncView("6", "c", ("a",)), None, asks(SyncView("6", "c", ("a",)), "c", "a"), peers=None, synchronous_mode="quorum"),
+        "race.asked_for_me",
+        AcquireLease(proof="6"),
+    ),
+    case(
         "votes enough for the candidate",
         race(QUORUM, None, asks(QUORUM, "c", "a")),
         "race.asked_for_me",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pgcore.model.actions import (
@@ -12,12 +14,14 @@ from pgcore.model.actions import (
     PollPeers,
     ReleaseLease,
     SetRole,
+    StartServer,
     WriteFailover,
     WriteStatus,
+    WriteSync,
 )
 from pgcore.model.basics import Instant, Lsn, Role
-from pgcore.model.cluster import ClusterStatus
-from pgcore.model.world import LeaseState
+from pgcore.model.cluster import ClusterStatus, SyncView
+from pgcore.model.world import LeaseState, PeerView, World
 from pgcore.testing.builders import (
     END,
     NOW,
@@ -29,6 +33,7 @@ from pgcore.testing.builders import (
 )
 from rules.cases import Case, case, nothing
 from rules.demoting import ALL, ALONE, B_LEADS, GRACEFUL, MINE, SEEN, SHUTDOWN, STOPPED, STOPPING, during
+from rules.driver import play
 
 HANDOVER = (
     case(
@@ -146,7 +151,83 @@ HANDOVER = (
     ),
 )
 
-CASES: tuple[Case, ...] = HANDOVER
+
+
+def promised(sync: SyncView, *answers: PeerView, phase: Phase = Phase.HANDOVER, **facts: Any) -> World:
+    """The hand-over while /sync is in force."""
+    known = {"peers": peers(*answers), "synchronous_mode": "quorum"}
+    return during(GRACEFUL, phase, STOPPED, view("a", sync=sync), **known | facts)
+
+
+VOTERS = SyncView("5", "a", ("b", "c", "d"), 2)
+VOUCHED = SyncView("6", "a", ("b",))
+
+VOUCHING = (
+    case(
+        "votes decide: the stopped leader writes who has everything, so that no vote is needed (EC 67)",
+        promised(VOTERS, peer("b", 1200), peer("c", 1199)),
+        "demotion.vouch",
+        WriteSync("a", ("b",), 0, "5"),
+    ),
+    case(
+        "both have everything: the lock goes to one, the other may lead as well (EC 64)",
+        promised(VOTERS, peer("b", 1200), peer("c", 1200)),
+        "demotion.vouch",
+        WriteSync("a", ("b", "c"), 0, "5"),
+    ),
+    case(
+        "a manual failover to an asynchronous node that has everything (EC 66)",
+        promised(SyncView("5", "a", ("c",)), peer("b", 1200), synchronous_mode="on"),
+        "demotion.vouch",
+        WriteSync("a", ("b",), 0, "5"),
+    ),
+    case("it is written: hand over", promised(VOUCHED, peer("b", 1200)), "demotion.give_away"),
+    case(
+        "priority form: who is listed needs nothing written",
+        promised(SyncView("5", "a", ("b", "c")), peer("b", 1200), synchronous_mode="on"),
+        "demotion.give_away",
+    ),
+    nothing("nobody has everything: nothing is written", promised(VOTERS, peer("b", 1199)), "demotion.wait_for_candidate"),
+    case(
+        "another leads in /sync: it is not mine to say",
+        promised(SyncView("5", "b", ("a", "c"), 1), peer("b", 1200)),
+        "demotion.give_away",
+    ),
+    case(
+        "nobody came in time: before it serves again only this node may lead",
+        promised(VOUCHED, peers={}, phase=Phase.RESUME),
+        "demotion.lead_alone",
+        WriteSync("a", (), 0, "6"),
+    ),
+    case(
+        "then it serves",
+        promised(SyncView("7", "a"), peers={}, phase=Phase.RESUME),
+        "demotion.resume",
+        StartServer,
+    ),
+    nothing(
+        "without the proven lock nothing is written",
+        promised(VOUCHED, peers={}, phase=Phase.RESUME, lease=LeaseState.NONE, store_lost=True),
+        "demotion.resuming",
+    ),
+)
+
+CASES: tuple[Case, ...] = HANDOVER + VOUCHING
+
+
+def test_a_refused_write_to_sync_hands_nothing_over() -> None:
+    """It was changed since it was read: look again before anybody is named. (HA rules 19.1)"""
+    at = promised(VOTERS, peer("b", 1200))
+    played = play(at, WriteSync=None, PollPeers=at.peers)
+    assert played.did(WriteSync)
+    assert not played.did(ReleaseLease, WriteFailover)
+
+
+def test_it_does_not_serve_again_before_sync_is_written() -> None:
+    """The node that was vouched for could lead without the commits to come."""
+    played = play(promised(VOUCHED, peers={}, phase=Phase.RESUME), WriteSync=None)
+    assert played.did(WriteSync) and not played.did(StartServer)
+    assert play(promised(VOUCHED, peers={}, phase=Phase.RESUME), WriteSync="7").did(StartServer)
 
 
 @pytest.mark.parametrize("each", CASES, ids=str)

@@ -43,16 +43,15 @@ def on_timeline(w: World, peer: PeerView, timeline: int) -> bool:
     return peer.timeline >= timeline
 
 
-def best_with(w: World, names: Iterable[str], end: Lsn) -> str | None:
-    """Of these members the fit one that has received everything up to ``end``, on this timeline: highest priority, then name.
+def caught_up(w: World, names: Iterable[str], end: Lsn) -> tuple[str, ...]:
+    """Of these members the fit ones that have received everything up to ``end``, on this timeline: highest priority first.
 
     (HA rules 30.2) Positions of an abandoned timeline do not count.
     """
     timeline = (w.node.control.checkpoint_timeline if w.node.control else None) or w.memory.last_timeline or 0
     asked = [p for name in names if (p := (w.peers or {}).get(name)) is not None]
     peers = [p for p in asked if fit(p) and p.position >= end and on_timeline(w, p, timeline)]
-    peers.sort(key=lambda p: (-p.failover_priority, -p.position, p.name))
-    return peers[0].name if peers else None
+    return tuple(p.name for p in sorted(peers, key=lambda p: (-p.failover_priority, -p.position, p.name)))
 
 
 def able_instead_of_me(w: World, sick: str | None) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ That is why a switchover can never lose an acknowledged commit. If nobody gets t
 
 from __future__ import annotations
 
-from pgcore.decide.candidates import best_with, describe
+from pgcore.decide.candidates import caught_up, describe
 from pgcore.decide.handover import HANDOVER_RULES
 from pgcore.decide.lease import lease_running_out, renew
 from pgcore.decide.phases import demotion_of, orderly, within
@@ -123,8 +123,8 @@ def verified(w: World) -> Decision | None:
     mark = demotion_of(w).mark
     if within(w, Phase.VERIFY) and not w.node.running:
         return act(EnterPhase(Phase.STOP), because="the server is gone")
-    alive = best_with(w, demotion_of(w).candidates, mark) if within(w, Phase.VERIFY) and mark is not None else None
-    return act(EnterPhase(Phase.STOP), because=f"{alive} has received {mark}; stopping") if alive else None
+    alive = caught_up(w, demotion_of(w).candidates, mark) if within(w, Phase.VERIFY) and mark is not None else ()
+    return act(EnterPhase(Phase.STOP), because=f"{alive[0]} has received {mark}; stopping") if alive else None
 
 
 def unverified(w: World) -> Decision | None:

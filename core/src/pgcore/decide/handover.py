@@ -5,7 +5,8 @@ That is why a switchover can never lose an acknowledged commit. (principles, saf
 
 from __future__ import annotations
 
-from pgcore.decide.candidates import best_with, describe
+from pgcore.decide.candidates import caught_up, describe
+from pgcore.decide.election import same_name, sync_in_force
 from pgcore.decide.lease import lease_running_out
 from pgcore.decide.phases import demotion_of, other_names, within
 from pgcore.model.actions import (
@@ -24,6 +25,7 @@ from pgcore.model.actions import (
     StopServer,
     WriteFailover,
     WriteStatus,
+    WriteSync,
 )
 from pgcore.model.basics import Role
 from pgcore.model.cluster import ClusterStatus
@@ -63,13 +65,30 @@ def ask_candidates(w: World) -> Decision | None:
     return act(PollPeers(asked, 1.0), because="asking who has everything") if asked else None
 
 
+def vouch(w: World) -> Decision | None:
+    """Who has everything need not be believed by votes, or by being in ``/sync`` before: the stopped leader writes who it is.
+
+    So the winner may lead whatever the others answer, also a node that was not synchronous. (HA rules 16.5, EC 66, 67)
+    """
+    sync, end = sync_in_force(w), demotion_of(w).end
+    if not within(w, Phase.HANDOVER) or sync is None or end is None or not w.holds or not same_name(sync.leader, w.me):
+        return None
+    ready = caught_up(w, demotion_of(w).candidates, end)
+    if not ready or (sync.quorum == 0 and sync.covers(ready[0])):
+        return None
+    return act(
+        WriteSync(w.me, tuple(sorted(ready)), 0, sync.version),
+        because=f"no commit can follow {end}, which {', '.join(ready)} has: /sync lists nobody else",
+    )
+
+
 def give_away(w: World) -> Decision | None:
     """A candidate has everything: name it, release the lock; it acquires and promotes at once. (HA rules 17.2, 30.2)"""
     d = demotion_of(w)
-    winner = best_with(w, d.candidates, d.end) if within(w, Phase.HANDOVER) and d.end is not None else None
-    if winner is None or d.end is None:
+    ready = caught_up(w, d.candidates, d.end) if within(w, Phase.HANDOVER) and d.end is not None else ()
+    if not ready:
         return None
-    request = w.cluster.failover
+    winner, request = ready[0], w.cluster.failover
     named = request is not None and request.candidate == winner and request.leader == w.me and not request.scheduled_at
     naming: tuple[Action, ...] = () if named else (WriteFailover(leader=w.me, candidate=winner),)
     return act(
@@ -159,6 +178,15 @@ def lost_while_resuming(w: World) -> Decision | None:
     return None
 
 
+def lead_alone(w: World) -> Decision | None:
+    """Before it serves again only this node may lead: commits to come need not reach whom ``/sync`` lists. (HA rules 19.1)"""
+    sync = sync_in_force(w)
+    ready = within(w, Phase.RESUME) and not w.busy and w.holds and not w.node.running and w.ended(TaskKind.START_PRIMARY) is None
+    if not ready or sync is None or (same_name(sync.leader, w.me) and not sync.standbys):
+        return None
+    return act(WriteSync(w.me, (), 0, sync.version), because="about to serve again: nobody else may lead meanwhile")
+
+
 def resume(w: World) -> Decision | None:
     """Start again as the primary, with the lock still proven."""
     if within(w, Phase.RESUME) and not w.busy and w.holds and not w.node.running and w.ended(TaskKind.START_PRIMARY) is None:
@@ -228,11 +256,13 @@ HANDOVER_RULES = (
     lock_lost_stopped,
     store_away_stopped,
     ask_candidates,
+    vouch,
     give_away,
     nobody_else,
     nobody_caught_up,
     wait_for_candidate,
     lost_while_resuming,
+    lead_alone,
     resume,
     finish_stop,
     resumed,

@@ -11,7 +11,7 @@ from pgcore.decide.candidates import (
     lag_behind_status,
     on_timeline,
 )
-from pgcore.decide.election import by_votes, claim_of, own_timeline, proof, sync_in_force, verdict
+from pgcore.decide.election import claim_of, own_timeline, proof, sync_in_force, verdict
 from pgcore.model.actions import (
     AcquireLease,
     BeginDemotion,
@@ -278,10 +278,10 @@ def missing_wal(w: World) -> Decision | None:
 
 
 def _blind(w: World, request: FailoverRequest) -> bool:
-    """The hand-over alone says that this node may be promoted: the old leader stopped its server and this one has all of it."""
+    """No answer is needed: the old leader stopped its server, and what it wrote then says that this node has all of it."""
     sync = sync_in_force(w)
-    votes = sync is not None and by_votes(sync, w.settings.synchronous_mode)
-    return request.candidate == w.me and request.is_switchover and not w.paused and not votes
+    vouched = sync is None or verdict(claim_of(w), sync, w.settings.synchronous_mode, ()).may_lead
+    return request.candidate == w.me and request.is_switchover and not w.paused and vouched
 
 
 def ask_candidate(w: World) -> Decision | None:
