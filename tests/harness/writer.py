@@ -133,6 +133,11 @@ class Writer:
                 notes.append(Acknowledged(int(fields[0]), float(fields[1]), float(fields[2]), fields[3]))
         return WriterReport(self._started_s, self._ended_s or time.monotonic(), tuple(notes))
 
+    def errors(self) -> list[str]:
+        """Every failed attempt, as the client saw it."""
+        path = Path(f"{self._path}.errors")
+        return path.read_text().splitlines() if path.exists() else []
+
     def wait_resumed(self, after_s: float, timeout_s: float) -> None:
         """Wait until writes sent a second or more after ``after_s`` are acknowledged steadily.
 

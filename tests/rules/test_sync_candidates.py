@@ -49,6 +49,7 @@ def chosen(candidates: list[Candidate], wanted: int = 1, names: Names = OFF, lim
         ("compared without case, spelled as the member (EC 127)", [sender("NODE")], [member("Node")], "Node"),
         ("a client with the primary's own name (EC 128)", [sender("A")], [member("a"), member("b")], ""),
         ("streaming, but no position yet (EC 129)", [sender("b", None)], [member("b")], ""),
+        ("a name that /sync cannot hold", [sender("b,c")], [member("b,c")], ""),
         ("catching up", [sender("b", state="catchup")], [member("b")], ""),
         ("a backup, not a member", [sender("pg_receivewal")], [member("b")], ""),
         ("not running", [sender("b")], [member("b", "starting")], ""),

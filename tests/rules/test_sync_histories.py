@@ -2,261 +2,21 @@
 
 A model of a cluster in which everything may happen at any moment: commits, standbys that lag, come and go, other settings,
 another mode, an agent that forgets, writes that arrive late, promotions by the votes of HA rules 15.3. After every event each
-node that ``/sync`` would let lead, with whatever peers it reaches, is asked whether it has every confirmed commit. What the
-agents do is decided by the real rules on a world made of the model, and remembered by the real ``advance``.
+node that ``/sync`` would let lead, with whatever peers it reaches, is asked whether it has every confirmed commit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pgcore.decide import MAIN, decide, sync_quorum, synchronous
-from pgcore.decide.advance import advance
-from pgcore.decide.advance.synchronous import looked
-from pgcore.decide.sync_candidates import Picture
-from pgcore.decide.sync_names import any_of, first_of, parse
+from pgcore.decide import sync_quorum
+from pgcore.decide.sync_names import any_of, first_of
 from pgcore.model import actions as a
-from pgcore.model.actions import Action, Outcome
-from pgcore.model.basics import Instant, Lsn
 from pgcore.model.cluster import SyncView
-from pgcore.model.decision import Decision
-from pgcore.model.node import NodeView, WalSender
-from pgcore.model.synchronous import OFF, Kind, Names, StandbyNames, SyncMemory, render
-from pgcore.model.world import LeaseState, World
-from pgcore.testing.builders import NOW, member, primary, request, standby, view, world
-
-NODES = "abcdef"
-
-
-@dataclass
-class Node:
-    """A server: its log as a list of commits, what it waits for if it is the primary, and the timeline it knows of."""
-
-    log: list[int] = field(default_factory=list)
-    names: Names = OFF
-    effective: Names = OFF
-    """What commits really wait by: the processes of a server take new names over some time after they are shown."""
-    connected: bool = False
-    timeline: int = 1
-    memory: SyncMemory = field(default_factory=SyncMemory)
-
-
-@dataclass
-class Cluster:
-    """The model. ``confirmed`` is the number of commits of the primary's log a client was told of."""
-
-    mode: str
-    size: int
-    wanted: int = 1
-    strict: bool = False
-    primary: str = "a"
-    timeline: int = 1
-    nodes: dict[str, Node] = field(default_factory=dict)
-    sync: SyncView = field(default_factory=SyncView)
-    version: int = 0
-    confirmed: list[int] = field(default_factory=list)
-    commits: int = 0
-    nosync: set[str] = field(default_factory=set)
-    seen: World | None = None
-    late: list[tuple[str | None, SyncView]] = field(default_factory=list)
-    down: bool = False
-    """The primary lost the lock to a node that has not promoted itself, so nothing is confirmed and nobody decides."""
-    moved: bool = True
-    """``/sync`` moved to the primary before its promotion; else it is assumed that the leader it names does not come back."""
-
-    def __post_init__(self) -> None:
-        self.nodes = {n: Node() for n in NODES[: self.size]}
-
-    @property
-    def me(self) -> Node:
-        return self.nodes[self.primary]
-
-    @property
-    def number(self) -> int:
-        """Synchronous standbys wanted, at least one when strict."""
-        return max(self.wanted, int(self.strict))
-
-    # -- PostgreSQL --------------------------------------------------------------------------------------
-
-    def commit(self) -> None:
-        if self.down:
-            return
-        self.commits += 1
-        self.me.log.append(self.commits)
-        self.confirm()
-
-    def replicate(self, name: str, number: int) -> None:
-        node = self.nodes[name]
-        if name != self.primary and node.connected and not self.down:
-            node.log.extend(self.me.log[len(node.log) : len(node.log) + number])
-            self.confirm()
-
-    def toggle(self, name: str) -> None:
-        """Disconnect; or connect, after what is not in the primary's history was rewound."""
-        node = self.nodes[name]
-        if name == self.primary:
-            return
-        node.connected = not node.connected
-        if node.connected:
-            same = 0
-            while same < min(len(node.log), len(self.me.log)) and node.log[same] == self.me.log[same]:
-                same += 1
-            node.log, node.timeline = node.log[:same], self.timeline
-
-    def confirm(self) -> None:
-        """Clients are told of every commit that enough standbys have."""
-        names = self.me.effective
-        if names.placeholder or self.down:
-            return
-        count = 0 if names.kind is Kind.OFF else names.count
-        has = sorted((len(n.log) for name, n in self.nodes.items() if n.connected and name in names.names), reverse=True)
-        reached = len(self.me.log) if count == 0 else (has[count - 1] if len(has) >= count else 0)
-        if reached > len(self.confirmed):
-            self.confirmed = self.me.log[:reached]
-
-    # -- the agent of the primary ------------------------------------------------------------------------
-
-    def in_force(self) -> None:
-        """Every process has taken the names over."""
-        self.me.effective = self.me.names
-        self.confirm()
-
-    def world(self, name: str, node: NodeView, **facts: object) -> World:
-        """What the agent of this node sees, holding the lock, in the settings of now."""
-        cards = tuple(member(n, tags={"nosync": n in self.nosync}) for n in self.nodes)
-        known = {"name": name, "lease": LeaseState.HELD, "lease_until": Instant(NOW + 30), "sync": self.nodes[name].memory}
-        mode = {"synchronous_mode": self.mode, "synchronous_mode_strict": self.strict, "synchronous_node_count": self.wanted}
-        failover = facts.pop("failover", None)
-        return world(node, view(name, *cards, sync=self.sync, failover=failover), **known | mode | facts)
-
-    def look(self, fresh: bool = False) -> Picture:
-        """A new beat of the primary's agent begins: what decides the next step, as it is now."""
-        me = self.me
-        names = StandbyNames(render(me.names), in_force=me.effective == me.names, ours=True)
-        senders = tuple(self.sender(n) for n, node in self.nodes.items() if node.connected)
-        node = primary(len(me.log), timeline=self.timeline, postmaster_start="s", senders=senders, names=names)
-        memory = looked(me.memory, node, NOW)
-        assert memory.serving is not None
-        me.memory = replace(memory, serving=(memory.serving[0], NOW if fresh else Instant(NOW - 100)))
-        self.seen = self.world(self.primary, node)
-        picture = synchronous.picture(self.seen)
-        assert picture is not None
-        return picture
-
-    def sender(self, name: str) -> WalSender:
-        names = self.me.names
-        state = "async"
-        if name in names.names:
-            connected = [n for n in names.names if n in self.nodes and self.nodes[n].connected]
-            state = "quorum" if names.kind is Kind.ANY else "sync" if name in connected[: names.count] else "potential"
-        return WalSender(name, "streaming", sync_state=state, flush=Lsn(len(self.nodes[name].log)))
-
-    def step(self, fate: str = "done") -> Decision | None:
-        """One step, decided by the last look however old it is. ``late``: unanswered, it may arrive; ``lost``: it will not."""
-        seen, self.seen = self.seen, None
-        if seen is None or self.down:
-            return None
-        decision = synchronous.synchronous_step(seen)
-        for action in decision.actions if decision else ():
-            outcome = self.perform(self.me, action, fate)
-            if seen.me == self.primary:
-                now = replace(seen, memory=replace(seen.memory, sync=self.me.memory))
-                self.me.memory = advance(now, action, outcome).memory.sync
-        return decision
-
-    def perform(self, node: Node, action: Action, fate: str = "done") -> Outcome:
-        """What becomes of a step, and how it is answered."""
-        if isinstance(action, a.SetStandbyNames):
-            if fate != "lost":
-                node.names = parse(action.text)
-            return Outcome(NOW, ok=fate == "done", value=False)
-        assert isinstance(action, a.WriteSync), action
-        value = SyncView(None, action.leader, action.standbys, action.quorum)
-        if fate == "done":
-            return Outcome(NOW, value=self.sync.version if self.write(action.version, value) else None)
-        self.late += [(action.version, value)] * (fate == "late")
-        return Outcome(NOW, ok=False)
-
-    def write(self, version: str | None, value: SyncView) -> bool:
-        """Conditional on the version, as every write to ``/sync``."""
-        if version != self.sync.version:
-            return False
-        self.version, self.moved = self.version + 1, True
-        self.sync = replace(value, version=str(self.version))
-        return True
-
-    def arrive(self) -> None:
-        if self.late:
-            self.write(*self.late.pop(0))
-
-    # -- promotion ---------------------------------------------------------------------------------------
-
-    def may_lead(self, name: str) -> bool:
-        """The race of HA rules 15.3 with the most helpful set of reachable peers; nobody on an old timeline takes part."""
-        node, sync = self.nodes[name], self.sync
-        inside = {sync.leader, *sync.standbys}
-        if not sync.active or node.timeline < self.timeline:
-            return False
-        if self.mode == "on" and sync.quorum == 0:
-            return name in inside
-        votes = sum(1 for n in inside if n and n in self.nodes and n != name and 0 < len(self.nodes[n].log) <= len(node.log))
-        alone = name == sync.leader and (self.moved or name == self.primary)
-        return alone or votes >= sync.quorum + (name not in inside)
-
-    def forget(self) -> None:
-        """The agent is started anew."""
-        self.me.memory, self.seen = SyncMemory(), None
-
-    def promote(self, name: str, crash_after: int, elected: bool = True, disturbed: bool = False) -> None:
-        """By the votes, or by an operator's order; the agent may crash between its writes, others may arrive between them."""
-        if (name == self.primary and not self.down) or not self.may_lead(name):
-            return
-        self.down, self.seen = True, None
-        elected = elected or self.mode == "on"
-        order = None if elected else request(None, name)
-        node, won = self.nodes[name], self.sync.version if elected else None
-        for _ in range(crash_after):
-            if disturbed:
-                self.arrive()
-            names = StandbyNames(render(node.names), ours=True)
-            seen = self.world(name, standby(len(node.log), names=names), elected=won, failover=order, fresh=True)
-            decision = decide(MAIN, seen)
-            assert decision is not None
-            *_, action = decision.actions
-            if isinstance(action, a.ReleaseLease):
-                assert elected and won != self.sync.version, decision
-                return
-            if isinstance(action, a.Promote):
-                break
-            after = advance(seen, action, self.perform(node, action))
-            won, node.memory = after.memory.elected, after.memory.sync
-        else:
-            return
-        for each in self.nodes.values():
-            each.connected = False
-        # What it sent when it led before may still arrive.
-        node.memory = replace(node.memory, undecided=node.memory.undecided or name == self.primary, anchor=None, serving=None)
-        self.primary, self.timeline, self.down = name, self.timeline + 1, False
-        self.me.timeline, self.me.effective, self.moved = self.timeline, node.names, elected
-        if not elected:
-            self.late.clear()
-
-    # -- what must hold ----------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Whoever may lead has every confirmed commit; the state is safe by HA rules 19.1 and 20.2."""
-        for name, node in self.nodes.items():
-            if self.may_lead(name):
-                assert node.log[: len(self.confirmed)] == self.confirmed, f"{name} may lead without a confirmed commit: {self}"
-        mine = self.sync.leader == self.primary
-        if mine:
-            assert sync_quorum.is_safe(self.primary, self.sync, self.me.names), self
-        if mine and self.sync.quorum == 0 and not self.me.names.placeholder:
-            assert set(self.sync.standbys) <= set(self.me.names.names), self
-
+from pgcore.model.synchronous import OFF
+from rules.sync_model import Cluster, happen, settle
 
 NUMBER = st.integers(0, 5)
 EVENTS = st.one_of(
@@ -280,54 +40,6 @@ EVENTS = st.one_of(
     st.tuples(st.just("forget")),
     st.tuples(st.just("promote"), NUMBER, st.integers(1, 4), st.booleans(), st.booleans()),
 )
-
-
-def happen(cluster: Cluster, event: tuple) -> None:
-    """One event. Nodes are given by number."""
-    kind, *values = event
-    nodes = list(cluster.nodes)
-    if kind in ("replicate", "toggle", "nosync", "promote"):
-        values[0] = nodes[values[0] % len(nodes)]
-    match kind:
-        case "write":
-            cluster.step(*values)
-        case "beat":
-            cluster.look()
-            cluster.step()
-        case "settle":
-            settle(cluster, 20)
-        case "connect":
-            for number, name in enumerate(nodes):
-                if cluster.nodes[name].connected != (number in values[0]):
-                    cluster.toggle(name)
-        case "wanted":
-            cluster.wanted = values[0]
-        case "strict":
-            cluster.strict = not cluster.strict
-        case "mode":
-            cluster.mode, cluster.seen = "quorum" if cluster.mode == "on" else "on", None
-        case "nosync":
-            cluster.nosync ^= {values[0]}
-        case _:
-            getattr(cluster, kind)(*values)
-
-
-def settle(cluster: Cluster, limit: int) -> int:
-    """Beats until nothing is written twice in a row; standbys catch up meanwhile. The number of writes."""
-    writes = quiet = 0
-    while quiet < 3:
-        for name in cluster.nodes:
-            cluster.replicate(name, 1000)
-        cluster.in_force()
-        cluster.look()
-        step = cluster.step()
-        cluster.check()
-        quiet = quiet + 1 if step is None or not step.actions else 0
-        writes += quiet == 0
-        if writes >= limit:
-            break
-    return writes
-
 
 HISTORY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -459,3 +171,52 @@ def test_new_names_are_shown_but_commits_do_not_wait_by_them_yet() -> None:
     assert cluster.sync.standbys == ()
     happen(cluster, ("settle",))
     assert cluster.sync.standbys == ("b",)
+
+
+@pytest.mark.parametrize("wanted", [1, 2])
+def test_a_write_of_the_former_leadership_arrives_after_the_leader_won_again(wanted: int) -> None:
+    """Sent when commits waited for two, it lets a node lead that lacks what only one has confirmed since."""
+    cluster = four()
+    cluster.wanted = 2
+    for event in (("beat",), ("in_force",), ("look", False), ("look", False), ("write", "late")):
+        happen(cluster, event)
+    assert (cluster.sync.quorum, cluster.me.names.count, [sync.quorum for _, sync in cluster.late]) == (2, 2, [1])
+    cluster.wanted = wanted
+    cluster.promote("b", 1)
+    assert cluster.down
+    cluster.promote("a", 4)
+    assert (cluster.primary, cluster.down) == ("a", False)
+    for event in (("arrive",), ("connect", frozenset({1})), ("commit",), ("replicate", 1, 1)):
+        happen(cluster, event)
+        cluster.check()
+
+
+def test_the_same_in_priority_mode() -> None:
+    """Sent when b was named; after it won again without a standby, nobody but the leader may lead."""
+    cluster = Cluster("on", 3)
+    for event in (("connect", frozenset({1})), ("beat",), ("beat",), ("beat",), ("in_force",), ("look", False), ("look", False)):
+        happen(cluster, event)
+    happen(cluster, ("write", "late"))
+    assert [sync.standbys for _, sync in cluster.late] == [("b",)]
+    cluster.down = True
+    cluster.promote("a", 4)
+    assert (cluster.primary, cluster.down, cluster.me.names) == ("a", False, OFF)
+    for event in (("arrive",), ("commit",)):
+        happen(cluster, event)
+        cluster.check()
+
+
+@pytest.mark.parametrize("mode", ["on", "quorum"])
+def test_a_zombie_that_goes_on_after_the_race_was_won_makes_the_winner_start_over(mode: str) -> None:
+    """It releases b and lets c alone confirm: b won under a ``/sync`` that is not there any more. (EC 141)"""
+    cluster = Cluster(mode, 3)
+    happen(cluster, ("connect", frozenset({1})))
+    happen(cluster, ("settle",))
+    assert cluster.sync.standbys == ("b",)
+    without_b = (("connect", frozenset({2})), ("settle",), ("commit",), ("replicate", 2, 1000))
+    cluster.promote("b", 4, True, False, *without_b)
+    assert (cluster.primary, cluster.down, cluster.sync.standbys) == ("a", True, ("c",))
+    cluster.check()
+    cluster.promote("c", 4)
+    assert (cluster.primary, cluster.down) == ("c", False)
+    cluster.check()

@@ -314,6 +314,24 @@ PROMOTIONS = (
         ReleaseLease(),
     ),
     case(
+        "I led before, quorum: what I wrote then must not arrive after the names were changed",
+        winner(SyncView("5", "a", ("b", "c"), 1), synchronous_mode="quorum", sync=SyncMemory()),
+        "leader.late_write_outrun",
+        WriteSync("a", ("b", "c"), 1, "5"),
+    ),
+    case(
+        "I led before, and nothing else is to be written",
+        winner(SyncView("5", "a"), sync=SyncMemory()),
+        "leader.late_write_outrun",
+        WriteSync("a", (), 0, "5"),
+    ),
+    case(
+        "I led before, but /sync is written anyway",
+        winner(B, sync=SyncMemory()),
+        "leader.sync_before_promotion",
+        WriteSync("a", (), 0, "5"),
+    ),
+    case(
         "quorum: all is prepared",
         winner(SyncView("5", "a", ("b", "c"), 1), "ANY 1 (b,c)", synchronous_mode="quorum"),
         "leader.promote",
@@ -425,6 +443,15 @@ def test_after_a_write_without_an_answer_the_next_one_outruns_it_and_does_not_hu
     assert again.did(WriteSync) == [WriteSync("a", ("b",), 0, "5")]
     assert again.beat.wake_after == 1.0
     assert not again.beat.world.memory.sync.undecided
+
+
+def test_standbys_that_are_swapped_again_and_again_do_not_keep_the_agent_busy() -> None:
+    memory = remembered("b", steps=13, changed_at=Instant(NOW - 1))
+    played = play(proven_holder(leading(B, "b", sender("c"), sync=memory)), WriteSync="6")
+    assert played.did(WriteSync) == [WriteSync("a", (), 0, "5")]
+    assert (played.beat.wake_after, played.beat.world.memory.sync.steps) == (None, 14)
+    rested = play(proven_holder(leading(B, "b", sender("c"), sync=replace(memory, changed_at=Instant(NOW - 11)))), WriteSync="6")
+    assert rested.beat.world.memory.sync.steps == 1
 
 
 def test_a_zombie_that_lost_the_lock_changes_nothing() -> None:

@@ -52,7 +52,7 @@ class Picture:
 
 def eligible(senders: Iterable[WalSender], members: Iterable[Member], me: str, synchronous_commit: str) -> tuple[Candidate, ...]:
     """Members that stream from me and may be synchronous, sorted by name. (HA rules 19.3, EC 128, 129, 137)"""
-    others = {m.name.lower(): m for m in members if m.name.lower() != me.lower() and m.running}
+    others = {m.name.lower(): m for m in members if m.name.lower() != me.lower() and m.running and "," not in m.name}
     rows: dict[str, tuple[int, Lsn]] = {}
     for sender in senders:
         name, position = sender.application_name.lower(), _position(sender, synchronous_commit)

@@ -102,7 +102,7 @@ def _without_candidates(p: Picture) -> Step | None:
     if p.chosen or not p.strict:
         return None
     wanted = _waiting_for(p.sync.standbys, 0)
-    reason = f"strict mode and no candidate: commits wait for {_listing(p.sync.standbys)}"
+    reason = f"strict mode and no candidate: commits wait for {_listing(p.sync.standbys, 'a standby to come')}"
     return Wait(reason) if p.names.same(wanted) else SetNames(wanted, reason)
 
 
@@ -132,5 +132,5 @@ def _waiting_for(names: Iterable[str], quorum: int) -> Names:
     return first_of(listed) if listed else PLACEHOLDER
 
 
-def _listing(names: Iterable[str]) -> str:
-    return ", ".join(in_order(names)) or "nobody"
+def _listing(names: Iterable[str], nobody: str = "nobody") -> str:
+    return ", ".join(in_order(names)) or nobody

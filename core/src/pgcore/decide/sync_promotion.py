@@ -7,8 +7,9 @@ next. Each write is conditional on the version of the proof: an old leader that 
 from __future__ import annotations
 
 from pgcore.decide import sync_priority, sync_quorum
-from pgcore.decide.sync_names import SetNames, Step, parse
-from pgcore.decide.synchronous import RETRY_S, SOON_S, action_for
+from pgcore.decide.election import same_name
+from pgcore.decide.sync_names import SetNames, Step, WriteSync, parse
+from pgcore.decide.synchronous import LEAST_WAIT_S, RETRY_S, SOON_S, action_for
 from pgcore.model.actions import ReadCluster, ReleaseLease
 from pgcore.model.decision import Decision, Then, act, end, rest
 from pgcore.model.world import World
@@ -61,6 +62,14 @@ def _due(w: World) -> Step | None:
     return sync_quorum.before_promotion(w.me, sync, names, s.synchronous_mode_strict, _proven(w))
 
 
+def late_write_outrun(w: World) -> Decision | None:
+    """I led before, and a write of mine to ``/sync`` may still arrive: a newer version outruns it. (HA rules 19.1)"""
+    sync = w.cluster.sync
+    if not _concerned(w) or not w.memory.sync.undecided or not same_name(sync.leader, w.me) or isinstance(_due(w), WriteSync):
+        return None
+    return _answer(w, WriteSync(w.me, sync.standbys, sync.quorum, "a write of my former leadership to /sync may still arrive"))
+
+
 def _answer(w: World, due: Step) -> Decision:
     wake_after = RETRY_S if w.memory.sync.troubled else SOON_S
     return Decision(due.because, (action_for(w, due),), Then.AGAIN, wake_after)
@@ -86,7 +95,7 @@ def names_not_in_force(w: World) -> Decision | None:
     because = f"{w.node.names.text} is set but not in force yet"
     if since is not None and w.now - since > limit:
         return end(ReleaseLease(), because=f"{because} after {limit} s: giving the lock away")
-    return rest(because=f"{because}; then the promotion", wake_after=0.02)
+    return rest(because=f"{because}; then the promotion", wake_after=LEAST_WAIT_S)
 
 
-PROMOTION_RULES = (reread, unproven, names_before_promotion, sync_before_promotion, names_not_in_force)
+PROMOTION_RULES = (reread, unproven, late_write_outrun, names_before_promotion, sync_before_promotion, names_not_in_force)

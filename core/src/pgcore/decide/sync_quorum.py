@@ -135,7 +135,7 @@ def _without_candidates(p: Picture) -> Step | None:
     voters = frozenset(p.sync.standbys)
     if p.strict and not p.chosen:
         wanted = any_of(max(1, len(voters) - p.sync.quorum), voters) if voters else QUORUM_PLACEHOLDER
-        reason = f"strict mode and no candidate: commits wait for {_listing(voters)}"
+        reason = f"strict mode and no candidate: commits wait for {_listing(voters) if voters else 'a standby to come'}"
         return Wait(reason) if p.names.same(wanted) else SetNames(wanted, reason)
     if p.names.placeholder and voters and voters & frozenset(p.chosen):
         return SetNames(any_of(len(voters) - p.sync.quorum, voters), f"{_listing(voters & frozenset(p.chosen))} back")

@@ -21,6 +21,8 @@ from pgcore.model.world import World
 
 SOON_S, RETRY_S = 0.01, 1.0
 """When the next step follows: at once, or after a step that did not succeed."""
+MOST_STEPS = 12
+"""More of them within ``loop_wait`` than any change needs."""
 LEAST_WAIT_S = 0.05
 BLOCKED_S = 1.0
 """How often a returning standby is looked for while writes wait for one."""
@@ -96,8 +98,15 @@ def synchronous_step(w: World) -> Decision | None:
     if due is None:
         return None
     if not isinstance(due, Wait):
-        return Decision(due.because, (action_for(w, due),), Then.AGAIN, RETRY_S if w.memory.sync.troubled else SOON_S)
+        return Decision(due.because, (action_for(w, due),), Then.AGAIN, _haste(w))
     return Decision(f"synchronous replication waits: {due.because}", (), Then.AGAIN, _patience(w, due))
+
+
+def _haste(w: World) -> float | None:
+    """At once, but not when it fails, and not on and on: standbys at the limit of their lag would be swapped without end."""
+    if w.memory.sync.steps > MOST_STEPS:
+        return None
+    return RETRY_S if w.memory.sync.troubled else SOON_S
 
 
 def _patience(w: World, due: Wait) -> float:
@@ -111,7 +120,8 @@ def _patience(w: World, due: Wait) -> float:
 def writes_blocked(w: World) -> Decision | None:
     """Strict mode and no standby can confirm, so writes wait: said once when it begins and once when it ends. (HA rules 19.7)"""
     strict = w.settings.synchronous_mode != "off" and w.settings.synchronous_mode_strict
-    seen = picture(w) if _in_charge(w) and w.node.is_primary else None
+    concerned = (strict or w.memory.sync.blocked) and _in_charge(w) and w.node.is_primary
+    seen = picture(w) if concerned else None
     if seen is None:
         return None
     nobody = strict and not seen.chosen

@@ -112,5 +112,7 @@ class SyncMemory:
     """Strict mode and nobody can be synchronous; it was said."""
     changed_at: Instant | None = None
     """When the names or ``/sync`` were last changed by this agent."""
+    steps: int = 0
+    """How many steps were done since a pause of ``loop_wait`` or longer."""
     serving: tuple[str, Instant] | None = None
     """The era in which this server serves as the primary, and since when that is known."""

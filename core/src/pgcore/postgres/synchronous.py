@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "synchronous_standby_names"
 LOOK_EVERY_S = 0.005
+TAKEN_OVER_S = 0.25
+"""How long it is waited for right after a change; a checkpoint may take longer, later looks see its end."""
 _AT_REST = ("CheckpointerMain", "CheckpointWriteDelay")
 """Where the checkpointer waits with nothing left of a reload."""
 _SIGHUP = 1
@@ -66,7 +68,7 @@ class Watch:
     def settle(self, session: Session, text: str, postmaster_pid: int, deadline: Deadline) -> bool:
         """After a reload: wait for the new value and write a little WAL; whether it is in force. Raises ServerError."""
         wait_until_shown(session, text, deadline)
-        if text and wait_until_taken_over(session, postmaster_pid, deadline):
+        if text and wait_until_taken_over(session, postmaster_pid, deadline.within(TAKEN_OVER_S)):
             self._proven = (self._start, text)
         if text and not session.query("SELECT pg_catalog.pg_is_in_recovery()", deadline=deadline)[0][0]:
             emit_wal(session, deadline)

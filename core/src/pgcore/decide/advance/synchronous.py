@@ -36,7 +36,10 @@ def _noted(world: World, **changes: Any) -> World:
 
 
 def _done(world: World, **changes: Any) -> World:
-    return _noted(world, troubled=False, changed_at=world.now, **changes)
+    last = world.memory.sync.changed_at
+    rested = last is None or world.now - last >= world.settings.timing.loop_wait
+    steps = 1 if rested else world.memory.sync.steps + 1
+    return _noted(world, troubled=False, changed_at=world.now, steps=steps, **changes)
 
 
 def _refused(world: World, outcome: Outcome) -> World:
