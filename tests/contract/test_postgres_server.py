@@ -162,7 +162,7 @@ def test_a_clone_streams_follows_by_reload_and_is_promoted(make: Callable[..., N
     other = standby.upstream
     assert cascade.server.recovery_change(other, role=Role.REPLICA) == "reload"
     started = cascade.look().postmaster_start
-    cascade.server.follow_by_reload(other)
+    cascade.server.follow_by_reload(other, role=Role.REPLICA)
     eventually(lambda: (receiver := cascade.look().receiver) and receiver.port == standby.port and receiver.status == "streaming")
     assert cascade.server.recovery_change(other, role=Role.REPLICA) == "none"
     assert cascade.look().postmaster_start == started
@@ -188,7 +188,7 @@ def test_a_slot_wanted_at_the_upstream_is_used(make: Callable[..., Node], templa
     standby = make("slotted").standby_of(template)
     upstream = replace(template.upstream, slot="member")
     assert standby.server.recovery_change(upstream, role=Role.REPLICA) == "reload"
-    standby.server.follow_by_reload(upstream)
+    standby.server.follow_by_reload(upstream, role=Role.REPLICA)
     eventually(lambda: any(slot.name == "member" and slot.active for slot in template.look().slots))
     assert standby.server.recovery_change(upstream, role=Role.REPLICA) == "none"
     standby.stop()

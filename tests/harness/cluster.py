@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import random
 import shutil
@@ -35,12 +36,14 @@ class Cluster:
     """``size`` nodes named n1, n2, ... on loopback addresses of their own, or in namespaces of ``network``.
 
     ``dynamic`` is laid over the bootstrap configuration, ``per_node`` (name to document) over single node files. ``timing`` is
-    ``"quick"`` for the shortest the agent allows or ``"default"`` for what a new cluster gets without being told.
+    ``"quick"`` for the shortest the agent allows or ``"default"`` for what a new cluster gets without being told. ``names`` are
+    used in place of n1, n2, ...; a cluster ``beside`` another uses that one's etcd, under a scope of its own.
     """
 
     def __init__(self, *, size: int = 3, store: StoreKind = "etcd3", agent: AgentKind | None = None,
                  dynamic: Mapping[str, Any] | None = None, per_node: Mapping[str, Mapping[str, Any]] | None = None,
-                 timing: Literal["quick", "default"] = "quick", network: Network | None = None, scope: str = "demo") -> None:
+                 timing: Literal["quick", "default"] = "quick", network: Network | None = None, scope: str = "demo",
+                 names: Sequence[str] = (), beside: Cluster | None = None) -> None:
         self.agent = agent or pgcore_agent()
         self.store, self.scope, self.network = store, scope, network
         self.mark = uuid.uuid4().hex
@@ -57,10 +60,11 @@ class Cluster:
         if timing == "quick":
             self.ttl, self.loop_wait, self.retry_timeout = self.agent.quick_timing
             self._dynamic = {"ttl": self.ttl, "loop_wait": self.loop_wait, "retry_timeout": self.retry_timeout, **self._dynamic}
-        self.etcd: EtcdServer | None = self._make_etcd() if store == "etcd3" else None
+        self._guest = beside is not None
+        self.etcd: EtcdServer | None = beside.etcd if beside else self._make_etcd() if store == "etcd3" else None
         self._per_node = dict(per_node or {})
         self._writers: list[Writer] = []
-        names = [f"n{number}" for number in range(1, size + 1)]
+        names = list(names) or [f"n{number}" for number in range(1, size + 1)]
         self._hosts = {name: self._host(name, number) for number, name in enumerate(names, start=2)}
         self._raft_ports = {name: self._port(name) for name in names} if store == "raft" else {}
         self.nodes = [self._make_node(name) for name in names]
@@ -111,7 +115,7 @@ class Cluster:
 
     def start_store(self) -> None:
         """Start etcd; with raft the agents are the store."""
-        if self.etcd is not None:
+        if self.etcd is not None and not self._guest:
             self.etcd.start()
 
     def bootstrap(self) -> Cluster:
@@ -199,9 +203,18 @@ class Cluster:
         """A writer that knows one node only, in that node's namespace if it has one."""
         return self.writer(dsn([(node.host, node.pg_port)]), prefix=node.prefix, **options)
 
+    def key(self, name: str) -> str:
+        """A key of this cluster in etcd."""
+        return f"/service/{self.scope}/{name}"
+
     def leader_key(self) -> str:
         """The key of the leader lock in etcd."""
-        return f"/service/{self.scope}/leader"
+        return self.key("leader")
+
+    def configure(self, change: Mapping[str, Any]) -> None:
+        """Lay ``change`` over the dynamic configuration in etcd, as an operator's tool would; ``None`` removes a key."""
+        assert self.etcd is not None
+        self.etcd.put(self.key("config"), json.dumps(merged(json.loads(self.etcd.get(self.key("config")) or "{}"), change)))
 
     def switchover(self, leader: Node, candidate: Node | None = None, timeout_s: float = 60.0,
                    via: Node | None = None) -> RestAnswer | None:
@@ -250,7 +263,7 @@ class Cluster:
             for node in self.nodes:
                 if node.process is not None:
                     node.process.wait(5)
-            if self.etcd is not None:
+            if self.etcd is not None and not self._guest:
                 self.etcd.kill()
         finally:
             if not os.environ.get("PGCORE_E2E_KEEP"):

@@ -63,6 +63,11 @@ class EtcdServer(ServerProcess):
         """Remove one key without conditions."""
         self._request("POST", "/v3/kv/deleterange", json.dumps({"key": base64.b64encode(key.encode()).decode()}))
 
+    def wipe(self, prefix: str) -> None:
+        """Delete every key that begins with ``prefix``."""
+        start, end = (base64.b64encode(text.encode()).decode() for text in (prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)))
+        self._request("POST", "/v3/kv/deleterange", json.dumps({"key": start, "range_end": end}))
+
     def requests(self) -> dict[str, float]:
         """Requests started since etcd began, by method, from its own metrics."""
         counted: dict[str, float] = {}

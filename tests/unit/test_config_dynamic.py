@@ -150,6 +150,16 @@ def test_a_standby_cluster_needs_a_source() -> None:
     assert without.standby_cluster is None and "set host, port or restore_command" in warned(without)
 
 
+def test_every_node_of_a_standby_cluster_restores_as_its_section_says() -> None:
+    """EC 204: a cascading replica, too; the section wins over recovery_conf, its delay is for the standby leader alone."""
+    section = {"host": "x", "restore_command": "theirs", "recovery_min_apply_delay": "5min"}
+    own = {"restore_command": "ours", "archive_cleanup_command": "mine"}
+    server = settings({"standby_cluster": section}, postgresql={"recovery_conf": own})
+    assert server.recovery_conf == {"restore_command": "theirs", "archive_cleanup_command": "mine"}
+    assert server.leader_apply_delay == "5min"
+    assert settings({}, postgresql={"recovery_conf": own}).recovery_conf == own
+
+
 def test_slots_are_normalised_and_bad_ones_left_out() -> None:
     result = read({"slots": {"a": None, "b": {"type": "physical", "cluster_type": "primary"},
                              "c": {"database": "d", "plugin": "p"}, "Bad": {}, "d": {"type": "logical"},

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from pgcore.daemon.configuration import CACHE_NAME, Configuration, unsupported
-from pgcore.daemon.run import refuse_unsupported
-from pgcore.errors import ConfigError, ConfigErrors
+from pgcore.daemon.configuration import CACHE_NAME, Configuration
+from pgcore.errors import ConfigErrors
 from pgcore.model.basics import Timing
 from pgcore.model.cluster import ClusterView, ConfigRecord, Member
 from unit.test_daemon_kit import configured, local, write_node_file
@@ -28,9 +27,6 @@ BROKEN: dict[str, Any] = {
     "parameters that are no mapping": {"postgresql": {"parameters": ["work_mem"]}},
     "slots that are no mapping": {"slots": ["one"]},
     "a wrong standby cluster": {"standby_cluster": {"host": "x", "port": "y"}},
-}
-UNSUPPORTED: dict[str, Any] = {
-    "standby_cluster": {"standby_cluster": {"host": "10.0.0.9"}},
 }
 
 
@@ -125,25 +121,6 @@ def test_a_broken_document_is_refused_whole_and_the_last_good_one_stays(
     assert timing(configuration) == (40, 2, 8)
 
 
-@pytest.mark.parametrize("setting", UNSUPPORTED.values(), ids=UNSUPPORTED)
-def test_a_setting_whose_promise_cannot_be_kept_is_refused_whole(
-    tmp_path: Path, setting: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    configuration = configured(tmp_path)
-    configuration.update(view(GOOD), None)
-    assert not configuration.update(view({**GOOD, "loop_wait": 2, **setting}), None)
-    assert timing(configuration) == (40, 5, 8)
-    assert "is not supported by this release" in caplog.text
-
-
-@pytest.mark.parametrize("setting", UNSUPPORTED.values(), ids=UNSUPPORTED)
-def test_a_start_with_a_setting_whose_promise_cannot_be_kept_is_refused(tmp_path: Path, setting: dict[str, Any]) -> None:
-    configuration = configured(tmp_path, {"bootstrap": {"dcs": setting}})
-    assert unsupported(configuration.effective)
-    with pytest.raises(ConfigError, match="is not supported by this release"):
-        refuse_unsupported(configuration)
-
-
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "timing": ({"ttl": "soon"}, "bootstrap.dcs.ttl"),
     "parameters": ({"postgresql": {"parameters": ["work_mem"]}}, "bootstrap.dcs.postgresql.parameters"),
@@ -171,12 +148,6 @@ def test_every_mistake_in_bootstrap_dcs_is_named_at_once(tmp_path: Path) -> None
 def test_bootstrap_dcs_does_not_matter_where_a_cached_document_is_good(tmp_path: Path) -> None:
     (data_directory(tmp_path) / CACHE_NAME).write_text(json.dumps(GOOD))
     assert timing(configured(tmp_path, {"bootstrap": {"dcs": {"ttl": "soon"}}})) == (40, 5, 8)
-
-
-def test_a_start_without_such_settings_is_not_refused(tmp_path: Path) -> None:
-    configuration = configured(tmp_path, {"bootstrap": {"dcs": {"synchronous_mode": "quorum", "standby_cluster": {}}}})
-    assert unsupported(configuration.effective) == ""
-    refuse_unsupported(configuration)
 
 
 def test_a_document_that_stays_broken_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from pgcore.builtin import basebackup, initdb
 from pgcore.errors import CancelledError, CommandFailedError, ServerError
 from pgcore.hookspecs import ReplicaRequest
-from pgcore.model.basics import Lsn
+from pgcore.model.basics import Lsn, Role
 from pgcore.model.node import ControlState, DataDir
 from pgcore.model.server import Credentials, ServerSettings, Upstream
 from pgcore.postgres import controldata, data_dir, files, local, parameters, postmaster, recovery, rewind, timeline
@@ -154,8 +155,35 @@ def test_primary_conninfo_has_the_contracts_order_and_escapes_and_no_password() 
                     "application_name=node-1 gssencmode=prefer channel_binding=prefer")
     assert "sslnegotiation=postgres" in recovery.conninfo(recovery.primary_conninfo(SETTINGS, UPSTREAM, 17, None))
     assert "channel_binding" not in recovery.conninfo(recovery.primary_conninfo(SETTINGS, UPSTREAM, 12, None))
-    remote = Upstream("a,b", 5432, slot="x")
-    assert "target_session_attrs=read-write" in recovery.conninfo(recovery.primary_conninfo(SETTINGS, remote, 15, None))
+
+
+def test_only_several_remote_hosts_with_a_slot_must_accept_writes() -> None:
+    """EC 205"""
+    def shown(*, host: str, slot: str | None) -> str:
+        remote = Upstream(host, 5432, slot=slot, read_write="," in host)
+        return recovery.wanted(SETTINGS, remote, 15, None, Role.STANDBY_LEADER)["primary_conninfo"]
+
+    assert "host=a,b" in shown(host="a,b", slot="x") and "target_session_attrs=read-write" in shown(host="a,b", slot="x")
+    assert "target_session_attrs" not in shown(host="a", slot="x") + shown(host="a,b", slot=None)
+
+
+def test_a_cluster_that_only_reads_an_archive_has_no_primary_conninfo() -> None:
+    """EC 203"""
+    settings = replace(SETTINGS, recovery_conf={"restore_command": "cp /archive/%f %p"}, leader_apply_delay="5min")
+    want = recovery.wanted(settings, None, 15, "/p", Role.STANDBY_LEADER)
+    assert want["restore_command"] == "cp /archive/%f %p"
+    assert not {"primary_conninfo", "primary_slot_name"} & want.keys()
+
+
+def test_only_the_standby_leader_delays_the_replay() -> None:
+    settings = replace(SETTINGS, leader_apply_delay="5min")
+    leader = recovery.wanted(settings, UPSTREAM, 15, "/p", Role.STANDBY_LEADER)
+    follower = recovery.wanted(settings, UPSTREAM, 15, "/p", Role.REPLICA)
+    assert leader["recovery_min_apply_delay"] == "5min" and "recovery_min_apply_delay" not in follower
+    current = in_force(leader, recovery_min_apply_delay=("300000", "sighup"))
+    config = "/c/postgresql.conf"
+    assert recovery.change(leader, current, major=15, config_file=config, receiver=None) == "none"
+    assert recovery.change(follower, current, major=15, config_file=config, receiver=None) == "reload"
 
 
 def in_force(want: dict[str, str], **changes: tuple[str, str]) -> recovery.Current:
@@ -164,7 +192,7 @@ def in_force(want: dict[str, str], **changes: tuple[str, str]) -> recovery.Curre
 
 
 def test_recovery_settings_are_compared_by_meaning() -> None:
-    want = recovery.wanted(SETTINGS, UPSTREAM, 15, "/p")
+    want = recovery.wanted(SETTINGS, UPSTREAM, 15, "/p", Role.REPLICA)
 
     def change(current: recovery.Current, receiver: Any = None) -> str:
         return recovery.change(want, current, major=15, config_file="/c/postgresql.conf", receiver=receiver)

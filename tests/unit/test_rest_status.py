@@ -147,8 +147,17 @@ def test_the_leader_of_a_standby_cluster_shows_its_replication_state() -> None:
 
 def test_the_mode_is_read_from_the_stored_configuration() -> None:
     config = {"synchronous_mode": "quorum", "standby_cluster": {"host": "x"}, "pause": True, "maximum_lag_on_failover": 5}
-    assert ClusterMode.of(view(config=ConfigRecord("1", config))) == ClusterMode("quorum", True, True, 5)
+    assert ClusterMode.of(view(config=ConfigRecord("1", config))) == ClusterMode("off", True, True, 5)
+    normal = config | {"standby_cluster": {}}
+    assert ClusterMode.of(view(config=ConfigRecord("1", normal))) == ClusterMode("quorum", False, True, 5)
     assert ClusterMode.of(view()) == ClusterMode()
+
+
+def test_a_standby_cluster_knows_no_synchronous_standby() -> None:
+    """EC 198"""
+    config = ConfigRecord("1", {"synchronous_mode": True, "standby_cluster": {"host": "x"}})
+    seen = replace(view(sync=("b",), config=config), members=(member("a", "standby_leader"), member("b")))
+    assert [row.role for row in member_rows(seen, ClusterMode.of(seen))] == ["standby_leader", "replica"]
 
 
 def test_history_lines_keep_their_length() -> None:

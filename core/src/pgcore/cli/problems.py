@@ -34,7 +34,8 @@ def _leader(view: ClusterView, mode: ClusterMode) -> Iterator[str]:
     elif not leader.running:
         yield f"the leader {leader.name} is not running PostgreSQL: its state is {leader.state!r}"
     elif leader.role not in (wanted, "master"):
-        yield f"the leader {leader.name} has the role {leader.role}, not yet {wanted}: it is being promoted"
+        doing = "it does not follow the remote cluster yet" if mode.standby_cluster else "it is being promoted"
+        yield f"the leader {leader.name} has the role {leader.role}, not yet {wanted}: {doing}"
 
 
 def _member(scope: str, view: ClusterView, mode: ClusterMode, row: MemberRow) -> Iterator[str]:

@@ -34,6 +34,7 @@ def server_settings(effective: Effective, local: LocalConfig, *, server_major: i
     superuser = credentials(users.superuser, server_major)
     rewind = users.rewind is not None and users.rewind.username and (server_major is None or server_major >= 11)
     parameters, recovery = _parameters(effective, local, server_major, word)
+    remote = effective.standby_cluster
     return ServerSettings(
         name=local.node.name, scope=local.node.scope, listen=mine.listen, data_dir=data_dir,
         connect_address=mine.connect_address or "{}:{}".format(*_bracketed(local_address(mine.listen))),
@@ -49,7 +50,7 @@ def server_settings(effective: Effective, local: LocalConfig, *, server_major: i
         rewind_options=shared.rewind, pg_ctl_timeout=shared.pg_ctl_timeout, retry_timeout=float(effective.timing.retry_timeout),
         os_user=mine.os_user,
         bootstrap_pg_hba=local.bootstrap.pg_hba if local.bootstrap else (), before_stop=shared.before_stop,
-        pre_promote=shared.pre_promote)
+        pre_promote=shared.pre_promote, leader_apply_delay=remote.recovery_min_apply_delay if remote else None)
 
 
 def credentials(user: DatabaseUserSection, server_major: int | None) -> Credentials:
@@ -87,6 +88,9 @@ def _parameters(effective: Effective, local: LocalConfig, server_major: int | No
     recovery |= {name: parameters.pop(name) for name in list(parameters) if name in RECOVERY}
     recovery = {name: value for name, value in recovery.items() if not is_agents_own(name)}
     parameters = {name: value for name, value in parameters.items() if not is_agents_own(name)}
+    if (remote := effective.standby_cluster) is not None:
+        ours = {"restore_command": remote.restore_command, "archive_cleanup_command": remote.archive_cleanup_command}
+        recovery |= {name: value for name, value in ours.items() if value}
     if effective.synchronous:
         parameters.pop("synchronous_standby_names", None)
     hosts, port = split_address(local.postgresql.listen, 5432)

@@ -210,7 +210,6 @@ class Agent:
 
     def _publish(self, beat: Beat, began: Instant) -> None:
         world, performer = beat.world, self.performer
-        effective = performer.ports.configuration.effective
         task = world.node.task
         rule = beat.main.rule if beat.main else ""
         reason = beat.main.because if beat.main else ""
@@ -222,7 +221,7 @@ class Agent:
             Status(
                 scope=world.settings.scope,
                 name=world.me,
-                node=world.node,
+                node=replace(world.node, state=world.shown_state),
                 cluster=None if world.store_lost else world.cluster,
                 timing=world.settings.timing,
                 at=world.node.at,
@@ -231,7 +230,7 @@ class Agent:
                 dynamic=world.settings.dynamic,
                 maximum_lag_on_failover=world.settings.maximum_lag_on_failover,
                 paused=world.paused,
-                standby_cluster=effective.standby_cluster is not None,
+                standby_cluster=world.standby_cluster,
                 synchronous=world.settings.synchronous_mode,
                 dcs_last_seen=performer.dcs_last_seen,
                 next_beat_due=Instant(began + loop_wait),

@@ -25,13 +25,6 @@ QUICK_RETURN = {"wal_retrieve_retry_interval": "1s"}
 CACHE_NAME = "patroni.dynamic.json"
 
 
-def unsupported(value: Effective) -> str:
-    """Settings whose promise this release cannot keep; empty if there are none. Ignoring them would lose commits."""
-    if value.standby_cluster is not None:
-        return "standby_cluster is not supported by this release: an agent that ignored it would promote the standby cluster"
-    return ""
-
-
 def own_standby_names(value: Effective) -> str:
     """The user's ``synchronous_standby_names``; a server has them only while synchronous mode is off."""
     found = {name.lower(): text for name, text in value.postgresql.parameters.items()}.get("synchronous_standby_names")
@@ -148,12 +141,9 @@ class Configuration:
         """Put a document in force; one that cannot be used is remembered, so that it is complained about once."""
         try:
             new = self._effective(wanted)
-            problem = unsupported(new)
         except ConfigErrors as error:
-            problem = str(error)
-        if problem:
             self._refused = wanted
-            logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", problem)
+            logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", error)
             return False
         self._refused = None
         self._log_warnings(new)

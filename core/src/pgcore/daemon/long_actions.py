@@ -63,6 +63,7 @@ class LongActions:
             a.Checkpoint: self._checkpoint,
             a.Promote: self._promote,
             a.FollowByRestart: self._follow,
+            a.ArchiveShutdownWal: self._archive,
             a.Clone: self._clone,
             a.Bootstrap: self._bootstrap,
             a.PostBootstrap: self._post_bootstrap,
@@ -167,6 +168,9 @@ class LongActions:
                 told.when_up()
 
         self._begin(TaskKind.FOLLOW, run)
+
+    def _archive(self, action: a.ArchiveShutdownWal, world: World) -> None:
+        self._begin(TaskKind.ARCHIVE, self._ports.postgres.archive_shutdown_wal)
 
     def _clone(self, action: a.Clone, world: World) -> None:
         methods = self.methods()

@@ -278,7 +278,7 @@ class Performer:
     # -- server, quick ---------------------------------------------------------------------------------------
 
     def _follow(self, action: a.FollowByReload, world: World) -> None:
-        self.ports.postgres.follow_by_reload(action.upstream)
+        self.ports.postgres.follow_by_reload(action.upstream, role=action.role)
         if world.memory.managed and action.role is world.node.role:  # else the change of the role is told instead
             self.tell("on_reload", action.role)
 

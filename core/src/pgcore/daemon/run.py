@@ -25,7 +25,7 @@ from pgcore.daemon import systemd, watchdog
 from pgcore.daemon.agent import Agent
 from pgcore.daemon.board import Board
 from pgcore.daemon.callbacks import CallbackLane
-from pgcore.daemon.configuration import Configuration, unsupported
+from pgcore.daemon.configuration import Configuration
 from pgcore.daemon.guard import Guard, GuardError, Prepared
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.daemon.methods import named_methods, works_without_leader
@@ -192,9 +192,6 @@ _OWN_SECTIONS = frozenset({"postgresql", "restapi", "ctl", "log", "bootstrap", "
 
 def refuse_unsupported(configuration: Configuration) -> None:
     """Refuse to start with settings whose promise cannot be kept. Raises ConfigError."""
-    missing = unsupported(configuration.effective)
-    if missing:
-        raise ConfigError("bootstrap.dcs", missing, "remove it", configuration.local.source)
     watchdog.refuse_unsupported(configuration.local.watchdog, configuration.local.source)
 
 

@@ -18,6 +18,7 @@ from pgcore.decide.reinit import REINIT
 from pgcore.decide.replica import REPLICA
 from pgcore.decide.restart import RESTART
 from pgcore.decide.shutdown import SHUTDOWN
+from pgcore.decide.standby_cluster import STANDBY_LEADER
 from pgcore.decide.starting import STARTING
 from pgcore.decide.store_lost import STORE_LOST
 from pgcore.decide.table import Table
@@ -41,6 +42,7 @@ SITUATIONS: tuple[tuple[str, Callable[[World], bool], Table], ...] = (
     ("PostgreSQL is not running", lambda w: not w.node.running, DOWN),
     ("PostgreSQL is starting", lambda w: w.node.starting, STARTING),
     ("the lock is free", lambda w: w.cluster.unlocked, RACE),
+    ("I hold the lock of a standby cluster", lambda w: w.is_holder and w.standby_cluster, STANDBY_LEADER),
     ("I hold the lock", lambda w: w.is_holder, LEADER),
     ("another node holds the lock", lambda w: True, REPLICA),
 )

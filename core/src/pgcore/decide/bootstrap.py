@@ -20,6 +20,7 @@ from pgcore.model.actions import (
     PostBootstrap,
     SetAsideDataDir,
     SetRole,
+    StartServer,
     StopMode,
     StopServer,
     WriteConfig,
@@ -31,6 +32,7 @@ from pgcore.model.node import TaskKind, TaskResult, WatchdogState
 from pgcore.model.world import World
 
 STORE_LIMIT_S = 60.0
+STEPS = (TaskKind.BOOTSTRAP, TaskKind.POST_BOOTSTRAP, TaskKind.CLONE, TaskKind.START)
 
 
 def _phase(w: World) -> BootstrapPhase:
@@ -40,7 +42,7 @@ def _phase(w: World) -> BootstrapPhase:
 
 def _result(w: World) -> TaskResult | None:
     result = w.memory.last_result
-    return None if w.busy or result is None or result.kind not in (TaskKind.BOOTSTRAP, TaskKind.POST_BOOTSTRAP) else result
+    return None if w.busy or result is None or result.kind not in STEPS else result
 
 
 def stopping(w: World) -> Decision | None:
@@ -53,6 +55,31 @@ def stopping(w: World) -> Decision | None:
 def working(w: World) -> Decision | None:
     """The present step goes on."""
     return rest(because=f"{w.node.task.kind}: {_phase(w)}") if w.node.task else None
+
+
+def start_copy(w: World) -> Decision | None:
+    """The remote is copied: start the copy as a standby of the remote. (HA rules 6.1, 22.1)"""
+    copied = w.ended(TaskKind.CLONE)
+    if _phase(w) is BootstrapPhase.CREATE and copied is not None and copied.ok and not w.node.running:
+        return end(StartServer(Role.STANDBY_LEADER, w.remote), because="the copy of the remote is complete: starting it")
+    return None
+
+
+def lead_copy(w: World) -> Decision | None:
+    """The copy runs: publish the new standby cluster and take the lock; there are no users to create. (HA rules 6.4)"""
+    started = w.ended(TaskKind.START)
+    if _phase(w) is not BootstrapPhase.CREATE or started is None or not started.ok or not w.node.running:
+        return None
+    if w.node.system_id is None or not w.node.answering:
+        return rest(because="waiting for the new standby to answer", wake_after=0.5)
+    return act(
+        AcquireLease(force=True),
+        SetRole(Role.STANDBY_LEADER),
+        WriteConfig(w.settings.dynamic),
+        WriteInitialize(w.node.system_id, w.cluster.initialize_version),
+        EndProcedure(),
+        because=f"the standby cluster {w.node.system_id} is made",
+    )
 
 
 def failed(w: World) -> Decision | None:
@@ -158,6 +185,8 @@ BOOTSTRAP = Table(
     "bootstrap",
     stopping,
     working,
+    start_copy,
+    lead_copy,
     failed,
     stop_failed_server,
     wait_for_store,

@@ -7,6 +7,7 @@ That is why a switchover can never lose an acknowledged commit. If nobody gets t
 from __future__ import annotations
 
 from pgcore.decide.candidates import caught_up, describe
+from pgcore.decide.demote_cluster import DEMOTE_CLUSTER_RULES
 from pgcore.decide.handover import HANDOVER_RULES
 from pgcore.decide.lease import lease_running_out, renew
 from pgcore.decide.phases import demotion_of, orderly, within
@@ -46,9 +47,10 @@ def _serving(w: World) -> bool:
 
 
 def asked_to_end(w: World) -> Decision | None:
-    """The agent is asked to end during a switchover: the same hand-over, and the end afterwards. (HA rules 27)"""
+    """The agent is asked to end during a switchover or a conversion: the same stop, and the end afterwards. (HA rules 27)"""
     d = demotion_of(w)
-    if w.memory.stopping and d.mode is DemoteMode.GRACEFUL and d.phase in (Phase.CHECKPOINT, Phase.VERIFY, Phase.STOP):
+    begun_well = d.mode in (DemoteMode.GRACEFUL, DemoteMode.CLUSTER)
+    if w.memory.stopping and begun_well and d.phase in (Phase.CHECKPOINT, Phase.VERIFY, Phase.STOP):
         phase = Phase.STOP if d.phase is Phase.VERIFY else d.phase
         return act(BeginDemotion(DemoteMode.SHUTDOWN, phase, d.candidates), because="the agent was asked to end")
     return None
@@ -168,13 +170,15 @@ def stop(w: World) -> Decision | None:
     return end(StopServer(mode, _stop_limit(w)), because=f"{demotion_of(w).mode}: stopping the server ({mode})")
 
 
-def _stop_limit(w: World) -> float:
-    """Without the store, user sessions must end before the lease does. (HA rules 30.1)"""
+def _stop_limit(w: World) -> float | None:
+    """Without the store, user sessions must end before the lease does; the guard bounds a conversion. (HA rules 30.1)"""
     timing, d = w.settings.timing, demotion_of(w)
     if d.mode is DemoteMode.OFFLINE or w.store_lost:
         return max(0.5, w.lease_left - 0.2 * timing.ttl)
     if d.mode in (DemoteMode.IMMEDIATE, DemoteMode.IMMEDIATE_NOLOCK):
         return float(timing.retry_timeout)
+    if d.mode is DemoteMode.CLUSTER:
+        return None
     return float(w.settings.primary_stop_timeout) or (STOP_LIMIT_S if d.mode is DemoteMode.GRACEFUL else SHUTDOWN_LIMIT_S)
 
 
@@ -287,6 +291,7 @@ DEMOTION = Table(
     stopping,
     stopped_orderly,
     stopped_immediately,
+    *DEMOTE_CLUSTER_RULES,
     stopped,
     *HANDOVER_RULES,
     see_off,

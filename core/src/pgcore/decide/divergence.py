@@ -28,9 +28,9 @@ DIVERGED = (RewindState.NEED, RewindState.TWIN, RewindState.FAILED)
 
 def compare(w: World) -> Decision | None:
     """The history must be compared with the leader's before this server may follow it. (HA rules 12.2)"""
-    source = w.leader_upstream
+    source = w.rewind_source
     if w.memory.rewind in OPEN and source is not None and not w.timeline_asked:
-        return act(CompareTimelines(source), because=f"comparing the history with {source.name}")
+        return act(CompareTimelines(source), because=f"comparing the history with {source.label}")
     return None
 
 
@@ -46,8 +46,8 @@ def judge(w: World) -> Decision | None:
 
 def undecided(w: World) -> Decision | None:
     """The comparison stays open: the leader is not ready, or did not answer. Remember since when. (EC 104, 229)"""
-    if w.memory.rewind is RewindState.CHECK and w.leader_upstream is not None and w.memory.undecided_since is None:
-        return act(MarkUndecided(), because=f"{w.cluster.leader} cannot be compared with yet: {verdict(w)[1]}")
+    if w.memory.rewind is RewindState.CHECK and w.rewind_source is not None and w.memory.undecided_since is None:
+        return act(MarkUndecided(), because=f"{w.rewind_source.label} cannot be compared with yet: {verdict(w)[1]}")
     return None
 
 
@@ -56,7 +56,7 @@ def still_undecided(w: World) -> bool:
     since = w.memory.undecided_since
     return (
         w.memory.rewind is RewindState.CHECK
-        and w.leader_upstream is not None
+        and w.rewind_source is not None
         and since is not None
         and w.now - since < UNDECIDED_LIMIT_S
     )
@@ -93,21 +93,21 @@ def recover_before_rewind(w: World) -> Decision | None:
 
 def rewind(w: World) -> Decision | None:
     """Diverged, and pg_rewind is possible: wait for the leader's checkpoint, then rewind. (HA rules 12.3, 12.4)"""
-    source = w.leader_upstream
+    source = w.rewind_source
     if w.memory.rewind is not RewindState.NEED or source is None or not w.node.rewind_possible:
         return None
     leader = w.cluster.leader_member
-    if leader is not None and leader.checkpoint_pending:
+    if leader is not None and leader.checkpoint_pending and source.name == leader.name:
         return end(because=f"diverged; waiting for the first checkpoint of {leader.name} after its promotion", wake_after=0.5)
     if w.cooling_down:
         return end(because="diverged; the last pg_rewind failed a moment ago", wake_after=w.cooling_down)
-    return end(Rewind(source), because=f"diverged from {source.name}: running pg_rewind")
+    return end(Rewind(source), because=f"diverged from {source.label}: running pg_rewind")
 
 
 def _new_copy_allowed(w: World) -> str:
     """Why a new copy is wanted, if an operator has allowed it; never in maintenance mode. (HA rules 12.3.2, 12.4.7)"""
     settings, state = w.settings, w.memory.rewind
-    if w.paused or w.leader_upstream is None:
+    if w.paused or w.rewind_source is None:
         return ""
     diverged = settings.remove_data_directory_on_diverged_timelines and settings.standby_cluster is None
     if state is RewindState.FAILED and (settings.remove_data_directory_on_rewind_failure or diverged):
@@ -121,9 +121,9 @@ def _new_copy_allowed(w: World) -> str:
 
 def confirm(w: World) -> Decision | None:
     """Before a data directory is removed the leader is asked once more. (principles, safety 3)"""
-    source = w.leader_upstream
+    source = w.rewind_source
     if source is not None and not w.timeline_asked and _new_copy_allowed(w):
-        return act(CompareTimelines(source), because=f"a new copy is wanted: does {source.name} still answer as a primary?")
+        return act(CompareTimelines(source), because=f"a new copy is wanted: does {source.label} still answer as a primary?")
     return None
 
 
@@ -145,10 +145,10 @@ def keep_the_copy(w: World) -> Decision | None:
 
 def copy_anew(w: World) -> Decision | None:
     """Diverged, rewind impossible or failed, and the operator allowed a new copy. (HA rules 12.3.2, 12.4.7, EC 112)"""
-    why, leader = _new_copy_allowed(w), w.leader_timeline
-    if not why or leader is None or not _confirmed(w):
+    why, leader, source = _new_copy_allowed(w), w.leader_timeline, w.rewind_source
+    if not why or leader is None or source is None or not _confirmed(w):
         return None
-    evidence = f"{w.cluster.leader} answers as the primary on timeline {leader.timeline}"
+    evidence = f"{source.label} answers as the primary on timeline {leader.timeline}"
     because = f"{why} ({verdict(w)[1]}); {evidence}, and a new copy is allowed"
     if w.node.running:
         limit = float(w.settings.timing.retry_timeout)
@@ -158,9 +158,10 @@ def copy_anew(w: World) -> Decision | None:
 
 def stay_apart(w: World) -> Decision | None:
     """Diverged under the leader's timeline number and not to be copied: it must not stream from it, so it stays down. (EC 112)"""
-    if w.memory.rewind is not RewindState.TWIN or w.leader_upstream is None:
+    source = w.rewind_source
+    if w.memory.rewind is not RewindState.TWIN or source is None:
         return None
-    because = f"diverged from {w.cluster.leader} under the same timeline number: {remedy(w)}"
+    because = f"diverged from {source.label} under the same timeline number: {remedy(w)}"
     if not w.node.running:
         return rest(because=because)
     return None if w.paused else end(StopServer(StopMode.FAST, float(w.settings.timing.retry_timeout)), because=because)

@@ -50,10 +50,14 @@ def start_failed(w: World) -> Decision | None:
 
 
 def restartable(w: World) -> bool:
-    """The agent saw this primary running, and its data directory can simply be started again. (HA rules 13.2)"""
+    """The agent saw this primary running, and its data directory can simply be started again. (HA rules 13.2)
+
+    Not in a standby cluster: nobody in it may accept writes, so it is started as a standby.
+    """
     control = w.node.control
     return (
         w.crashed
+        and not w.standby_cluster
         and w.node.role is Role.PRIMARY
         and not w.node.recovery_files
         and control is not None
@@ -99,7 +103,7 @@ def recover_to_promote(w: World) -> Decision | None:
 
 def start_to_promote(w: World) -> Decision | None:
     """I hold the lock with a stopped server: start it in recovery; it is promoted once it is up. (HA rules 13.3)"""
-    if w.holds:
+    if w.holds and not w.standby_cluster:
         return end(
             SetRewind(RewindState.INITIAL),
             StartServer(Role.REPLICA),
@@ -111,25 +115,26 @@ def start_to_promote(w: World) -> Decision | None:
 def check_first(w: World) -> Decision | None:
     """Before dead PostgreSQL follows somebody, its history is compared, each time anew. (HA rules 12.1)"""
     known = w.memory.rewind not in (RewindState.INITIAL, RewindState.NOT_NEED) or w.timeline_asked
-    if not known and w.leader_upstream is not None:
+    if not known and w.rewind_source is not None:
         return act(SetRewind(RewindState.CHECK), because="it must be known whether this server has diverged")
     return None
 
 
 def wait_for_comparison(w: World) -> Decision | None:
     """A leader exists but cannot be compared with yet: wait a bounded time. (HA rules 17.6, EC 228, 229)"""
-    if divergence.still_undecided(w) and not divergence.own_part_unknown(w):
-        return rest(because=f"waiting until {w.cluster.leader} can be compared with: {verdict(w)[1]}", wake_after=0.2)
+    if divergence.still_undecided(w) and not divergence.own_part_unknown(w) and w.rewind_source is not None:
+        return rest(because=f"waiting until {w.rewind_source.label} can be compared with: {verdict(w)[1]}", wake_after=0.2)
     return None
 
 
 def start_as_standby(w: World) -> Decision | None:
-    """Start as a standby of the leader, or of nobody while there is none. (HA rules 13.3, 11.1)"""
+    """Start as a standby of the leader, in a standby cluster the holder as one of the remote. (HA rules 13.3, 11.1, 22)"""
     source = upstream(w)
-    whom = f"of {source.name}" if source else "of nobody yet"
+    role = Role.STANDBY_LEADER if w.standby_cluster and w.holds else Role.REPLICA
+    nobody = "the archive" if role is Role.STANDBY_LEADER else "nobody yet"
     diverged = w.memory.rewind in divergence.DIVERGED and source is not None
     complaint = f" although it has diverged and will not stream: {divergence.remedy(w)}" if diverged else ""
-    return end(StartServer(Role.REPLICA, source), because=f"starting as a standby {whom}{complaint}")
+    return end(StartServer(role, source), because=f"starting as a standby of {source.label if source else nobody}{complaint}")
 
 
 DOWN = Table(

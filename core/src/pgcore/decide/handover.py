@@ -94,13 +94,13 @@ def give_away(w: World) -> Decision | None:
     return act(
         *naming,
         SetRole(Role.DEMOTED),
-        ReleaseLease(_final_status(w)),
+        ReleaseLease(final_status(w)),
         EnterPhase(Phase.AWAIT_LEADER),
         because=f"{winner} has everything up to {d.end}: handing over to it",
     )
 
 
-def _final_status(w: World) -> ClusterStatus:
+def final_status(w: World) -> ClusterStatus:
     """The end of the shutdown checkpoint as the last known position. (HA rules 17.4)"""
     return ClusterStatus(demotion_of(w).end, w.cluster.status.slots, w.cluster.status.retain_slots)
 
@@ -108,21 +108,22 @@ def _final_status(w: World) -> ClusterStatus:
 def nobody_else(w: World) -> Decision | None:
     """The agent ends and no other member exists that could lead: leave a free lock behind. (HA rules 27)"""
     if within(w, Phase.HANDOVER) and demotion_of(w).mode is DemoteMode.SHUTDOWN and not other_names(w) and not w.busy:
-        status = _final_status(w) if demotion_of(w).end is not None else None
+        status = final_status(w) if demotion_of(w).end is not None else None
         return act(
             SetRole(Role.DEMOTED), ReleaseLease(status), EnterPhase(Phase.AWAIT_LEADER), because="no other member could lead"
         )
     return None
 
 
-def _handover_over(w: World) -> bool:
+def handover_over(w: World) -> bool:
+    """The candidates have had their time, or the end of the WAL is not known."""
     limit = STREAMING_LIMIT_S if w.busy else GONE_LIMIT_S
     return demotion_of(w).end is None or w.now - demotion_of(w).since > limit
 
 
 def nobody_caught_up(w: World) -> Decision | None:
     """No candidate has everything in time: resume as primary, or end and leave the lock to its lease. (principles, safety 2)"""
-    if not (within(w, Phase.HANDOVER) and _handover_over(w)):
+    if not (within(w, Phase.HANDOVER) and handover_over(w)) or demotion_of(w).mode is DemoteMode.CLUSTER:
         return None
     heard = describe(w, demotion_of(w).candidates)
     if demotion_of(w).mode is DemoteMode.GRACEFUL:
@@ -133,7 +134,7 @@ def nobody_caught_up(w: World) -> Decision | None:
         )
     if w.busy:
         return None
-    end_known = (WriteStatus(_final_status(w)),) if demotion_of(w).end is not None else ()
+    end_known = (WriteStatus(final_status(w)),) if demotion_of(w).end is not None else ()
     return act(
         *end_known,
         SetRole(Role.DEMOTED),

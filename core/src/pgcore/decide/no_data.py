@@ -66,15 +66,31 @@ def failed_recently(w: World) -> Decision | None:
 
 def claim(w: World) -> Decision | None:
     """No cluster exists: win the right to create it. (HA rules 6.1, EC 172)"""
+    if not _may_claim(w) or w.standby_cluster:
+        return None
+    return act(
+        ClaimInitialize(),
+        EnterBootstrap(BootstrapPhase.CREATE),
+        Bootstrap(),
+        because="no cluster of this scope exists and this node may create it",
+    )
+
+
+def _may_claim(w: World) -> bool:
     allowed = w.settings.has_bootstrap and not w.settings.tags.nofailover
-    if w.cluster.unlocked and w.cluster.initialize is None and allowed and not w.has_data:
-        return act(
-            ClaimInitialize(),
-            EnterBootstrap(BootstrapPhase.CREATE),
-            Bootstrap(),
-            because="no cluster of this scope exists and this node may create it",
-        )
-    return None
+    return w.cluster.unlocked and w.cluster.initialize is None and allowed and not w.has_data
+
+
+def claim_standby_cluster(w: World) -> Decision | None:
+    """No standby cluster exists: win the right to make it, as a copy of the remote. (HA rules 6.1, 22.1)"""
+    if not _may_claim(w) or not w.standby_cluster:
+        return None
+    return act(
+        ClaimInitialize(),
+        EnterBootstrap(BootstrapPhase.CREATE),
+        Clone(w.remote),
+        because=f"no cluster of this scope exists; it begins as a copy of {w.remote.label if w.remote else 'the archive'}",
+    )
 
 
 def clone(w: World) -> Decision | None:
@@ -85,6 +101,17 @@ def clone(w: World) -> Decision | None:
             SetRole(Role.UNINITIALIZED),
             Clone(w.upstream_of(source)),
             because=f"the data directory is empty; copying from {source.name} (leader {w.cluster.leader})",
+        )
+    return None
+
+
+def clone_remote(w: World) -> Decision | None:
+    """A standby cluster whose leader cannot be copied from at the moment: copy from the remote. (HA rules 6.3)"""
+    if not w.cluster.unlocked and w.remote is not None and clone_source(w) is None:
+        return end(
+            SetRole(Role.UNINITIALIZED),
+            Clone(w.remote),
+            because=f"the data directory is empty and no member can be copied from; copying from the remote {w.remote.label}",
         )
     return None
 
@@ -107,4 +134,17 @@ def wait(w: World) -> Decision | None:
     return rest(because="the data directory is empty; waiting for a leader to copy from", wake_after=2.0)
 
 
-NO_DATA = Table("no_data", orphan, give_lock_back, unreadable, paused, failed_recently, claim, clone, clone_without_leader, wait)
+NO_DATA = Table(
+    "no_data",
+    orphan,
+    give_lock_back,
+    unreadable,
+    paused,
+    failed_recently,
+    claim,
+    claim_standby_cluster,
+    clone,
+    clone_remote,
+    clone_without_leader,
+    wait,
+)

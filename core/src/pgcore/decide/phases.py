@@ -19,8 +19,9 @@ def within(w: World, phase: Phase) -> bool:
 
 
 def orderly(w: World) -> bool:
-    """It ends with a hand-over: a switchover, or the end of the agent."""
-    return demotion_of(w).mode in (DemoteMode.GRACEFUL, DemoteMode.SHUTDOWN)
+    """It ends with a hand-over: a switchover, the end of the agent, a conversion while replicas may have everything."""
+    d = demotion_of(w)
+    return d.mode in (DemoteMode.GRACEFUL, DemoteMode.SHUTDOWN) or (d.mode is DemoteMode.CLUSTER and bool(d.candidates))
 
 
 def other_names(w: World) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ def card(w: World) -> dict[str, Json]:
     fields: dict[str, Json] = {
         "conn_url": s.conn_url,
         "api_url": s.api_url,
-        "state": str(node.state),
+        "state": str(w.shown_state),
         "role": str(node.role),
         "version": PATRONI_VERSION,
         "pgcore_version": __version__,

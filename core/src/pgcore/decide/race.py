@@ -44,10 +44,10 @@ def failed_before(w: World) -> Decision | None:
 def outdated_primary(w: World) -> Decision | None:
     """A primary on an older timeline than the cluster's: somebody was promoted since. (HA rules 15.2, EC 3)"""
     own = own_timeline(w)
-    if w.node.is_primary and not w.paused and own is not None and own < w.cluster.timeline:
+    if w.node.is_primary and not w.paused and own is not None and own < w.cluster_timeline:
         return act(
             BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP),
-            because=f"this primary is on timeline {own}, the cluster is on {w.cluster.timeline}",
+            because=f"this primary is on timeline {own}, the cluster is on {w.cluster_timeline}",
         )
     return None
 
@@ -55,8 +55,8 @@ def outdated_primary(w: World) -> Decision | None:
 def primary_unsure(w: World) -> Decision | None:
     """A primary whose timeline is unknown in a cluster with a history: it may be outdated, so it does not take the lock."""
     own = own_timeline(w)
-    if w.node.is_primary and own is None and w.cluster.timeline > 1:
-        return rest(because=f"this primary's timeline is unknown, the cluster is on {w.cluster.timeline}", wake_after=AGAIN_S / 2)
+    if w.node.is_primary and own is None and w.cluster_timeline > 1:
+        return rest(because=f"this primary's timeline is unknown, the cluster is on {w.cluster_timeline}", wake_after=AGAIN_S / 2)
     return None
 
 
@@ -142,8 +142,10 @@ def lagging(w: World) -> Decision | None:
 def old_timeline(w: World) -> Decision | None:
     """Own timeline is known and older than the cluster's. (HA rules 15.3.2, 30.9; unknown counts only with check_timeline)"""
     own = own_timeline(w)
-    if (own is not None and own < w.cluster.timeline) or (own is None and w.settings.check_timeline):
-        return rest(because=f"own timeline {own or 'unknown'}, cluster timeline {w.cluster.timeline}", wake_after=AGAIN_S)
+    if w.standby_cluster:
+        return None
+    if (own is not None and own < w.cluster_timeline) or (own is None and w.settings.check_timeline):
+        return rest(because=f"own timeline {own or 'unknown'}, cluster timeline {w.cluster_timeline}", wake_after=AGAIN_S)
     return None
 
 
@@ -169,7 +171,7 @@ def primary_alive(w: World) -> Decision | None:
 
 def _rivals(w: World) -> list[PeerView]:
     """Answers that count against me: eligible, of ``/sync`` when that is in force, not on a timeline that was left."""
-    sync, newest = sync_in_force(w), max(w.cluster.timeline, own_timeline(w) or 0)
+    sync, newest = sync_in_force(w), max(w.cluster_timeline, own_timeline(w) or 0)
     return [
         peer
         for peer in _answers(w)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgcore.decide import divergence
+from pgcore.decide import divergence, standby_cluster
 from pgcore.decide.table import Table
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import (
@@ -29,7 +29,7 @@ def paused_primary(w: World) -> Decision | None:
 
 def second_primary(w: World) -> Decision | None:
     """Another node holds the lock: a primary here stops at once. (HA rules 11.2.2, EC 5)"""
-    if w.node.is_primary:
+    if w.node.is_primary and not w.standby_cluster:
         return act(BeginDemotion(DemoteMode.IMMEDIATE_NOLOCK, Phase.STOP), because=f"{w.cluster.leader} holds the lock")
     return None
 
@@ -44,21 +44,42 @@ def still_promoting(w: World) -> Decision | None:
     return None
 
 
+def primary_in_standby_cluster(w: World) -> Decision | None:
+    """Another node leads a standby cluster: a primary here stops in order and follows. (HA rules 11.2.2, 22.4)"""
+    if w.node.is_primary and w.standby_cluster:
+        return standby_cluster.demotion_to_standby(w, f"{w.cluster.leader} holds the lock and this server is a primary")
+    return None
+
+
 def become_replica(w: World) -> Decision | None:
-    """A standby under another leader is a replica."""
-    if w.node.role is not Role.REPLICA:
+    """A standby under another leader is a replica; in maintenance mode a standby leader keeps its role. (HA rules 11.2.1)"""
+    if w.node.role is not Role.REPLICA and not (w.paused and w.node.role is Role.STANDBY_LEADER):
         return act(SetRole(Role.REPLICA), because=f"a standby of {w.cluster.leader}")
     return None
 
 
+def paused_without_upstream(w: World) -> Decision | None:
+    """In maintenance mode, with nobody to follow, a standby keeps what it follows. (HA rules 11.2.1, 23, EC 190)"""
+    if w.paused and upstream(w) is None and not w.settings.tags.nostream:
+        return rest(because=f"paused: {w.cluster.leader} has published no address; keeping the present upstream")
+    return None
+
+
 def timeline_grew(w: World) -> Decision | None:
-    """The leader is on a newer timeline, this standby does not stream it: compare, once. (HA rules 11.2.7, EC 107)"""
+    """The leader is on a newer timeline, this standby does not stream it: compare, once. (HA rules 11.2.7, EC 107)
+
+    A standby leader may have been rewound to an older one.
+    """
     leader = w.cluster.leader_member
     theirs = leader.timeline if leader else None
     own = w.node.timeline or w.memory.last_timeline
-    behind = theirs is not None and own is not None and own < theirs and theirs != w.memory.compared_timeline
+    compared = w.memory.compared_timeline
+    if theirs is None or own is None:
+        return None
+    rewound = w.standby_cluster and theirs < own and (compared is None or compared < own)
+    elsewhere = rewound or (own < theirs and theirs != compared)
     settled = w.memory.rewind in (RewindState.INITIAL, RewindState.NOT_NEED, RewindState.FAILED)
-    if behind and settled and w.node.replication_state != "streaming":
+    if elsewhere and settled and w.node.replication_state != "streaming":
         return act(SetRewind(RewindState.CHECK), because=f"{w.cluster.leader} is on timeline {theirs}, this server on {own}")
     return None
 
@@ -72,7 +93,7 @@ def compare_recovery(w: World) -> Decision | None:
 
 def compare_before_following(w: World) -> Decision | None:
     """The upstream changed: before its WAL is asked for, the history is compared with the leader's. (HA rules 12.1)"""
-    changes = w.recovery_change in ("reload", "restart") and w.leader_upstream is not None
+    changes = w.recovery_change in ("reload", "restart") and w.rewind_source is not None
     if changes and not w.timeline_asked and w.memory.rewind not in (RewindState.CHECK, RewindState.NEED):
         return act(SetRewind(RewindState.CHECK), because=f"{_whom(w)}: its history is compared first")
     return None
@@ -95,7 +116,7 @@ def follow_by_reload(w: World) -> Decision | None:
 
 def _whom(w: World) -> str:
     source = upstream(w)
-    return f"following {source.name} at {source.host}:{source.port}" if source else "following nobody"
+    return f"following {source.label} at {source.host}:{source.port}" if source else "following nobody"
 
 
 def probe_leader(w: World) -> Decision | None:
@@ -130,8 +151,12 @@ REPLICA = Table(
     paused_primary,
     second_primary,
     still_promoting,
+    primary_in_standby_cluster,
     become_replica,
+    paused_without_upstream,
     timeline_grew,
+    standby_cluster.look_for_history,
+    standby_cluster.new_history,
     divergence.compare,
     divergence.judge,
     divergence.undecided,
@@ -139,6 +164,7 @@ REPLICA = Table(
     divergence.confirm,
     divergence.copy_anew,
     divergence.stay_apart,
+    standby_cluster.keep_upstream,
     compare_recovery,
     compare_before_following,
     follow_by_restart,

@@ -20,7 +20,7 @@ def paused(w: World) -> Decision | None:
 
 
 def cancel_running(w: World) -> Decision | None:
-    """A running long action is cancelled; a half-made copy is removed by its task. (EC 181)"""
+    """A running long action is cancelled, also in maintenance mode; its task removes a half-made copy. (HA rules 27, EC 181)"""
     if w.busy:
         return rest(CancelTask(), because=f"asked to end: cancelling {w.node.task.kind}", wake_after=0.2)  # type: ignore[union-attr]
     return None
@@ -54,4 +54,4 @@ def leave(w: World) -> Decision | None:
     return end(Exit(0, "stopped"), because="asked to end: nothing runs here")
 
 
-SHUTDOWN = Table("shutdown", renew, paused, cancel_running, hand_over, leave_sync, stop, release, leave)
+SHUTDOWN = Table("shutdown", renew, cancel_running, paused, hand_over, leave_sync, stop, release, leave)

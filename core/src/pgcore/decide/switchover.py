@@ -42,17 +42,26 @@ def fulfilled(w: World) -> bool:
     request = w.cluster.failover
     if request is None or request.scheduled_at or not w.is_holder or request.leader == w.me:
         return False
-    return request.candidate in (None, w.me) or not w.node.is_primary
+    return request.candidate in (None, w.me) or not w.serves_as_leader
 
 
-def _due(w: World) -> FailoverRequest | None:
-    """The request that must be dealt with now: present, on a primary, scheduled for no later than now."""
+def due(w: World) -> FailoverRequest | None:
+    """The request that must be dealt with now: present, on a serving leader, scheduled for no later than now.
+
+    In maintenance mode a schedule waits, and only a primary deals with requests. (HA rules 16.2, 23)
+    """
     request = w.cluster.failover
-    if request is None or not w.node.is_primary or w.refused or fulfilled(w):
+    if request is None or not w.serves_as_leader or w.refused or fulfilled(w) or (w.paused and not w.node.is_primary):
         return None
-    if request.scheduled_at and (request.due_at is None or request.due_at > w.wall):
+    if request.scheduled_at and (w.paused or request.due_at is None or request.due_at > w.wall):
         return None
     return request
+
+
+def _schedule(w: World) -> FailoverRequest | None:
+    """The scheduled request; in maintenance mode it waits. (HA rules 23)"""
+    request = w.cluster.failover
+    return request if request is not None and request.scheduled_at and not w.paused else None
 
 
 def unreadable_schedule(w: World) -> Decision | None:
@@ -65,7 +74,7 @@ def unreadable_schedule(w: World) -> Decision | None:
 
 def stale_schedule(w: World) -> Decision | None:
     """Found more than one and a half loops too late: drop it. (HA rules 24.3, EC 70)"""
-    request = w.cluster.failover
+    request = _schedule(w)
     if request is not None and request.due_at is not None and request.due_at + 1.5 * w.settings.timing.loop_wait < w.wall:
         return _refuse(request, f"it was scheduled for {request.scheduled_at}, which is too long ago")
     return None
@@ -73,7 +82,7 @@ def stale_schedule(w: World) -> Decision | None:
 
 def scheduled(w: World) -> Decision | None:
     """Due within this loop: wake exactly then. (EC 70)"""
-    request = w.cluster.failover
+    request = _schedule(w)
     if request is not None and request.due_at is not None and 0 < request.due_at - w.wall <= w.settings.timing.loop_wait:
         return rest(because=f"a switchover is scheduled for {request.scheduled_at}", wake_after=request.due_at - w.wall)
     return None
@@ -81,7 +90,7 @@ def scheduled(w: World) -> Decision | None:
 
 def wrong_leader(w: World) -> Decision | None:
     """It names another leader. (HA rules 16.2, EC 69)"""
-    request = _due(w)
+    request = due(w)
     if request is not None and request.leader not in (None, w.me):
         return _refuse(request, f"it names the leader {request.leader}, but the leader is {w.me}")
     return None
@@ -89,7 +98,7 @@ def wrong_leader(w: World) -> Decision | None:
 
 def candidate_is_leader(w: World) -> Decision | None:
     """It names me as the candidate. (HA rules 16.2, EC 69)"""
-    request = _due(w)
+    request = due(w)
     if request is not None and request.candidate == w.me:
         return _refuse(request, f"the candidate {w.me} is already the leader")
     return None
@@ -97,7 +106,7 @@ def candidate_is_leader(w: World) -> Decision | None:
 
 def paused_without_candidate(w: World) -> Decision | None:
     """In maintenance mode a candidate must be named. (HA rules 16.2, EC 73)"""
-    request = _due(w)
+    request = due(w)
     if request is not None and w.paused and not request.candidate:
         return _refuse(request, "in maintenance mode a candidate must be named")
     return None
@@ -105,7 +114,7 @@ def paused_without_candidate(w: World) -> Decision | None:
 
 def no_candidate(w: World) -> Decision | None:
     """Nobody could take over. (HA rules 16.5, EC 66, 68)"""
-    request = _due(w)
+    request = due(w)
     if request is None or could_lead(w, request):
         return None
     return _refuse(request, _nobody(w, request))
@@ -126,7 +135,7 @@ def _nobody(w: World, request: FailoverRequest) -> str:
 
 def ask_candidates(w: World) -> Decision | None:
     """Ask those who could take over. (HA rules 16.5)"""
-    request = _due(w)
+    request = due(w)
     if request is not None and w.peers is None:
         return act(PollPeers(could_lead(w, request)), because="a switchover is asked for; asking the candidates")
     return None
@@ -160,7 +169,7 @@ def _wait(w: World, request: FailoverRequest, what: str) -> Decision | None:
 
 def candidate_starting(w: World) -> Decision | None:
     """Too few are fit yet but one is just starting, as a former primary does after a switchover: wait for it, bounded."""
-    request = _due(w)
+    request = due(w)
     if request is None or _enough(w, request):
         return None
     starting = [m.name for m in could_lead(w, request) if (peer := (w.peers or {}).get(m.name)) is not None and peer.starting]
@@ -169,7 +178,7 @@ def candidate_starting(w: World) -> Decision | None:
 
 def unfit_candidates(w: World) -> Decision | None:
     """None of them answers, may lead, and is close enough. (HA rules 16.5, EC 68)"""
-    request = _due(w)
+    request = due(w)
     if request is not None and not _good(w, request):
         return _refuse(request, "no good candidate: " + describe(w, [m.name for m in could_lead(w, request)]))
     return None
@@ -177,7 +186,7 @@ def unfit_candidates(w: World) -> Decision | None:
 
 def too_few_candidates(w: World) -> Decision | None:
     """Where votes decide, quorum + 1 must be fit unless one is named, else who is left could not be synchronous. (EC 67)"""
-    request = _due(w)
+    request = due(w)
     if request is None or _enough(w, request):
         return None
     heard = describe(w, [m.name for m in could_lead(w, request)])
@@ -197,10 +206,15 @@ def _streaming(w: World, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if reaches(name))
 
 
+def ready(w: World, request: FailoverRequest) -> tuple[str, ...]:
+    """Good candidates that stream from this server."""
+    return _streaming(w, _good(w, request))
+
+
 def candidate_not_streaming(w: World) -> Decision | None:
     """A candidate that does not stream would stop the cluster for nothing: wait for it, bounded. (principles, safety 2)"""
-    request = _due(w)
-    if request is None or _streaming(w, _good(w, request)):
+    request = due(w)
+    if request is None or ready(w, request):
         return None
     names = ", ".join(_good(w, request))
     waiting = _wait(w, request, f"{names} does not stream from {w.me}")
@@ -209,31 +223,21 @@ def candidate_not_streaming(w: World) -> Decision | None:
 
 def hand_over(w: World) -> Decision | None:
     """A good candidate streams: checkpoint, stop, and hand over to whoever has everything. (HA rules 16.2, 17)"""
-    request = _due(w)
+    request = due(w)
     if request is None:
         return None
-    names = _streaming(w, _good(w, request))
+    names = ready(w, request)
     what = "switchover" if request.is_switchover else "manual failover"
     return act(
         BeginDemotion(DemoteMode.GRACEFUL, Phase.CHECKPOINT, names), because=f"{what} asked for; candidates: {describe(w, names)}"
     )
 
 
-HOLDER_RULES = (
-    unreadable_schedule,
-    stale_schedule,
-    scheduled,
-    wrong_leader,
-    candidate_is_leader,
-    paused_without_candidate,
-    no_candidate,
-    ask_candidates,
-    candidate_starting,
-    unfit_candidates,
-    too_few_candidates,
-    candidate_not_streaming,
-    hand_over,
-)
+_REQUEST = (unreadable_schedule, stale_schedule, scheduled, wrong_leader, candidate_is_leader)
+_CANDIDATES = (no_candidate, ask_candidates, candidate_starting, unfit_candidates)
+HOLDER_RULES = (*_REQUEST, paused_without_candidate, *_CANDIDATES, too_few_candidates, candidate_not_streaming, hand_over)
+STANDBY_LEADER_RULES = (*_REQUEST, *_CANDIDATES, candidate_not_streaming)
+"""Nobody votes in a standby cluster, and in maintenance mode its leader deals with no request."""
 
 
 # -- in the race (HA rules 16.3) -----------------------------------------------------------------------------
@@ -265,9 +269,9 @@ def missing_wal(w: World) -> Decision | None:
     if request is None or not request.is_switchover or request.leader == w.me:
         return None
     own = own_timeline(w)
-    if own is not None and own < w.cluster.timeline:
+    if own is not None and own < w.cluster_timeline:
         return rest(
-            because=f"switchover from {request.leader}: this node is on timeline {own}, the cluster on {w.cluster.timeline}",
+            because=f"switchover from {request.leader}: this node is on timeline {own}, the cluster on {w.cluster_timeline}",
             wake_after=0.5,
         )
     if optime is not None and position is not None and position < optime:

@@ -7,9 +7,13 @@ from pgcore.decide.slot_upkeep import slot_feedback
 from pgcore.decide.slots_wanted import retained
 from pgcore.decide.sync_duty import return_to_sync
 from pgcore.decide.table import Table
+from pgcore.decide.upstream import upstream
 from pgcore.model.actions import (
     Adopt,
     ApplySettings,
+    CompareRecovery,
+    FollowByReload,
+    FollowByRestart,
     ReadHistory,
     ResumeReplay,
     RunCheckpoint,
@@ -18,14 +22,19 @@ from pgcore.model.actions import (
     WriteHistory,
     WriteStatus,
 )
+from pgcore.model.basics import Role
 from pgcore.model.cluster import ClusterStatus, HistoryEntry
-from pgcore.model.decision import Decision, act
+from pgcore.model.decision import Decision, act, rest
 from pgcore.model.node import TaskKind
 from pgcore.model.world import World
 
 
 def _serving_leader(w: World) -> bool:
     return w.holds and w.node.is_primary and w.node.answering and w.demotion is None
+
+
+def _publishing_leader(w: World) -> bool:
+    return w.holds and w.serves_as_leader and w.node.answering and w.demotion is None
 
 
 def adopt(w: World) -> Decision | None:
@@ -54,7 +63,7 @@ def request_done(w: World) -> Decision | None:
     request = w.cluster.failover
     if request is None or not w.holds or w.demotion is not None or not switchover.fulfilled(w):
         return None
-    if w.node.is_primary or (w.task_is(TaskKind.PROMOTE) and not request.is_switchover):
+    if w.serves_as_leader or (w.task_is(TaskKind.PROMOTE) and not request.is_switchover):
         return act(WriteFailover(), because="the switchover request is fulfilled")
     return None
 
@@ -67,8 +76,8 @@ def checkpoint_after_promotion(w: World) -> Decision | None:
 
 
 def status(w: World) -> Decision | None:
-    """Position and slots, right after the renewal, if they changed. (HA rules 8.2, dcs-layout 2.1)"""
-    if not _serving_leader(w) or w.node.position is None:
+    """Position and slots, right after the renewal, if they changed; received ones on a standby leader. (HA rules 8.2, 22.2)"""
+    if not _publishing_leader(w) or w.node.position is None:
         return None
     value = ClusterStatus(w.node.position, slots.published(w), retained(w))
     if value == w.memory.written_status and value.optime == w.cluster.status.optime:
@@ -126,6 +135,28 @@ def paused_replay(w: World) -> Decision | None:
     return None
 
 
+def _unled(w: World) -> bool:
+    """A standby of a standby cluster that has had no leader for a while, and nothing else to do."""
+    since, ready = w.memory.unlocked_since, w.node.running and w.node.answering and not w.node.is_primary and not w.busy
+    lasting = w.cluster.unlocked and since is not None and w.now - since >= w.settings.timing.loop_wait
+    return w.standby_cluster and lasting and ready and not w.paused and not w.store_lost and w.demotion is None
+
+
+def compare_with_remote(w: World) -> Decision | None:
+    """Nobody has led for a ``loop_wait``: see whether this standby follows the remote itself. (HA rules 22.6)"""
+    if _unled(w) and w.recovery_change is None and w.bootstrapping is None:
+        return act(CompareRecovery(upstream(w), Role.REPLICA), because="nobody leads the standby cluster")
+    return None
+
+
+def follow_remote(w: World) -> Decision | None:
+    """Losers of the race follow the remote until somebody leads. (HA rules 11.1, 22.6)"""
+    if not _unled(w) or w.recovery_change not in ("reload", "restart"):
+        return None
+    follow = FollowByReload if w.recovery_change == "reload" else FollowByRestart
+    return rest(follow(upstream(w), Role.REPLICA), because="nobody leads the standby cluster: following the remote meanwhile")
+
+
 UPKEEP = Table(
     "upkeep",
     adopt,
@@ -143,4 +174,6 @@ UPKEEP = Table(
     *slot_upkeep.RULES,
     paused_replay,
     *restart.UPKEEP_RULES,
+    compare_with_remote,
+    follow_remote,
 )

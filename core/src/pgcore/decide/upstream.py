@@ -13,6 +13,8 @@ def upstream(w: World) -> Upstream | None:
     """The server this standby must stream from; None: archive only, or nobody yet. Never myself. (HA rules 11.1)"""
     if w.settings.tags.nostream:
         return None
+    if w.standby_cluster and (w.is_holder or (w.cluster.unlocked and not w.paused)):
+        return w.remote
     cascade = w.settings.tags.replicatefrom
     if cascade and not leads_back(w, cascade):
         found = w.upstream_of(w.cluster.member(cascade))

@@ -137,6 +137,7 @@ class TaskKind(StrEnum):
     REMOVE = "removing the data directory"
     REINITIALIZE = "reinitialize"
     COPY_SLOTS = "copy logical slots"
+    ARCHIVE = "archiving the shutdown checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,8 @@ class NodeView:
     hot_standby_feedback: bool = False
     """The setting in force: this standby tells its upstream which rows it still needs."""
     has_restore_command: bool = False
+    archiving: bool = False
+    """WAL is archived by an ``archive_command``."""
     pending_restart: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     control: ControlData | None = None
     """Read only while the server is down (or has just been stopped), or still starting."""

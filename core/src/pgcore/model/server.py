@@ -34,6 +34,12 @@ class Upstream:
     slot: str | None = None
     dbname: str = "postgres"
     read_write: bool = False
+    """Several hosts are named: of these only one that accepts writes will do."""
+
+    @property
+    def label(self) -> str:
+        """The member's name, or where the remote is."""
+        return self.name or f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +81,5 @@ class ServerSettings:
     bootstrap_pg_hba: tuple[str, ...] = ()
     before_stop: str | None = None
     pre_promote: str | None = None
+    leader_apply_delay: str | None = None
+    """``recovery_min_apply_delay`` of the ``standby_cluster`` section: for the standby leader alone (HA rules 22.3)."""

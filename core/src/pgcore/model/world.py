@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pgcore.model.actions import BootstrapPhase, DemoteMode, Outcome, Phase, RewindState
-from pgcore.model.basics import Instant, Lsn, Role, State
+from pgcore.model.basics import Instant, Lsn, Role, State, slot_name
 from pgcore.model.cluster import ClusterStatus, ClusterView, Member
 from pgcore.model.failsafe import FailsafeAnswer, FailsafeMap, FailsafeRecord
 from pgcore.model.node import DataDir, NodeView, TaskKind, TaskResult
@@ -255,6 +255,21 @@ class World:
         return self.settings.paused
 
     @property
+    def standby_cluster(self) -> bool:
+        """This cluster replicates another one: nobody in it is a primary. (HA rules 22)"""
+        return self.settings.standby_cluster is not None
+
+    @property
+    def serves_as_leader(self) -> bool:
+        """This server is what a leader's must be: a primary, in a standby cluster the standby leader's."""
+        return self.node.role is Role.STANDBY_LEADER if self.standby_cluster else self.node.is_primary
+
+    @property
+    def cluster_timeline(self) -> int:
+        """Below this timeline nobody may lead; 0 in a standby cluster, whose timeline is the remote's. (HA rules 22.5)"""
+        return 0 if self.standby_cluster else self.cluster.timeline
+
+    @property
     def demotion(self) -> Demotion | None:
         """The demotion under way, if that is the procedure."""
         return self.memory.procedure if isinstance(self.memory.procedure, Demotion) else None
@@ -332,6 +347,20 @@ class World:
         return None if self.is_holder else self.upstream_of(self.cluster.leader_member)
 
     @property
+    def remote(self) -> Upstream | None:
+        """The primary that a standby cluster replicates; None without one, or when the archive is its only source."""
+        section = self.settings.standby_cluster
+        if section is None or not (section.host or section.port):
+            return None
+        host, slot = section.host or "localhost", section.primary_slot_name
+        return Upstream(host, section.port or 5432, slot=slot_name(slot) if slot else None, read_write="," in host)
+
+    @property
+    def rewind_source(self) -> Upstream | None:
+        """Whose history this server's must agree with: the leader's, in a standby cluster the remote's. (HA rules 12.2, 22.7)"""
+        return self.remote if self.standby_cluster else self.leader_upstream
+
+    @property
     def guard_armed(self) -> bool:
         """The guard must stop this server when the lease ends: it is, or is becoming, a writable primary (architecture 11)."""
         if self.paused or (self.demotion is not None and self.demotion.released):
@@ -346,6 +375,12 @@ class World:
         """The running long action ends with a primary on this node: a promotion, a start as primary, its restart."""
         restarting = self.task_is(TaskKind.RESTART) and self.node.role in (Role.PRIMARY, Role.PROMOTED)
         return restarting or self.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY)
+
+    @property
+    def shown_state(self) -> State:
+        """What is told about the server: one that is not up in maintenance mode is simply stopped. (HA rules 23)"""
+        ended = self.node.state in (State.CRASHED, State.START_FAILED, State.RESTART_FAILED)
+        return State.STOPPED if self.paused and ended and not self.node.running else self.node.state
 
     @property
     def crashed(self) -> bool:

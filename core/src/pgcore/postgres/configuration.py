@@ -55,9 +55,9 @@ class Configuration:
                               "is the file system mounted?")
         return major
 
-    def wanted_recovery(self, upstream: Upstream | None) -> dict[str, str]:
+    def wanted_recovery(self, upstream: Upstream | None, role: Role) -> dict[str, str]:
         """The recovery settings of a standby of this upstream. Raises ServerError."""
-        return recovery.wanted(self._settings, upstream, self._major(), self._passfile(upstream))
+        return recovery.wanted(self._settings, upstream, self._major(), self._passfile(upstream), role)
 
     def _passfile(self, upstream: Upstream | None) -> str | None:
         return self.paths.pgpass if upstream is not None and self._settings.replication.password else None
@@ -133,7 +133,7 @@ class Configuration:
         if standby:
             self.set_standby_names(None)  # nobody waits on a standby; its own come with its promotion (HA rules 17.5)
         self._upstream = upstream if standby else None
-        self.recovery = self.wanted_recovery(upstream) if standby else {}
+        self.recovery = self.wanted_recovery(upstream, role) if standby else {}
         if control is not None or role == Role.PRIMARY:
             self._recorded = control.parameters if control is not None and standby else {}
         files.ensure_directories(self._settings, self._user)

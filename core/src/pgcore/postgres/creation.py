@@ -183,7 +183,7 @@ def _run_method(ctx: TaskContext, settings: ServerSettings, user: OsUser | None,
     if not keeps:
         data_dir.remove(settings.data_dir)
     data_dir.prepare(settings.data_dir, user)
-    logger.info("making a replica with method %s from %s", method.name, source.name or source.host if source else "no source")
+    logger.info("making a replica with method %s from %s", method.name, source.label if source else "no source")
     ctx.report(phase=method.name)
     connstring = "" if source is None else recovery.conninfo(
         {"dbname": source.dbname, "host": source.host, "port": source.port, **recovery.login(settings.replication, major)})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pgcore.clock import Deadline
 from pgcore.errors import PgcoreError, ServerError
-from pgcore.model.basics import Lsn, State
+from pgcore.model.basics import Lsn, Role, State
 from pgcore.model.node import ControlData, DataDir, NodeView
 from pgcore.model.server import ServerSettings, Upstream
 from pgcore.postgres import controldata, creation, data_dir, parameters, recovery
@@ -130,7 +130,8 @@ class Lookout:
             replayed=answer.replayed, replayed_at=answer.replayed_at, replay_paused=answer.replay_paused,
             receiver=answer.receiver, senders=answer.senders, slots=answer.slots,
             hot_standby_feedback=answer.hot_standby_feedback,
-            has_restore_command=bool(answer.restore_command), recovery_files=data_dir.has_recovery_files(settings.data_dir),
+            has_restore_command=bool(answer.restore_command), archiving=answer.archiving,
+            recovery_files=data_dir.has_recovery_files(settings.data_dir),
             rewind_possible=self._rewind_possible(settings, self._running_rewindable(settings, view.postmaster_pid or 0)))
 
     @staticmethod
@@ -179,13 +180,13 @@ class Lookout:
 
     # -- recovery settings -------------------------------------------------------------------------------------------
 
-    def recovery_change(self, configuration: Configuration, settings: ServerSettings, upstream: Upstream | None,
+    def recovery_change(self, configuration: Configuration, settings: ServerSettings, upstream: Upstream | None, role: Role,
                         ask: Asker) -> recovery.Change:
-        """Compare the recovery settings wanted with those in force (HA rules 11.3)."""
+        """Compare the recovery settings wanted in this role with those in force (HA rules 11.3)."""
         if not os.path.exists(os.path.join(settings.data_dir, "standby.signal")):
             return "restart"
         major = data_dir.major_version(settings.data_dir) or parameters.NEWEST
-        want = configuration.wanted_recovery(upstream)
+        want = configuration.wanted_recovery(upstream, role)
         try:
             current = self._in_force(configuration, settings, ask)
         except ServerError:

@@ -39,6 +39,7 @@ class Monitoring:
     standby_names: str
     synchronous_commit: str
     hot_standby_feedback: bool
+    archiving: bool
 
 
 @lru_cache
@@ -70,7 +71,8 @@ def query_text(version: int) -> str:
    FROM pg_catalog.pg_replication_slots WHERE NOT temporary),
  (SELECT pg_catalog.json_agg(name) FROM pg_catalog.pg_settings WHERE pending_restart),
  pg_catalog.current_setting('synchronous_standby_names'), pg_catalog.current_setting('synchronous_commit'),
- pg_catalog.current_setting('hot_standby_feedback')
+ pg_catalog.current_setting('hot_standby_feedback'),
+ pg_catalog.current_setting('archive_mode') <> 'off' AND pg_catalog.current_setting('archive_command') NOT IN ('', '(disabled)')
  FROM (SELECT pg_catalog.pg_is_in_recovery() AS r) AS role"""
 
 
@@ -91,6 +93,7 @@ def ask(session: Session, deadline: Deadline) -> Monitoring:
         slots=tuple(_slot(slot) for slot in row[14] or ()),
         pending_restart=frozenset(row[15] or ()),
         standby_names=row[16], synchronous_commit=row[17], hot_standby_feedback=row[18] == "on",
+        archiving=bool(row[19]),
     )
 
 

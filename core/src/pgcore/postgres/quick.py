@@ -339,12 +339,15 @@ class QuickServer:
         A server that does not answer is compared by what was written last; nothing known means no change: ask again.
         """
         deadline = Deadline.after(self._settings.retry_timeout / 2, self._now)
-        return self._lookout.recovery_change(self._configuration, self._settings, upstream, lambda action: self._heartbeat.use(
-            self._settings, self._user, deadline, lambda session: action(session, deadline)))
 
-    def follow_by_reload(self, upstream: Upstream | None) -> None:
+        def ask(action: Callable[[Session, Deadline], recovery.Current]) -> recovery.Current:
+            return self._heartbeat.use(self._settings, self._user, deadline, lambda session: action(session, deadline))
+
+        return self._lookout.recovery_change(self._configuration, self._settings, upstream, role, ask)
+
+    def follow_by_reload(self, upstream: Upstream | None, *, role: Role) -> None:
         """Write the recovery settings for this upstream and reload. Raises ServerError."""
-        self.write_files(role=self.role, upstream=upstream, standby=True)
+        self.write_files(role=role, upstream=upstream, standby=True)
         self.reload()
 
     def resume_replay(self) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pgcore.clock import Deadline
+from pgcore.model.basics import Role
 from pgcore.model.server import Credentials, ServerSettings, Upstream
 from pgcore.postgres import parameters
 from pgcore.postgres.connection import Session, libpq_version, parse_conninfo
@@ -53,18 +54,20 @@ def primary_conninfo(settings: ServerSettings, upstream: Upstream, major: int, p
                           ("sslnegotiation", "postgres")):
         if _SINCE.get(name, 0) <= major:
             values.setdefault(name, default)
-    if upstream.name is None and "," in upstream.host and upstream.slot:
+    if upstream.read_write and upstream.slot:
         values["target_session_attrs"] = "read-write"
     return {name: value for name, value in values.items() if value is not None}
 
 
-def wanted(settings: ServerSettings, upstream: Upstream | None, major: int, passfile: str | None) -> dict[str, str]:
+def wanted(settings: ServerSettings, upstream: Upstream | None, major: int, passfile: str | None, role: Role) -> dict[str, str]:
     """Every recovery setting of a standby (config 8.4)."""
     configured = {_renamed(name.lower()): value for name, value in settings.recovery_conf.items()}
     values = {name: parameters.text(value) for name, value in configured.items()
               if value is not None and not _NEVER_CONFIGURED.match(name) and name in parameters.RECOVERY
               and parameters.known_to(name, major)}
     values |= dict.fromkeys(_EMPTY_TARGETS, "") | {"recovery_target_timeline": "latest"}
+    if role is Role.STANDBY_LEADER and settings.leader_apply_delay:
+        values["recovery_min_apply_delay"] = settings.leader_apply_delay
     if upstream is not None:
         values["primary_conninfo"] = conninfo(primary_conninfo(settings, upstream, major, passfile))
         if upstream.slot:

@@ -64,6 +64,12 @@ def archive_ready(ctx: TaskContext, directory: str, archiving: Archiving) -> Non
             logger.warning("WAL file %s could not be archived: %s", name, error)
 
 
+def archive_file(ctx: TaskContext, directory: str, archiving: Archiving, name: str) -> None:
+    """Archive one WAL file, complete or not. Raises CommandFailedError or CancelledError."""
+    ctx.report(phase=f"archiving {name}")
+    ctx.run(_shell(directory, archiving.command, {"p": f"pg_wal/{name}", "f": name}))
+
+
 def _shell(directory: str, command: str, values: Mapping[str, str]) -> list[str]:
     """A server-style command with its ``%`` placeholders, run by a shell in the data directory as the server would."""
     filled = re.sub(r"%(.)", lambda match: {"%": "%", **values}.get(match.group(1), match.group(0)), command)

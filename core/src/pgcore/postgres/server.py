@@ -17,7 +17,7 @@ from pgcore.clock import Deadline
 from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import BootstrapMethod, ReplicaMethod
 from pgcore.model.basics import Json, Lsn, Role, State
-from pgcore.model.node import ControlData
+from pgcore.model.node import ControlData, ControlState
 from pgcore.model.server import Upstream
 from pgcore.model.settings import PermanentSlot
 from pgcore.postgres import (
@@ -243,6 +243,18 @@ class Postgres(QuickServer):
             self._check_startable()
             postmaster.clear_orphans(self._settings.data_dir)
             rewind.single_user(ctx, self._settings, self.major_version(), self._archiving())
+
+    def archive_shutdown_wal(self, ctx: TaskContext) -> None:
+        """Archive the WAL file in which the shutdown checkpoint of a stopped primary stands (HA rules 17, demote-cluster).
+
+        The server archives what is full; this last file would stay behind. Nothing to do without an archive_command, or when
+        it was not shut down cleanly. Raises ServerError or CancelledError.
+        """
+        with self._action():
+            control, archiving = self.control_data(), self._archiving()
+            if control is None or control.state != ControlState.SHUT_DOWN or not archiving.active:
+                return
+            rewind.archive_file(ctx, self._settings.data_dir, archiving, self._lookout.redo_file())
 
     def _archiving(self) -> Archiving:
         def value(name: str) -> str:

@@ -74,8 +74,8 @@ def compare_timelines(source: Upstream, replication: Mapping[str, Any], ordinary
     Raises ServerUnavailableError when anything is undecided.
     """
     target = {"host": source.host, "port": source.port, "application_name": "pgcore"}
-    if source.read_write:
-        ordinary = {**ordinary, "target_session_attrs": "read-write"}
+    if source.read_write:  # of several hosts both connections must reach the same one
+        target["target_session_attrs"] = "read-write"
     try:
         in_recovery = _in_recovery({**ordinary, **target, "dbname": source.dbname}, deadline)
         session = Session({**replication, **target, "replication": "true", "options": "-c datestyle=ISO"}, deadline)
@@ -90,13 +90,13 @@ def compare_timelines(source: Upstream, replication: Mapping[str, Any], ordinary
     except ServerUnavailableError:
         raise
     except ServerError as error:
-        raise ServerUnavailableError(f"the timeline of {source.name or source.host} is undecided: {error}") from error
+        raise ServerUnavailableError(f"the timeline of {source.label} is undecided: {error}") from error
     return LeaderTimeline(int(timeline), in_recovery, history, system_id)
 
 
 def ready_for_rewind(source: Upstream, login: Mapping[str, Any], deadline: Deadline) -> None:
     """Whether pg_rewind can work against this server; see ``Postgres.ready_for_rewind``."""
-    name = source.name or source.host
+    name = source.label
     target = {"host": source.host, "port": source.port, "application_name": "pgcore", "dbname": source.dbname,
               "options": "-c statement_timeout=0"}
     try:

@@ -25,9 +25,10 @@ class ClusterMode:
         synchronous = document.get("synchronous_mode")
         standby = document.get("standby_cluster")
         lag = document.get("maximum_lag_on_failover")
+        standby_cluster = isinstance(standby, dict) and any(standby.get(k) for k in ("host", "port", "restore_command"))
         return cls(
-            synchronous=_synchronous(synchronous),
-            standby_cluster=isinstance(standby, dict) and any(standby.get(k) for k in ("host", "port", "restore_command")),
+            synchronous="off" if standby_cluster else _synchronous(synchronous),
+            standby_cluster=standby_cluster,
             paused=parse_bool(document.get("pause")) is True,
             maximum_lag_on_failover=lag if isinstance(lag, int) and not isinstance(lag, bool) else 1048576,
         )

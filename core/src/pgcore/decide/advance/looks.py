@@ -21,7 +21,7 @@ from pgcore.model.actions import (
     RewindState,
 )
 from pgcore.model.basics import Role
-from pgcore.model.cluster import ClusterView
+from pgcore.model.cluster import ClusterView, SyncView
 from pgcore.model.node import NodeView, TaskKind, TaskResult
 from pgcore.model.settings import Settings
 from pgcore.model.world import LeaseState, Told, World
@@ -102,6 +102,8 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
     reading = outcome.value
     assert isinstance(reading, ClusterReading)
     read, record, known = reading.cluster, world.memory.failsafe, world.memory.failsafe_map
+    if reading.settings.standby_cluster is not None:  # what is left in /sync means nothing there (EC 198)
+        read = replace(read, sync=SyncView())
     accepted = record is not None and record.valid(world.now) and read.unlocked
     cluster = with_leader(read, record) if accepted and record is not None else read
     mine = cluster.leader == world.settings.name
@@ -116,7 +118,8 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
         changes["elected"] = None
     changes["failsafe_map"] = replace(known, known=read.failsafe, mine=known.mine and kept)
     if world.memory.was_paused and not reading.settings.paused:
-        changes["rewind"] = RewindState.INITIAL
+        # Whatever was done by hand meanwhile: histories are compared anew, a primary writes its checkpoint again.
+        changes |= {"rewind": RewindState.INITIAL, "checkpoint_needed": world.node.is_primary}
     changes["was_paused"] = reading.settings.paused
     if cluster.failover is None:
         changes["request_seen"] = None

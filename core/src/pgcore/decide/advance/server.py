@@ -10,6 +10,7 @@ from pgcore.decide.advance.memory import Handlers, remember
 from pgcore.model.actions import (
     Action,
     Adopt,
+    ArchiveShutdownWal,
     Bootstrap,
     Checkpoint,
     Clone,
@@ -80,6 +81,7 @@ def _adopted(world: World, action: Adopt, outcome: Outcome) -> World:
 
 
 HANDLERS: Handlers = {
+    ArchiveShutdownWal: _began_task(TaskKind.ARCHIVE),
     FollowByReload: lambda w, a, o: replace(w, recovery_change="none"),
     RunCheckpoint: lambda w, a, o: remember(replace(w, checkpoint_asked=True), checkpoint_needed=not (o.ok and o.value is True)),
     SetRole: _role,

@@ -39,6 +39,7 @@ from pgcore.model.actions.node import (
 )
 from pgcore.model.actions.server import (
     ApplySettings,
+    ArchiveShutdownWal,
     Bootstrap,
     Checkpoint,
     Clone,
@@ -95,6 +96,7 @@ __all__ = [
     "Adopt",
     "Announce",
     "ApplySettings",
+    "ArchiveShutdownWal",
     "AskFailsafe",
     "BeginDemotion",
     "Bootstrap",
@@ -210,6 +212,7 @@ Action = (
     | FollowByRestart
     | CrashRecover
     | Rewind
+    | ArchiveShutdownWal
     | Clone
     | Restart
     | Reinitialize

@@ -103,6 +103,11 @@ class Rewind:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveShutdownWal:
+    """Archive the WAL file with the shutdown checkpoint of a stopped primary, if its WAL is archived by a command."""
+
+
+@dataclass(frozen=True, slots=True)
 class Clone:
     """Make a replica with the configured methods; ``source`` None uses those that need no leader."""
 

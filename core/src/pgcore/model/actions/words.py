@@ -16,6 +16,8 @@ class DemoteMode(StrEnum):
     IMMEDIATE = "immediate"
     IMMEDIATE_NOLOCK = "immediate-nolock"
     OFFLINE = "offline"
+    CLUSTER = "demote-cluster"
+    """The whole cluster becomes a standby cluster; the lock is kept unless a replica has everything."""
 
 
 class Phase(StrEnum):
@@ -27,6 +29,7 @@ class Phase(StrEnum):
     HANDOVER = "waiting for a candidate to have everything"
     RESUME = "resuming as primary"
     AWAIT_LEADER = "waiting for the new leader"
+    ARCHIVE = "archiving the shutdown checkpoint"
 
 
 class BootstrapPhase(StrEnum):
