@@ -104,7 +104,9 @@ def test_a_standby_cluster_lives_and_is_promoted_and_taken_back(
     measured("a standby cluster of three nodes is made", time.monotonic() - began)
     codes = {path: holder.status_of(path) for path in ("/primary", "/leader", "/standby-leader", "/replica", "/read-only")}
     assert codes == {"/primary": 503, "/leader": 200, "/standby-leader": 200, "/replica": 503, "/read-only": 200}
-    assert all(node.status_of("/replica") == 200 and node.status_of("/leader") == 503 for node in west.others(holder))
+    replicas = west.others(holder)
+    wait_for(lambda: all(node.status_of("/replica") == 200 for node in replicas), 10, "the agents have seen that they stream")
+    assert all(node.status_of("/leader") == 503 for node in replicas)
     source.query("INSERT INTO word VALUES ('hello')")
     wait_for(lambda: arrived(1), 10, "a row of the first cluster is everywhere")
 
