@@ -88,7 +88,7 @@ class Trouble:
             (
                 *(self._outage, self._cut_from_store, self._cut_stream, self._mute, self._partition, self._flaky, self._freeze),
                 *(self._power, self._crash, self._kill_agent, self._end_agent, self._slow, self._veto, self._break, self._pause),
-                *(self._ask, self._ask, self._ask),
+                *(self._ask, self._ask, self._ask, self._restart, self._restart),
             )
         )(node)
 
@@ -176,3 +176,10 @@ class Trouble:
         asked = self.dice.choice(((leader, None), (leader, others[0]), (leader, others[1]), (None, others[0])))
         self._tell(f"asked to move from {asked[0]} to {asked[1]}")
         self.cluster.ask(*asked)
+
+    def _restart(self, node: Node) -> None:
+        """An operator restarts the leader's server, or any."""
+        chosen = self.cluster[self.cluster.leader or node.name] if self.dice.random() < 0.7 else node
+        if chosen.alive and chosen.agent and chosen.memory.order is None:
+            self._tell(f"asked to restart {chosen.name}'s server")
+            self.cluster.order_restart(chosen)

@@ -229,3 +229,37 @@ def test_a_rewind_is_not_decided_before_the_new_leader_is_a_primary(cluster: Clu
     cluster.run(60)
     assert cluster.leader is not None
     settled(cluster, cluster.leader, 2)
+
+
+def test_a_restart_of_the_leader_is_no_failover(cluster: Cluster) -> None:
+    """The lock is kept, the timeline stays, and the others stream again."""
+    cluster.order_restart(cluster["a"])
+    cluster.run(30)
+    settled(cluster, "a", 1)
+    assert "restart.begin" in cluster["a"].trail
+    assert not any(rule.startswith(("demotion", "race")) for rule in cluster["b"].trail + cluster["c"].trail)
+
+
+def test_a_restart_of_the_leader_that_fails_is_a_failover(cluster: Cluster) -> None:
+    """Its configuration is broken: it gives the lock up and follows once it is mended (EC 209)."""
+    cluster["a"].broken = True
+    cluster.order_restart(cluster["a"])
+    cluster.run(30)
+    assert cluster.leader in ("b", "c")
+    cluster["a"].broken = False
+    cluster.run(40)
+    settled(cluster, str(cluster.leader), 2)
+
+
+def test_a_leader_that_loses_the_lock_during_its_restart_does_not_come_up_as_a_primary(cluster: Cluster) -> None:
+    """Its start is slow and the store is away until another one leads (EC 93)."""
+    a = cluster["a"]
+    cluster.order_restart(a)
+    cluster.run(1, until=lambda: a.task is not None)
+    a.slow, a.reaches_store = 100, False
+    cluster.run(50)
+    assert cluster.leader in ("b", "c")
+    assert "store_lost.becoming_primary_must_stop" in a.trail
+    a.slow, a.reaches_store = 0, True
+    cluster.run(60)
+    settled(cluster, str(cluster.leader), 2)

@@ -22,6 +22,7 @@ from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Lsn, Role, State, Timing
 from pgcore.model.cluster import HistoryEntry
 from pgcore.model.node import ControlState, NodeView, TaskKind, TaskResult
+from pgcore.model.orders import RestartOrder
 from pgcore.model.settings import Settings
 from pgcore.model.world import LeaderTimeline, Memory, OwnTimeline, PeerView, World
 from pgcore.testing import builders
@@ -118,6 +119,10 @@ class Cluster:
         if node.server.running:
             node.server.die()
             node.state = State.CRASHED
+
+    def order_restart(self, node: Node, order: RestartOrder = RestartOrder()) -> None:
+        """An operator asks for a restart of this server."""
+        node.memory, node.due = replace(node.memory, order=replace(order, asked_at=Instant(self.now))), self.now
 
     def restart_agent(self, node: Node) -> None:
         """The agent was killed and begins anew; a task dies with it, what the server was told stays told."""
@@ -358,8 +363,8 @@ class Cluster:
     def _Checkpoint(self, node: Node, action: Any, at: World) -> None:
         self._after(node, 1, TaskKind.CHECKPOINT, lambda: "")
 
-    def _StopServer(self, node: Node, action: a.StopServer, at: World) -> None:
-        server, since, limit = node.server, self.now, action.timeout_s or 300.0
+    def _stop_fast(self, node: Node) -> None:
+        server = node.server
         server.stopping, server.due = True, ()
 
         def wal_ends() -> None:
@@ -367,11 +372,15 @@ class Cluster:
             server.control = ControlState.SHUT_DOWN if server.primary else ControlState.SHUT_DOWN_IN_RECOVERY
             server.ended = server.position if server.primary else None
 
+        self._tell(node, 2, wal_ends)
+        self._tell(node, 3, server.die)
+
+    def _StopServer(self, node: Node, action: a.StopServer, at: World) -> None:
+        server, since, limit = node.server, self.now, action.timeout_s or 300.0
         if action.mode is a.StopMode.FAST:
-            self._tell(node, 2, wal_ends)
-            self._tell(node, 3, server.die)
+            self._stop_fast(node)
         else:
-            server.due = ((self.now + TICK_S, server.die),)
+            server.stopping, server.due = True, ((self.now + TICK_S, server.die),)
 
         def ended() -> TaskResult | None:
             if server.running and self.now - since > limit:
@@ -383,21 +392,37 @@ class Cluster:
 
         self._begin(node, TaskKind.STOP, ended)
 
+    def _come_up(self, node: Node, action: a.StartServer | a.Restart) -> str:
+        server = node.server
+        if node.broken:
+            node.state = State.START_FAILED
+            return "FATAL: a broken configuration"
+        server.running, server.stopping, server.ended, server.due = True, False, None, ()
+        server.primary, node.state, node.role = action.role is Role.PRIMARY, State.RUNNING, action.role
+        server.control = ControlState.IN_PRODUCTION if server.primary else ControlState.IN_ARCHIVE_RECOVERY
+        server.upstream = action.upstream.name if action.upstream else None
+        return ""
+
+    def _Restart(self, node: Node, action: a.Restart, at: World) -> None:
+        """Stopped, the lease is looked at once more; whatever happens before the start only keeps it down."""
+        server, launched, node.state = node.server, [0.0], State.RESTARTING
+        self._stop_fast(node)
+
+        def ended() -> TaskResult | None:
+            if not launched[0] and not server.running:
+                left = (node.memory.lease_until or 0.0) - self.now
+                if action.role is Role.PRIMARY and not at.paused and left < 0.5:
+                    return TaskResult(TaskKind.RESTART, "the lock is not proven")
+                launched[0], node.state = self.now, State.STARTING
+            up = launched[0] and self.now >= launched[0] + (2 + node.slow) * TICK_S
+            return TaskResult(TaskKind.RESTART, self._come_up(node, action)) if up else None
+
+        self._begin(node, TaskKind.RESTART, ended)
+
     def _StartServer(self, node: Node, action: a.StartServer, at: World) -> None:
         kind = TaskKind.START_PRIMARY if action.after_crash else TaskKind.START
 
-        def started() -> str:
-            server = node.server
-            if node.broken:
-                node.state = State.START_FAILED
-                return "FATAL: a broken configuration"
-            server.running, server.stopping, server.ended, server.due = True, False, None, ()
-            server.primary, node.state, node.role = action.role is Role.PRIMARY, State.RUNNING, action.role
-            server.control = ControlState.IN_PRODUCTION if server.primary else ControlState.IN_ARCHIVE_RECOVERY
-            server.upstream = action.upstream.name if action.upstream else None
-            return ""
-
-        self._after(node, 2, kind, started)
+        self._after(node, 2, kind, lambda: self._come_up(node, action))
 
     def _Promote(self, node: Node, action: Any, at: World) -> None:
         server, asked, gates = node.server, [False], self.now + TICK_S
