@@ -190,6 +190,18 @@ def test_a_bootstrap_command_that_fails_is_quoted(make: Callable[..., Node], roo
     assert node.server.state == State.CUSTOM_BOOTSTRAP_FAILED
 
 
+def test_into_a_directory_that_is_not_mounted_nothing_is_written(make: Callable[..., Node]) -> None:
+    """Without PG_VERSION it is not known for which version to write (EC 179)."""
+    node = make("unmounted")
+    os.mkdir(node.settings.data_dir)
+    for write in (node.server.apply_settings, lambda: node.server.write_files(role=Role.PRIMARY, upstream=None, standby=False)):
+        with pytest.raises(ServerError, match="is the file system mounted"):
+            write()
+    with pytest.raises(ServerError, match="is the file system mounted"):
+        node.start()
+    assert os.listdir(node.settings.data_dir) == []
+
+
 # -- a standby whose leader changes -------------------------------------------------------------------------------------------
 
 

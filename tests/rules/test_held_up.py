@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from pgcore.model.actions import CompareRecovery, FollowByReload, FollowByRestart, ResumeReplay, RewindState, SetRewind
+from pgcore.model.actions import (
+    ChangeSlots,
+    CompareRecovery,
+    FollowByReload,
+    FollowByRestart,
+    ResumeReplay,
+    RewindState,
+    SetRewind,
+)
 from pgcore.model.basics import Role
 from pgcore.model.node import TaskKind
-from pgcore.testing.builders import did, down, standby, starting, upstream, view, world
+from pgcore.testing.builders import did, down, member, primary, standby, starting, upstream, view, world
 from rules.cases import Case, case, nothing, silent
+from rules.driver import play
 
 B_LEADS = view("b")
 
@@ -83,3 +92,12 @@ CASES = (
 @pytest.mark.parametrize("each", CASES, ids=str)
 def test_held_up(each: Case) -> None:
     each.check()
+
+
+@pytest.mark.parametrize("ttl", [0, 1800])
+def test_the_leader_keeps_a_slot_for_a_member_whose_upstream_is_absent(ttl: int) -> None:
+    """It follows the leader instead (EC 221)."""
+    cascading = member("b", tags={"replicatefrom": "x"})
+    at = world(primary(), view("a", member("a"), cascading), member_slots_ttl=ttl, written_timeline=1, history=())
+    changes = [action for action in play(at).did(ChangeSlots) if isinstance(action, ChangeSlots)]
+    assert [change.create for change in changes] == [("b",)]

@@ -84,8 +84,9 @@ class Configuration:
 
     def _compose(self) -> str:
         """The text of the main file for the present settings; ``values`` follow it."""
+        major = self._major()  # first of all: into a directory that is not mounted nothing is written (edge case 179)
         include = files.ensure_base(self._settings, self.paths, self._user)
-        values = parameters.effective(self._settings, self._major())
+        values = parameters.effective(self._settings, major)
         values |= parameters.raised(values, self._recorded) | self._temporary
         own = {"primary_conninfo", "primary_slot_name"}
         settings = dict(self.recovery or {})
