@@ -20,7 +20,7 @@ from pgcore.hookspecs import ReplicaRequest
 from pgcore.model.basics import Lsn, Role
 from pgcore.model.node import ControlState, DataDir
 from pgcore.model.server import Credentials, ServerSettings, Upstream
-from pgcore.postgres import controldata, data_dir, files, local, parameters, postmaster, recovery, rewind, timeline
+from pgcore.postgres import controldata, creation, data_dir, files, local, parameters, postmaster, recovery, rewind, timeline
 from pgcore.postgres.programs import ProgramRunner, clean_environment, descendants
 from pgcore.postgres.server_log import LIMIT_BYTES, ServerLog
 
@@ -270,6 +270,14 @@ def test_history_files_are_read_with_reasons_and_without_comments() -> None:
 def test_the_local_address_follows_listen(listen: str, host: dict[str, str]) -> None:
     settings = ServerSettings(name="n", scope="s", listen=listen, data_dir="/nowhere")
     assert local.address(settings) == host | {"port": 1}
+
+
+def test_a_custom_bootstrap_lets_in_the_address_the_agent_connects_from() -> None:
+    settings = ServerSettings(name="n", scope="s", listen="10.0.0.1:1", data_dir="/nowhere", superuser=Credentials("ad min"),
+                              replication=Credentials("repl"))
+    lines = creation.trust_lines(settings)
+    assert lines[:2] == ['local replication "repl" trust', 'host replication "repl" 10.0.0.1/32 trust']
+    assert [line.split()[-2] for line in lines if line.startswith('host all "ad min"')] == ["10.0.0.1/32", "127.0.0.1/32", "::1/128"]
 
 
 def test_the_socket_directory_is_used_where_configured() -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,14 +83,22 @@ def trust_lines(settings: ServerSettings) -> list[str]:
     superuser = settings.superuser.username or "all"
     replication = settings.replication.username or "all"
     lines = []
-    for kind in ("local", "host"):
-        for database, name in (("replication", replication), ("all", superuser)):
-            quoted = name if name == "all" else quote_identifier(name)
-            address = "" if kind == "local" else " 127.0.0.1/32"
-            lines.append(f"{kind} {database} {quoted}{address} trust")
-            if kind == "host":
-                lines.append(f"{kind} {database} {quoted} ::1/128 trust")
+    for database, name in (("replication", replication), ("all", superuser)):
+        quoted = name if name == "all" else quote_identifier(name)
+        lines.append(f"local {database} {quoted} trust")
+        lines += [f"host {database} {quoted} {network} trust" for network in _own_networks(settings)]
     return lines
+
+
+def _own_networks(settings: ServerSettings) -> list[str]:
+    """Where the agent's connections to its own server come from: from loopback, or from the very address it connects to."""
+    host = str(local.tcp_host(settings).get("host", ""))
+    try:
+        found = {entry[4][0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        logger.warning("the address of %s is not known, only loopback is let in during the bootstrap: %s", host, error)
+        found = set()
+    return [f"{address}/{128 if ':' in address else 32}" for address in sorted(map(str, found | {"127.0.0.1", "::1"}))]
 
 
 def create_users(settings: ServerSettings, user: OsUser | None, command: Callable[[], None]) -> None:

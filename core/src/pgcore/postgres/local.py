@@ -23,7 +23,7 @@ def address(settings: ServerSettings, *, replication: bool = False) -> dict[str,
 
     A running server is asked by the port it was started with: a changed one acts only after a restart.
     """
-    hosts, configured_port = parameters.split_listen(settings.listen)
+    configured_port = parameters.split_listen(settings.listen)[1]
     file = read_pid_file(settings.data_dir)
     port = file.port if file and file.port else configured_port
     if settings.use_unix_socket_repl if replication else settings.use_unix_socket:
@@ -33,10 +33,12 @@ def address(settings: ServerSettings, *, replication: bool = False) -> dict[str,
         for directory in str(configured).split(","):
             if directory.strip().startswith(("/", "@")):
                 return {"host": directory.strip(), "port": port}
-    return _tcp_host([host.strip() for host in hosts.split(",")]) | {"port": port}
+    return tcp_host(settings) | {"port": port}
 
 
-def _tcp_host(hosts: list[str]) -> dict[str, str]:
+def tcp_host(settings: ServerSettings) -> dict[str, str]:
+    """The host over TCP: this machine's loopback where the server listens there, else the first that it listens on."""
+    hosts = [host.strip() for host in parameters.split_listen(settings.listen)[0].split(",")]
     for host in hosts:
         if host in ("*", "localhost"):
             return {"host": "localhost"}
