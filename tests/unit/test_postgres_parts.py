@@ -277,7 +277,8 @@ def test_a_custom_bootstrap_lets_in_the_address_the_agent_connects_from() -> Non
                               replication=Credentials("repl"))
     lines = creation.trust_lines(settings)
     assert lines[:2] == ['local replication "repl" trust', 'host replication "repl" 10.0.0.1/32 trust']
-    assert [line.split()[-2] for line in lines if line.startswith('host all "ad min"')] == ["10.0.0.1/32", "127.0.0.1/32", "::1/128"]
+    superusers = [line.split()[-2] for line in lines if line.startswith('host all "ad min"')]
+    assert superusers == ["10.0.0.1/32", "127.0.0.1/32", "::1/128"]
 
 
 def test_the_socket_directory_is_used_where_configured() -> None:
