@@ -95,6 +95,15 @@ def all_replayed(cluster: Cluster, primary: Node) -> bool:
     return all(node.ask("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", end) for node in cluster.others(primary))
 
 
+def wait_proven(cluster: Cluster) -> None:
+    """Until the primary keeps catalog rows for each standby, and these have had the time to see it."""
+    primary = cluster.primary()
+    held = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = ANY(%s) AND catalog_xmin IS NOT NULL"
+    names = [node.name for node in cluster.others(primary)]
+    wait_for(lambda: primary.ask(held, names) == len(names), 30, "the primary keeps what the standbys' slots need")
+    time.sleep(4 * cluster.loop_wait)
+
+
 def wait_slots(cluster: Cluster) -> None:
     """Until every node has both permanent slots and all stream."""
     wait_for(lambda: everywhere(cluster, LOGICAL) and everywhere(cluster, PHYSICAL), 40, "both slots exist on every node")
@@ -108,6 +117,7 @@ def test_a_streaming_consumer_sees_every_row_once_through_a_switchover(slot_clus
     insert(old, 1, 50)
     consumer.read(old, 50)
     insert(old, 51, 100)  # committed, not read by anybody yet
+    wait_proven(slot_cluster)
     answer = slot_cluster.switchover(old, slot_cluster.others(old)[0])
     assert answer is not None and answer.status == 200, answer
     new = slot_cluster.primary()
@@ -115,6 +125,7 @@ def test_a_streaming_consumer_sees_every_row_once_through_a_switchover(slot_clus
     insert(new, 101, 150)
     consumer.read(new, 150)
     assert consumer.numbers == list(range(1, 151))
+    assert "not proven" not in new.log() and "not copied" not in new.log()
     slot_cluster.wait_healthy()
 
 

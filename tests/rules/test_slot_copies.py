@@ -15,12 +15,15 @@ from pgcore.model.actions import (
     CopySlots,
     ForceFeedback,
     LeaderSlots,
+    LeaveSync,
     Promote,
+    ReturnToSync,
     RewindState,
     ServeSlots,
 )
 from pgcore.model.basics import Instant, Lsn, Tags
-from pgcore.model.cluster import ClusterStatus, ClusterView
+from pgcore.model.cluster import ClusterStatus, ClusterView, SyncView
+from pgcore.model.failsafe import FailsafeRecord
 from pgcore.model.node import Slot, SlotReport, TaskKind
 from pgcore.model.settings import PermanentSlot
 from pgcore.model.slots import SlotMemory
@@ -40,6 +43,9 @@ def told(at: int | None = 900, **changes: Any) -> ClusterView:
     """The leader ``b`` publishes where the slot is."""
     positions = {} if at is None else {"cdc": Lsn(at)}
     return view("b", status=ClusterStatus(Lsn(2000), positions), **changes)
+
+
+SYNC = SyncView("1", "b", ("a",))
 
 
 def follow(*existing: Slot, cluster: ClusterView | None = None, replayed: int = 1000, **facts: Any) -> World:
@@ -97,6 +103,24 @@ CASES = (
     ),
     silent("a restart would disturb the maintenance", follow(paused=True), "upkeep"),
     silent("or a switchover", follow(cluster=told(failover=request("b", "a"))), "upkeep"),
+    silent(
+        "or the primary that leads without the store, by this node's word",
+        follow(failsafe=FailsafeRecord("b", "", "", {}, Instant(NOW - 1), 30)),
+        "upkeep",
+    ),
+    upkeep(
+        "the primary waits for this standby to confirm commits: it asks to be released first",
+        follow(cluster=told(sync=SYNC), synchronous_mode="on"),
+        "copy_slots",
+        LeaveSync(),
+    ),
+    upkeep("and waits for that", follow(cluster=told(sync=SYNC), synchronous_mode="on", leaving_sync=NOW), "copy_slots"),
+    upkeep(
+        "two loops at most",
+        follow(cluster=told(sync=SYNC), synchronous_mode="on", leaving_sync=Instant(NOW - 20)),
+        "copy_slots",
+        COPY,
+    ),
     silent("or a comparison with the leader", follow(rewind=RewindState.CHECK), "upkeep"),
     silent("a promotion runs", replace(follow(), node=doing(TaskKind.PROMOTE, standby())), "upkeep"),
     silent(
@@ -145,6 +169,12 @@ CASES = (
     case(
         "a standby with slots that are not proven is promoted: they are named, nothing is refused",
         world(standby(slots=(B, C, MADE)), view("a"), permanent_slots=(CDC,), slots=UNPROVEN),
+        "leader.unproven_slots",
+        ComplainAboutSlots,
+    ),
+    case(
+        "one to which a slot was not copied yet: its consumer will miss something",
+        world(standby(slots=(B, C)), view("a", status=told().status), permanent_slots=(CDC,), slots=PROVEN),
         "leader.unproven_slots",
         ComplainAboutSlots,
     ),
@@ -237,3 +267,15 @@ def test_feedback_that_something_else_keeps_off_is_complained_about_once() -> No
     texts = [text for action in first.did(ComplainAboutSlots) for text in action.texts]  # type: ignore[attr-defined]
     assert len(texts) == 1 and "hot_standby_feedback is off" in texts[0]
     assert not play(after(first)).did(ComplainAboutSlots)
+
+
+def test_synchronous_duty_is_left_for_the_copy_and_taken_up_after_it() -> None:
+    at = follow(cluster=told(sync=SYNC), synchronous_mode="on")
+    asked = play(at)
+    assert asked.did(LeaveSync) and not asked.did(CopySlots)
+    released = replace(after(asked), cluster=told())
+    begun = play(released)
+    assert begun.did(CopySlots) and not begun.did(ReturnToSync)
+    done = after(begun)
+    done = replace(done, node=replace(done.node, task=None, slots=(B, C, MADE), finished=did(TaskKind.COPY_SLOTS)))
+    assert play(done).did(ReturnToSync)

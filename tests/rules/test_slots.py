@@ -437,3 +437,12 @@ def test_a_slot_that_was_there_before_the_agent_outlives_its_first_beats() -> No
         dropped += played.did(ChangeSlots)
         at = after(played, seconds=60)
     assert not dropped
+
+
+def test_a_pause_does_not_use_up_the_patience_with_an_unknown_slot() -> None:
+    at = lead(B, C, physical("x"), slots=SlotMemory(found=frozenset()), paused=True)
+    for _ in range(3):
+        at = after(play(at), seconds=100)
+    at = after(play(replace(at, settings=replace(at.settings, paused=False))), seconds=5)
+    assert not play(at).did(ChangeSlots)
+    assert play(after(play(at), seconds=6)).did(ChangeSlots)

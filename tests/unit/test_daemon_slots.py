@@ -6,16 +6,20 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from contract.postgres_node import BIN_DIR, Node, eventually, make, root  # noqa: F401 - fixtures
 from pgcore.clock import Deadline
+from pgcore.daemon.mpp import Mpp
 from pgcore.model import actions as a
 from pgcore.model.basics import Lsn
-from pgcore.model.node import Slot, SlotReport
+from pgcore.model.node import NodeView, Slot, SlotReport
 from pgcore.model.settings import PermanentSlot
+from pgcore.mpp import MppHandler
 from pgcore.postgres import local
 from pgcore.postgres.connection import Session
 from pgcore.postgres.programs import os_user
@@ -80,7 +84,7 @@ def test_a_logical_slot_is_made_however_long_a_transaction_takes_while_the_heart
     )
     assert (slot.physical, slot.plugin, slot.database) == (False, "test_decoding", "postgres")
     assert slot.confirmed_flush and slot.catalog_xmin
-    eventually(lambda: "logical slots were created" in do.member.mailbox.woken)
+    eventually(lambda: "logical slots were created: cdc" in do.member.mailbox.woken)
 
 
 def frozen_while_advancing(node: Node, do: Agent) -> tuple[int, Lsn]:
@@ -177,7 +181,7 @@ def test_a_logical_slot_lives_on_a_standby(primary: Node, make: Callable[..., No
     invalidate(standby, primary, "cdc")
     assert do(a.ServeSlots(advance=((CDC, end_of_wal(primary)),))).ok
     assert eventually(lambda: do(a.ServeSlots()).value.broken) == {"cdc"}
-    assert "a logical slot is broken" in do.member.mailbox.woken
+    assert "logical slots are broken: cdc" in do.member.mailbox.woken
     primary.server.drop_slot("cdc")
     primary.server.create_logical_slot(CDC)
     copy(CDC)
@@ -192,7 +196,29 @@ def test_failures_of_one_slot_leave_the_others_alone_and_are_said_once(
     bad = (PermanentSlot("bad", "nowhere", "test_decoding"), PermanentSlot("worse", "postgres", "no_such_plugin"))
     for times in (1, 2, 3):
         assert do(a.ServeSlots(create=(*bad, CDC))).ok
-        eventually(lambda: do.member.mailbox.woken.count("logical slots were created") == times)  # noqa: B023
+        eventually(lambda: do.member.mailbox.woken.count("logical slots were created: cdc") == times)  # noqa: B023
     assert set(slots_of(primary)) == {"cdc"}
     texts = [record.getMessage() for record in caplog.records]
     assert sum("slot bad" in text for text in texts) == 1 and sum("slot worse" in text for text in texts) == 1
+
+
+class Handler:
+    """An extension's handler that keeps one slot, and fails for another."""
+
+    group, rest_path = 0, "extension"
+
+    def keeps_slot(self, name: str, plugin: str | None, database: str | None) -> bool:
+        """Only ``cdc``."""
+        if name == "odd":
+            raise ValueError(name)
+        return name == "cdc"
+
+
+def test_a_look_says_which_slots_are_an_extensions_own(primary: Node, tmp_path: Path) -> None:
+    do = Agent(primary, tmp_path)
+    for name in ("cdc", "odd", "other"):
+        primary.server.create_logical_slot(replace(CDC, name=name))
+    do.member.ports.mpp = Mpp(cast(MppHandler, Handler()))
+    view = do(a.ObserveNode()).value
+    assert isinstance(view, NodeView)
+    assert {slot.name for slot in view.slots if slot.handled} == {"cdc", "odd"}, "in doubt it is kept"

@@ -106,12 +106,13 @@ class SlotWorker:
                 self._report = SlotReport(broken, self._report.leader if report.leader is None else report.leader)
                 self._work = None
             if news:
+                logger.info("%s", news)
                 self._ports.mailbox.wake(news)
 
     def _do(self, work: a.ServeSlots) -> tuple[SlotReport, str]:
         """The work, and what must not wait for the next heartbeat to be noticed."""
         postgres = self._ports.postgres
-        made = [self._tried(slot.name, partial(postgres.create_logical_slot, slot)) for slot in work.create]
+        made = [slot.name for slot in work.create if self._tried(slot.name, partial(postgres.create_logical_slot, slot))]
         broken = frozenset(
             slot.name
             for slot, lsn in work.advance
@@ -120,8 +121,9 @@ class SlotWorker:
         question, leader = work.ask, None
         if question is not None:
             leader = self._tried("of the leader", lambda: postgres.leader_slots(question.source, question.names, ASK_S))
-        news = "logical slots were created" if any(made) else "a logical slot is broken" if broken else ""
-        return SlotReport(broken, leader), news
+        news = [f"logical slots were created: {', '.join(made)}"] if made else []
+        news += [f"logical slots are broken: {', '.join(sorted(broken))}"] if broken else []
+        return SlotReport(broken, leader), "; ".join(news)
 
     def _tried(self, name: str, step: Callable[[], T]) -> T | None:
         """What it returned; None if it failed. The same failure of the same slot is logged once."""

@@ -126,7 +126,9 @@ def _rested(w: World, name: str, seconds: float) -> bool:
 def _free_to_restart(w: World) -> bool:
     """A standby in good order of which nobody expects anything right now."""
     settled = w.memory.rewind not in (RewindState.CHECK, RewindState.NEED) and not w.cooling_down
-    return settled and not w.paused and not w.memory.stopping and w.cluster.failover is None and not w.node.is_primary
+    vouching = w.memory.failsafe is not None and w.memory.failsafe.valid(w.now)
+    wanted_elsewhere = w.paused or w.memory.stopping or w.cluster.failover is not None or vouching
+    return settled and not wanted_elsewhere and not w.node.is_primary
 
 
 def began(w: World, action: CopySlots, outcome: Outcome) -> SlotMemory:
@@ -170,15 +172,24 @@ def complaint(w: World) -> ComplainAboutSlots | None:
 
 
 def promotion_warning(w: World) -> ComplainAboutSlots | None:
-    """Slots that the promotion makes available although nothing proves that they are whole; None when all are. (HA rules 21.4)"""
-    key = f"promoted {', '.join(unproven(w))}"
-    if not unproven(w) or key in w.memory.slots.complaints:
+    """What consumers of logical slots may miss by this promotion; None when they miss nothing. (HA rules 21.4)"""
+    taken = {slot.name for slot in w.node.slots}
+    absent = [name for name in sorted(wanted(w).logical) if name not in taken and name in w.cluster.status.slots]
+    found = {}
+    if unproven(w):
+        found[f"promoting {', '.join(unproven(w))}"] = (
+            f"promoting with logical slots that are not proven whole: {', '.join(unproven(w))}; the old primary may have removed "
+            "catalog rows they need: check their consumers, and copy the data anew if one of them fails"
+        )
+    if absent:
+        found[f"promoting without {', '.join(absent)}"] = (
+            f"promoting without logical slots that were not copied here yet: {', '.join(absent)}; they are made anew, and their "
+            "consumers miss what they had not read: copy the data anew"
+        )
+    known = w.memory.slots.complaints
+    if found.keys() <= known:
         return None
-    text = (
-        f"promoting with logical slots that are not proven whole: {', '.join(unproven(w))}; the old primary may have removed "
-        "catalog rows they need: check their consumers, and copy the data anew if one of them fails"
-    )
-    return ComplainAboutSlots((text,), w.memory.slots.complaints | {key})
+    return ComplainAboutSlots(tuple(found[key] for key in sorted(found.keys() - known)), known | found.keys())
 
 
 def feedback_change(w: World) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import slot_copies, slots
+from pgcore.decide.sync_duty import leave_sync
 from pgcore.model.actions import ForceFeedback
 from pgcore.model.decision import Decision, act
 from pgcore.model.world import World
@@ -55,14 +56,17 @@ def copy_slots(w: World) -> Decision | None:
     copy = slot_copies.copying(w) if _in_charge(w) else None
     if copy is None:
         return None
+    duty = leave_sync(w)
+    if duty is not None:
+        return duty
     return act(copy, because=f"restarting to copy {', '.join(slot.name for slot in copy.slots)} from {copy.source.name}")
 
 
 def unproven_slots(w: World) -> Decision | None:
-    """A promotion is not refused for logical slots that are not proven whole, but they are named. (HA rules 21.4)"""
+    """A promotion is not refused for logical slots that are absent or not proven whole, but they are named. (HA rules 21.4)"""
     promotable = w.holds and not w.node.is_primary and w.node.answering
     said = slot_copies.promotion_warning(w) if promotable else None
-    return act(said, because=said.texts[0]) if said is not None else None
+    return act(said, because="; ".join(said.texts)) if said is not None else None
 
 
-RULES = (change_slots, serve_slots, slot_complaints, copy_slots)
+RULES = (change_slots, serve_slots, slot_complaints)

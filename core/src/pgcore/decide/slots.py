@@ -153,7 +153,7 @@ def unknown(w: World) -> tuple[Slot, ...]:
 
 
 def noted(w: World) -> SlotMemory:
-    """What is remembered after a look at the node and the store. (HA rules 3.19)"""
+    """What is remembered after a look at the node and the store; after a pause patience begins anew. (HA rules 3.19)"""
     memory = w.memory.slots
     known = dict(seen(w))
     if memory.found is None:
@@ -172,7 +172,7 @@ def noted(w: World) -> SlotMemory:
         return memory
     strangers = unknown(replace(w, memory=replace(w.memory, slots=memory)))
     names = frozenset(slot.name for slot in strangers)
-    idle = {slot.name: memory.idle.get(slot.name, w.now) for slot in strangers if not slot.active}
+    idle = {slot.name: memory.idle.get(slot.name, w.now) for slot in strangers if not (slot.active or w.paused)}
     return replace(memory, idle=idle, found=names if memory.found is None else memory.found & names)
 
 

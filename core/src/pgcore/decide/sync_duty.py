@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pgcore.decide import slot_copies
 from pgcore.decide.election import same_name, sync_in_force
 from pgcore.model.actions import LeaveSync, ReturnToSync
 from pgcore.model.basics import Tags
@@ -43,7 +44,12 @@ def leave_sync(w: World) -> Decision | None:
 
 def return_to_sync(w: World) -> Decision | None:
     """Nothing that this node left synchronous duty for is under way any more: it may be synchronous again. (HA rules 19.9)"""
-    needed = w.memory.stopping or isinstance(w.memory.order, RestartOrder) or w.task_is(TaskKind.RESTART)
+    needed = (
+        w.memory.stopping
+        or isinstance(w.memory.order, RestartOrder)
+        or w.task_is(TaskKind.RESTART, TaskKind.COPY_SLOTS)
+        or slot_copies.copying(w) is not None
+    )
     if w.memory.leaving_sync is None or needed:
         return None
     return act(ReturnToSync(), because="the restart is over: this node may be synchronous again")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import failsafe, restart, slot_upkeep, slots, switchover, synchronous
-from pgcore.decide.slot_upkeep import slot_feedback
+from pgcore.decide.slot_upkeep import copy_slots, slot_feedback
 from pgcore.decide.slots_wanted import retained
 from pgcore.decide.sync_duty import return_to_sync
 from pgcore.decide.table import Table
@@ -176,4 +176,5 @@ UPKEEP = Table(
     *restart.UPKEEP_RULES,
     compare_with_remote,
     follow_remote,
+    copy_slots,
 )
