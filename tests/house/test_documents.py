@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from pathlib import Path
 
@@ -20,6 +21,19 @@ def test_relative_links_exist(path: Path) -> None:
     for target in LINK.findall(path.read_text()):
         if "://" not in target and not target.startswith(("#", "mailto:")):
             assert (path.parent / target.partition("#")[0]).exists(), f"{relative(path)} links to {target}"
+
+
+def test_the_systemd_unit_signals_the_agent_alone() -> None:
+    """(EC 99) The service manager must not signal PostgreSQL together with the agent, and the documentation says so."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "examples" / "pgcore.service")
+    service = unit["Service"]
+    assert service["KillMode"] == "process"
+    assert service["KillSignal"] == "SIGTERM" and service["Type"] == "notify"
+    assert service["ExecStart"].split()[1] == "run"
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    assert "KillMode=process" in operations and "KillMode=mixed" not in operations
 
 
 def test_no_file_names_a_machine_path_or_a_registry_host() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pgcore.builtin import basebackup, initdb
+from pgcore.clock import Deadline
 from pgcore.errors import CancelledError, CommandFailedError, ServerError
 from pgcore.hookspecs import ReplicaRequest
 from pgcore.model.basics import Lsn, Role
@@ -22,6 +23,7 @@ from pgcore.model.node import ControlState, DataDir
 from pgcore.model.server import Credentials, ServerSettings, Upstream
 from pgcore.postgres import controldata, creation, data_dir, files, local, parameters, postmaster, recovery, rewind, timeline
 from pgcore.postgres.programs import ProgramRunner, clean_environment, descendants
+from pgcore.postgres.server import Postgres
 from pgcore.postgres.server_log import LIMIT_BYTES, ServerLog
 
 SETTINGS = ServerSettings(name="node-1", scope="demo", listen="127.0.0.1:5433", data_dir="/nowhere/data", bin_dir="/bin",
@@ -49,6 +51,7 @@ def test_small_segments_have_long_headers_more_often() -> None:
 
 
 def test_control_data_tolerates_warnings_and_missing_fields() -> None:
+    """(EC 97) Another major version's output: unknown values, no exception."""
     control = controldata.parse("WARNING: Calculated CRC checksum does not match\n"
                                 "Database system identifier: 7012345678901234567\n"
                                 "Database cluster state: from the future\nLatest checkpoint location: 0/3000060\n"
@@ -56,6 +59,32 @@ def test_control_data_tolerates_warnings_and_missing_fields() -> None:
     assert control is not None and control.state == ControlState.UNKNOWN and control.checkpoint == 0x3000060
     assert control.parameters == {"max_prepared_transactions": 5} and not control.rewindable
     assert controldata.parse("pg_controldata: could not open file") is None
+
+
+@pytest.mark.parametrize("program", ["/nowhere/pg_controldata", "/bin/false", "/bin/echo"], ids=os.path.basename)
+def test_a_pg_controldata_that_cannot_be_run_leaves_everything_unknown(tmp_path: Path, program: str) -> None:
+    """(EC 97) Absent, failing, or talking nonsense: the look at the node goes on without it."""
+    directory = tmp_path / "data"
+    (directory / "global").mkdir(parents=True)
+    (directory / "global" / "pg_control").write_bytes(b"short")
+    (directory / "PG_VERSION").write_text("15\n")
+    server = Postgres(replace(SETTINGS, data_dir=str(directory), bin_dir=None, bin_name={"pg_controldata": program}))
+    view = server.observe(Deadline.after(1))
+    server.close()
+    assert (view.data_dir, view.control, view.system_id, view.running) == (DataDir.PRESENT, None, None, False)
+    assert server.role_on_disk() is Role.UNINITIALIZED
+
+
+def test_a_data_directory_is_known_by_pg_control_and_not_listed(tmp_path: Path) -> None:
+    """(EC 13) Listing takes minutes on a machine under I/O stress; one look at a file does not."""
+    (tmp_path / "global").mkdir()
+    (tmp_path / "global" / "pg_control").touch()
+    code = ("import sys; from pgcore.postgres import data_dir; seen = []\n"
+            "sys.addaudithook(lambda event, args: seen.append(event) if event in ('os.listdir', 'os.scandir') else None)\n"
+            "print(data_dir.look(sys.argv[1]), seen)")
+    for path, expected in ((tmp_path, "present []"), (tmp_path / "global", "present ['os.listdir']")):
+        told = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+        assert told.stdout.strip() == expected
 
 
 def test_a_directory_is_empty_with_only_dot_files_and_lost_and_found(tmp_path: Path) -> None:

@@ -111,7 +111,13 @@ class LongActions:
 
             if handing_over:
                 self._ports.mpp.before_demote()
-            signalled = postgres.stop(ctx, mode=action.mode.value, timeout_s=action.timeout_s, on_shut_down=shut_down)
+            signalled = postgres.stop(
+                ctx,
+                mode=action.mode.value,
+                timeout_s=action.timeout_s,
+                sessions_s=action.sessions_s,
+                on_shut_down=shut_down,
+            )
             if signalled and told:
                 self._tell("on_stop", role)
 

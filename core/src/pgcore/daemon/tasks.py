@@ -17,7 +17,7 @@ from pgcore.postgres.programs import OsUser, ProgramRunner
 
 logger = logging.getLogger(__name__)
 
-WAKING_PROGRESS = frozenset({"shut_down_end", "restart"})
+WAKING_PROGRESS = frozenset({"safe_point", "shut_down_end", "restart"})
 """Progress that a rule waits for; other progress is seen in the next beat."""
 
 

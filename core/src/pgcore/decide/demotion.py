@@ -35,9 +35,8 @@ from pgcore.model.node import ControlState, TaskKind
 from pgcore.model.world import World
 
 CHECKPOINT_LIMIT_S = 300.0
-STOP_LIMIT_S = 60.0
-"""A switchover whose stop takes longer, checkpoint aside, is ended the hard way; the node then resumes as primary."""
-SHUTDOWN_LIMIT_S = 300.0
+SESSIONS_LIMIT_S = {DemoteMode.GRACEFUL: 60.0, DemoteMode.SHUTDOWN: 300.0}
+"""Sessions that were told to end and do not are stuck: the stop is ended the hard way. The checkpoint takes what it takes."""
 VERIFY_LIMIT_S = 3.0
 AWAIT_LEADER_S = 3.0
 
@@ -167,19 +166,23 @@ def stop(w: World) -> Decision | None:
     if not (within(w, Phase.STOP) and not w.busy and w.node.running and w.ended(TaskKind.STOP) is None):
         return None
     mode = StopMode.IMMEDIATE if demotion_of(w).mode in (DemoteMode.IMMEDIATE, DemoteMode.IMMEDIATE_NOLOCK) else StopMode.FAST
-    return end(StopServer(mode, _stop_limit(w)), because=f"{demotion_of(w).mode}: stopping the server ({mode})")
+    limit = _stop_limit(w)
+    sessions = None if limit is not None else SESSIONS_LIMIT_S.get(demotion_of(w).mode)
+    return end(StopServer(mode, limit, sessions), because=f"{demotion_of(w).mode}: stopping the server ({mode})")
 
 
 def _stop_limit(w: World) -> float | None:
-    """Without the store, user sessions must end before the lease does; the guard bounds a conversion. (HA rules 30.1)"""
+    """Without the store, user sessions must end before the lease does; a conversion is not cut. (HA rules 17, 18.3, 30.1)
+
+    ``primary_stop_timeout`` counts in synchronous mode only, where nothing that a cut checkpoint leaves behind can be lost.
+    """
     timing, d = w.settings.timing, demotion_of(w)
     if d.mode is DemoteMode.OFFLINE or w.store_lost:
         return max(0.5, w.lease_left - 0.2 * timing.ttl)
     if d.mode in (DemoteMode.IMMEDIATE, DemoteMode.IMMEDIATE_NOLOCK):
         return float(timing.retry_timeout)
-    if d.mode is DemoteMode.CLUSTER:
-        return None
-    return float(w.settings.primary_stop_timeout) or (STOP_LIMIT_S if d.mode is DemoteMode.GRACEFUL else SHUTDOWN_LIMIT_S)
+    synchronous = w.settings.synchronous_mode != "off" and d.mode is not DemoteMode.CLUSTER
+    return float(w.settings.primary_stop_timeout) if synchronous and w.settings.primary_stop_timeout else None
 
 
 def stop_failed(w: World) -> Decision | None:

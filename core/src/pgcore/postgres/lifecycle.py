@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pgcore.errors import PgcoreError, ServerError
 from pgcore.model.node import ControlData, ControlState
 from pgcore.model.server import ServerSettings
-from pgcore.postgres import controldata, files, parameters, postmaster
+from pgcore.postgres import backends, controldata, files, parameters, postmaster
 from pgcore.postgres.postmaster import Postmaster, read_pid_file
 from pgcore.postgres.programs import OsUser, clean_environment, program_path
 from pgcore.postgres.server_log import ServerLog
@@ -27,6 +27,7 @@ StopMode = Literal["fast", "immediate"]
 
 _LOOK_EVERY_S = 0.01
 _PEEK_EVERY_S = 0.02
+_COUNT_EVERY_S = 0.05
 _LAST_RESORT_S = 30.0
 """An immediate stop without a limit of its own gets this long before SIGKILL."""
 _SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
@@ -87,7 +88,10 @@ def wait_until_up(server: Postmaster, data_dir: str, log: ServerLog, timeout_s: 
 
 
 class Stopping:
-    """One stop: the signal, the wait, the moment pg_control says "shut down", the escalation."""
+    """One stop: the signal, the wait, the safe point, the moment pg_control says "shut down", the escalation.
+
+    The safe point is reported as progress ``safe_point`` once no session of a user is left: nothing is written for anybody then.
+    """
 
     def __init__(self, server: Postmaster, data_dir: str, ctx: TaskContext, read_control: Callable[[], ControlData | None],
                  on_shut_down: Callable[[ControlData], None] | None) -> None:
@@ -96,32 +100,59 @@ class Stopping:
         self._ctx = ctx
         self._read_control = read_control
         self._on_shut_down = on_shut_down
+        self._safe = False
+        self._count_at = 0.0
 
-    def run(self, mode: StopMode, timeout_s: float | None) -> None:
+    def run(self, mode: StopMode, timeout_s: float | None, sessions_s: float | None = None) -> None:
         """Stop within the limit: fast, then immediate, then SIGKILL, each with the same time.
 
+        ``sessions_s`` bounds the wait for users' sessions alone: they were told to end, the checkpoint takes what it takes.
         Raises ServerError if it survives all.
         """
+        last_resort = _LAST_RESORT_S if timeout_s is None else timeout_s
         self._server.signal(_SIGNALS[mode])
-        if not self._wait(timeout_s if mode == "fast" or timeout_s is not None else _LAST_RESORT_S):
+        if not self._wait(timeout_s if mode == "fast" else last_resort, sessions_s):
             if mode == "fast":
-                logger.warning("PostgreSQL did not stop within %s s, it is stopped immediately", timeout_s)
+                logger.warning("PostgreSQL did not stop within %s s%s, it is stopped immediately",
+                               timeout_s if timeout_s is not None else sessions_s, "" if self._safe else self._who_is_left())
                 self._server.signal(signal.SIGQUIT)
-            if mode == "immediate" or not self._wait(timeout_s):
-                logger.error("PostgreSQL did not stop within %s s, it is killed", timeout_s)
+            if mode == "immediate" or not self._wait(last_resort):
+                logger.error("PostgreSQL did not stop within %s s, it is killed", last_resort)
                 if not self._server.kill_all():
                     raise ServerError(f"process {self._server.pid} survived SIGKILL: is a disk hanging?")
         self._tell_if_shut_down()
         postmaster.clear_orphans(self._data_dir)
+        self._tell_safe()
 
-    def _wait(self, timeout_s: float | None) -> bool:
-        end = None if timeout_s is None else time.monotonic() + timeout_s
+    def _wait(self, timeout_s: float | None, sessions_s: float | None = None) -> bool:
+        began = time.monotonic()
         while not self._server.wait(_PEEK_EVERY_S):
             self._tell_if_shut_down()
+            self._tell_if_safe()
             self._ctx.check()
-            if end is not None and time.monotonic() >= end:
+            waited = time.monotonic() - began
+            if timeout_s is not None and waited >= timeout_s:
+                return False
+            if sessions_s is not None and not self._safe and waited >= sessions_s:
                 return False
         return True
+
+    def _tell_if_safe(self) -> None:
+        """New sessions are refused since the signal, so once none is left none will come."""
+        if self._safe or time.monotonic() < self._count_at:
+            return
+        self._count_at = time.monotonic() + _COUNT_EVERY_S
+        if backends.user_backends(self._server.pid) == []:
+            self._tell_safe()
+
+    def _tell_safe(self) -> None:
+        if not self._safe:
+            self._safe = True
+            self._ctx.report(safe_point=True)
+
+    def _who_is_left(self) -> str:
+        left = backends.user_backends(self._server.pid)
+        return f" (sessions of processes {', '.join(map(str, left))} do not end)" if left else ""
 
     def _tell_if_shut_down(self) -> None:
         """The shutdown checkpoint is safe on disk while the postmaster may live for minutes, archiving (edge case 63)."""

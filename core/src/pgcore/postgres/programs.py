@@ -102,7 +102,7 @@ def descendants(pid: int) -> list[int]:
     """All living processes below this one, children first. Empty where /proc does not exist."""
     below: dict[int, list[int]] = {}
     for entry in _numeric_entries():
-        parent = _parent_of(entry)
+        parent = parent_of(entry)
         if parent is not None:
             below.setdefault(parent, []).append(entry)
     found: list[int] = []
@@ -121,7 +121,8 @@ def _numeric_entries() -> list[int]:
         return []
 
 
-def _parent_of(pid: int) -> int | None:
+def parent_of(pid: int) -> int | None:
+    """The parent of a living process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

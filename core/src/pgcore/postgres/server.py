@@ -115,13 +115,12 @@ class Postgres(QuickServer):
                               f"version {of_binary}: set postgresql.bin_dir to the programs of version {of_data}")
 
     def stop(self, ctx: TaskContext, *, mode: lifecycle.StopMode, checkpoint: bool = False, timeout_s: float | None,
-             on_shut_down: Callable[[ControlData], None] | None = None) -> bool:
+             sessions_s: float | None = None, on_shut_down: Callable[[ControlData], None] | None = None) -> bool:
         """Stop the server and wait for its end; at the limit fast becomes immediate, and then SIGKILL (HA rules 18.3).
 
-        True if there was one to stop.
-
-        ``on_shut_down`` is called as soon as pg_control says "shut down", the checkpoint's end included, while the postmaster may
-        still be archiving. A server that does not run is fine. Raises ServerError if it survives.
+        True if there was one to stop. ``sessions_s`` bounds the wait for users' sessions alone; that none is left is told as
+        progress ``safe_point``. ``on_shut_down`` is called as soon as pg_control says "shut down", the checkpoint's end included,
+        while the postmaster may still be archiving. A server that does not run is fine. Raises ServerError if it survives.
         """
         running = self.postmaster()
         if running is None:
@@ -132,7 +131,8 @@ class Postgres(QuickServer):
                 self._checkpoint_quietly(ctx)
             self.state = State.STOPPING
             try:
-                lifecycle.Stopping(running, self._settings.data_dir, ctx, self.control_data, on_shut_down).run(mode, timeout_s)
+                stopping = lifecycle.Stopping(running, self._settings.data_dir, ctx, self.control_data, on_shut_down)
+                stopping.run(mode, timeout_s, sessions_s)
             except ServerError:
                 self.state = State.STOP_FAILED
                 raise
@@ -177,12 +177,6 @@ class Postgres(QuickServer):
             self.role = Role.UNINITIALIZED
             self.remove_data_dir()
             self.clone(ctx, methods, source)
-
-    def stop_orphan(self) -> None:
-        """End a postmaster whose data directory is gone or unreadable: immediately, then by SIGKILL (edge case 11)."""
-        running = self.postmaster()
-        if running is not None:
-            self.stop(self._runner, mode="immediate", timeout_s=self._settings.retry_timeout)
 
     def terminate(self) -> None:
         """SIGKILL the postmaster with everything below it, at once; for a server that must not go on in any case."""

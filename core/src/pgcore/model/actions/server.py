@@ -68,6 +68,8 @@ class StopServer:
 
     mode: StopMode
     timeout_s: float | None = None
+    sessions_s: float | None = None
+    """How long users' sessions may take to end, if the stop as a whole is not bounded."""
 
 
 @dataclass(frozen=True, slots=True)
