@@ -114,3 +114,42 @@ def test_a_primary_that_dies_in_failsafe_mode_is_replaced_when_the_store_is_back
     primary.start()
     cluster.wait_healthy()
     assert cluster.primary() is new
+
+
+def test_with_quorum_commit_a_silent_standby_does_not_end_the_primary(
+        failsafe: Cluster, measured: Callable[[str, Gap | float], None]) -> None:
+    """``failsafe_quorum``: one of two standbys is frozen, agent and server, while etcd is away. (decisions/0005)"""
+    cluster, etcd = failsafe, _etcd(failsafe)
+    _configured(cluster, synchronous_mode="quorum", failsafe_quorum=True)
+    primary = cluster.primary()
+    silent, other = cluster.others(primary)
+    before = _before(primary)
+
+    def one_may_be_missing() -> bool:
+        sync = json.loads(etcd.get(f"/service/{cluster.scope}/sync") or "{}")
+        names = (sync.get("sync_standby") or "").split(",")
+        return (sync.get("leader"), len(names), sync.get("quorum")) == (primary.name, 2, 1)
+
+    wait_for(one_may_be_missing, 20, "/sync lists both standbys, one of which suffices")
+    try:
+        with cluster.writer() as writer:
+            began = time.monotonic()
+            etcd.kill()
+            silent.freeze_agent()
+            end = began + 3 * cluster.ttl
+            while time.monotonic() < end:
+                assert primary.is_writable(), "the primary ended its writes"
+                assert not other.is_writable() and not silent.is_writable()
+                time.sleep(0.2)
+            silent.thaw_agent()
+            etcd.start()
+            wait_for(lambda: etcd.get(cluster.leader_key()) == primary.name, 15, "the primary has taken the lock back")
+        gap = writer.report().longest_gap(after_s=began)
+        measured("etcd and one of two standbys away with failsafe_quorum: write gap", gap)
+        assert _before(primary) == before
+        assert gap.seconds < UNDISTURBED_S
+    finally:
+        cluster.repair()
+        _configured(cluster, synchronous_mode=None, failsafe_quorum=None)
+        wait_for(lambda: etcd.get(f"/service/{cluster.scope}/sync") in (None, "{}") or "null" in (
+            etcd.get(f"/service/{cluster.scope}/sync") or ""), 15, "synchronous replication is off")

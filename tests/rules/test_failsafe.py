@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from pgcore.decide import MAIN, decide
+from pgcore.decide.advance import advance
 from pgcore.model.actions import (
     AcquireLease,
     AskFailsafe,
     BeginDemotion,
     DemoteMode,
+    Outcome,
     Phase,
     PollPeers,
     ReleaseLease,
@@ -317,6 +320,15 @@ def test_anything_but_the_agreement_of_all_leaves_the_lease_as_it_is(answers: ob
     played = play(away(primary(), 15), AskFailsafe=answers)
     assert played.beat.world.memory.lease_until == NOW + 15
     assert "store_lost.members_agree" not in played.rules
+
+
+def test_an_agreement_that_comes_after_the_end_of_the_lease_is_worth_nothing() -> None:
+    at = away(primary(), 15)
+    action = AskFailsafe(OTHERS, {}, 4.0)
+    late = advance(at, action, Outcome(Instant(NOW + 15), value=ALL, began=NOW))
+    assert late.memory.lease_until == NOW + 15
+    decision = decide(MAIN, late)
+    assert decision is not None and decision.rule == "store_lost.primary_must_stop"
 
 
 def test_a_store_that_reads_but_does_not_write_leads_to_the_same_question() -> None:

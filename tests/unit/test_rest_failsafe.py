@@ -30,15 +30,23 @@ class Asked:
 
     def __init__(self, board: Board, verdict: FailsafeVerdict, **settings: object) -> None:
         self.requests: list[Mapping[str, Any]] = []
-
-        def accept(request: Mapping[str, Any]) -> FailsafeVerdict:
-            self.requests.append(request)
-            return verdict
-
+        self.promises = 0
+        self.accepted: tuple[str | None, bool] = (None, False)
+        self.verdict = verdict
         self.server = RestServer(
-            RestSettings(**{"listen": "127.0.0.1:0", **settings}), board, Mailbox(), lambda seconds: None, accept=accept
+            RestSettings(**{"listen": "127.0.0.1:0", **settings}), board, Mailbox(), lambda seconds: None, failsafe=self
         )
         self.server.start()
+
+    def accept(self, request: Mapping[str, Any]) -> FailsafeVerdict:
+        self.requests.append(request)
+        return self.verdict
+
+    def promise(self) -> None:
+        self.promises += 1
+
+    def vouching(self) -> tuple[str | None, bool]:
+        return self.accepted
 
     def post(self, body: object = BODY, **headers: str) -> Reply:
         text = body if isinstance(body, str) else json.dumps(body)
@@ -169,3 +177,29 @@ def test_the_metrics_know_the_key_while_the_store_is_away(serve: Open, board: Bo
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     values = {name.partition("{")[0]: value for name, value in lines.items()}
     assert (values["patroni_failsafe_member"], values["patroni_failsafe_mode_is_active"]) == ("1", "1")
+
+
+def test_a_binding_acceptance_says_so(serve: Open) -> None:
+    assert serve(FailsafeVerdict(200, "Accepted", None, True)).post().headers["X-Pgcore-Failsafe"] == "binding"
+    assert "X-Pgcore-Failsafe" not in serve().post().headers
+
+
+def test_a_vote_binds_and_tells_whom_this_node_has_accepted(serve: Open) -> None:
+    asked = serve()
+    address = asked.server.bound[0]
+    asked.accepted = ("a", True)
+    document = json.loads(call(address, "GET", "/patroni?fresh=1&race=1").body)
+    assert (document["pgcore"]["failsafe_leader"], document["pgcore"]["failsafe_unknown"]) == ("a", True)
+    assert asked.promises == 1
+    call(address, "GET", "/patroni?fresh=1")
+    call(address, "GET", "/patroni?race=2")
+    call(address, "GET", "/primary?race=1")
+    call(address, "HEAD", "/patroni?race=1")
+    assert asked.promises == 1, "only an announced poll binds"
+
+
+def test_a_stranger_gets_no_vote_as_that_could_end_a_primary(serve: Open) -> None:
+    asked = serve(username="api", password="secret")
+    assert call(asked.server.bound[0], "GET", "/patroni?fresh=1&race=1").code == 401
+    assert asked.promises == 0
+    assert call(asked.server.bound[0], "GET", "/patroni?fresh=1").code == 200

@@ -123,6 +123,8 @@ def read_document(document: Any, notes: Notes, *, own: Mapping[str, Json] = NOTH
     slots = _slots(document, notes)
     ignore_slots = _ignore_slots(document.get("ignore_slots"), notes)
     ha = _ha(document, notes, server_major)
+    if ha.failsafe_quorum:
+        _failsafe_quorum(ha, notes, patroni_present)
     tree = _postgresql(own, own_parameters, document.get("postgresql"), notes)
     _unknown(document, notes)
     parsed = parse_fields(SharedPostgresql, tree, "postgresql", notes.source, unknown="ignore")
@@ -161,6 +163,21 @@ def _ha(document: Mapping[str, Json], notes: Notes, server_major: int | None) ->
     if section.synchronous_node_count < 1 and section.synchronous_mode_strict:
         return replace(section, synchronous_node_count=1)
     return section
+
+
+def _failsafe_quorum(ha: DynamicSection, notes: Notes, patroni_present: bool) -> None:
+    """Say when the setting has no effect: it needs failsafe mode, votes, and members that all know of it."""
+    missing = [
+        reason
+        for reason, holds in (
+            ("failsafe_mode is off", not ha.failsafe_mode),
+            (f"synchronous_mode is {ha.synchronous_mode}, not quorum", ha.synchronous_mode != "quorum"),
+            ("a Patroni member of this cluster does not know it", patroni_present),
+        )
+        if holds
+    ]
+    if missing:
+        notes.warn("failsafe_quorum", f"has no effect: {', '.join(missing)}", "correct that, or remove it")
 
 
 def _standby_cluster(value: Any, notes: Notes) -> StandbyClusterSection | None:

@@ -267,6 +267,7 @@ class DynamicSection:
     synchronous_mode_strict: bool = option(False, doc="block writes rather than lose the last synchronous standby")
     synchronous_node_count: int = option(1, minimum=0, doc="synchronous standbys wanted")
     failsafe_mode: bool = option(False, doc="keep the primary while the store is away and every member agrees")
+    failsafe_quorum: bool = option(False, doc="failsafe mode, quorum commit: enough members for a commit suffice")
     check_timeline: bool = option(False, doc="only members of the newest timeline may take over")
     pause: bool = option(False, doc="maintenance mode")
     member_slots_ttl: int = option(1800, unit="s", minimum=0, doc="how long the slot of a vanished member is kept")

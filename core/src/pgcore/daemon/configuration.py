@@ -227,6 +227,7 @@ class Configuration:
             synchronous_node_count=ha.synchronous_node_count,
             own_standby_names=own_standby_names(self.effective),
             failsafe_mode=ha.failsafe_mode,
+            failsafe_quorum=ha.failsafe_quorum,
             primary_race_backoff=ha.primary_race_backoff,
             check_timeline=ha.check_timeline,
             primary_start_timeout=int(ha.primary_start_timeout),

@@ -31,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 LONGEST_TTL_S = 3600.0
 """A caller's ttl beyond this is not believed."""
+PROMISE_S = 10.0
+"""For so long after an announced poll nothing accepted here counts towards a quorum.
+
+Longer than a primary goes on asking (4 s) and a race goes on polling (2 s) together (docs/decisions/0005).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +71,18 @@ class FailsafeReceiver:
     _seen: _Seen = field(default_factory=_Seen)
     _record: FailsafeRecord | None = None
     _racing: bool = False
+    _promised_until: Instant | None = None
+    clock: Callable[[], Instant] = now
+    _began: Instant = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
 
     # -- the REST thread --
 
     def accept(self, request: Mapping[str, Json]) -> FailsafeVerdict:
         """``POST /failsafe``: keep this primary as the leader for ttl, or say why not (rest-api 9)."""
-        name, at = str(request["name"]), now()
+        name, at = str(request["name"]), self.clock()
         with self._lock:
             standing, known = self._standing, self._valid(at)
             if standing is None or not standing.mode:
@@ -91,7 +102,29 @@ class FailsafeReceiver:
             return FailsafeVerdict(500, refusal)
         if known is None:
             logger.info("%s lost the store and was accepted as the leader; it asks again while that lasts", name)
-        return FailsafeVerdict(200, "Accepted", standing.position)
+        return FailsafeVerdict(200, "Accepted", standing.position, self._unpromised(at))
+
+    def promise(self) -> None:
+        """An announced poll: who asks may take the lock on my answer, so for a while nothing accepted here counts elsewhere.
+
+        Unless a primary was accepted already: then the answer says so, and no vote is given.
+        """
+        with self._lock:
+            at = self.clock()
+            if self._valid(at) is None:
+                self._promised_until = Instant(at + PROMISE_S)
+
+    def _unpromised(self, at: Instant) -> bool:
+        """No vote was given of late; an agent that has just begun does not know."""
+        return at >= max(self._promised_until or at, self._began + PROMISE_S)
+
+    def vouching(self) -> tuple[str | None, bool]:
+        """Whom I have accepted as the leader, and whether I may have forgotten it."""
+        with self._lock:
+            at, standing = self.clock(), self._standing
+            record = self._valid(at)
+            unknown = standing is None or (standing.mode and at < self._began + standing.ttl)
+            return record.name if record is not None else None, unknown
 
     def _refusal(self, name: str, standing: _Standing, at: Instant) -> str:
         """Why this caller is not accepted; empty if it is. (HA rules 30.11)"""
@@ -115,12 +148,12 @@ class FailsafeReceiver:
     def record(self) -> FailsafeRecord | None:
         """The primary accepted as the leader, while that is valid."""
         with self._lock:
-            return self._valid(now())
+            return self._valid(self.clock())
 
     def begin_race(self) -> FailsafeRecord | None:
         """Before the lock is taken or a standby promoted: None, and nobody is accepted from now on; else who was accepted."""
         with self._lock:
-            record = self._valid(now())
+            record = self._valid(self.clock())
             self._racing = self._racing or record is None
             return record
 
@@ -128,7 +161,7 @@ class FailsafeReceiver:
         """The store was read."""
         with self._lock:
             leader = view.leader or self._seen.leader
-            self._seen = _Seen(leader, view.leader, now(), frozenset(view.failsafe or ()))
+            self._seen = _Seen(leader, view.leader, self.clock(), frozenset(view.failsafe or ()))
 
     def know(self, world: World, *, over: bool = False) -> None:
         """What the heartbeat knows by now; ``over``: it is at its end.

@@ -76,13 +76,18 @@ class Peers:
         self._threads = 0
         self._grow(max(threads, THREADS))
 
-    def poll(self, members: Sequence[Member], timeout_s: float, brief: Collection[str] = ()) -> dict[str, PeerView]:
-        """The answers by name; a member without one in time is there as unreachable. Those in ``brief`` get BRIEF_S at most."""
+    def poll(
+        self, members: Sequence[Member], timeout_s: float, brief: Collection[str] = (), *, announced: bool = False
+    ) -> dict[str, PeerView]:
+        """The answers by name; a member without one in time is there as unreachable. Those in ``brief`` get BRIEF_S at most.
+
+        ``announced``: the answers are votes, and each member that gives one is bound by it for a while.
+        """
         self._grow(len(members) + 1)  # a probe may be under way
         asked: dict[str, tuple[Future[PeerView], Deadline]] = {}
         for member in members:
             deadline = Deadline.after(min(timeout_s, BRIEF_S) if member.name in brief else timeout_s)
-            asked[member.name] = (self._submit(member, deadline), deadline)
+            asked[member.name] = (self._submit(member, deadline, "fresh=1&race=1" if announced else "fresh=1"), deadline)
         answers = {}
         for name, (future, deadline) in asked.items():
             try:
@@ -128,18 +133,18 @@ class Peers:
                 return
             self._threads += 1
 
-    def _submit(self, member: Member, deadline: Deadline) -> Future[PeerView]:
+    def _submit(self, member: Member, deadline: Deadline, query: str = "fresh=1") -> Future[PeerView]:
         future: Future[PeerView] = Future()
-        self._work.put(partial(self._answer_poll, future, member, deadline))
+        self._work.put(partial(self._answer_poll, future, member, deadline, query))
         return future
 
     def _loop(self) -> None:
         while True:
             self._work.get()()
 
-    def _answer_poll(self, future: Future[PeerView], member: Member, deadline: Deadline) -> None:
+    def _answer_poll(self, future: Future[PeerView], member: Member, deadline: Deadline, query: str) -> None:
         try:
-            view = self._ask(member, deadline)
+            view = self._ask(member, deadline, query)
         except _UNREADABLE as error:
             logger.debug("%s at %s: %s", member.name, member.api_url, error)
             view = PeerView(member.name, False)
@@ -165,12 +170,13 @@ class Peers:
                 logger.exception("asking %s at %s failed unexpectedly", name, url)
         future.set_result(answer)
 
-    def _ask(self, member: Member, deadline: Deadline) -> PeerView:
+    def _ask(self, member: Member, deadline: Deadline, query: str) -> PeerView:
         url = member.api_url or ""
         if not urlsplit(url).hostname or deadline.expired:
             return PeerView(member.name, False)
         path = urlsplit(url).path or "/patroni"
-        return parse_status(member.name, json.loads(self._request("GET", url, f"{path}?fresh=1", None, deadline).body))
+        response = self._request("GET", url, f"{path}?{query}", None, deadline)
+        return parse_status(member.name, json.loads(response.body))
 
     def _request(self, method: str, url: str, path: str, body: bytes | None, deadline: Deadline) -> Response:
         parts = urlsplit(url)
@@ -187,9 +193,9 @@ def parse_acceptance(response: Response) -> FailsafeAnswer:
     """Only 200 with exactly ``Accepted`` is a yes; the header ``lsn`` says where the member stands. (HA rules 9)"""
     text = response.body.decode("utf-8", "replace")
     if response.status != 200 or text != "Accepted":
-        return FailsafeAnswer(False, problem=f"answered {response.status} {_TAGS.sub(' ', text).strip()[:120]}")
+        return FailsafeAnswer(False, problem=f"answered {response.status} {_TAGS.sub(' ', text).strip()[:120]}", refused=True)
     lsn = _integer(response.headers.get("lsn"))
-    return FailsafeAnswer(True, Lsn(lsn) if lsn > 0 else None)
+    return FailsafeAnswer(True, Lsn(lsn) if lsn > 0 else None, binding=response.headers.get("x-pgcore-failsafe") == "binding")
 
 
 def parse_status(name: str, document: Json) -> PeerView:
@@ -202,6 +208,8 @@ def parse_status(name: str, document: Json) -> PeerView:
     if not isinstance(wal, Mapping):
         starting = document.get("state") in (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
         return PeerView(name, False, nofailover=tags.nofailover, starting=starting)
+    mine = document.get("pgcore")
+    own = mine if isinstance(mine, Mapping) else {}
     primary = bool(wal.get("location")) or document.get("role") in ("primary", "master")
     position = max(_integer(wal.get("received_location")), _integer(wal.get("replayed_location")))
     return PeerView(
@@ -213,6 +221,8 @@ def parse_status(name: str, document: Json) -> PeerView:
         nofailover=tags.nofailover,
         failover_priority=tags.failover_priority,
         watchdog_failed=document.get("watchdog_failed") is True,
+        failsafe_leader=str(own["failsafe_leader"]) if own.get("failsafe_leader") else None,
+        failsafe_unknown=own.get("failsafe_unknown") is True,
     )
 
 

@@ -31,6 +31,7 @@ from pgcore.dcs.retry import retrying
 from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Store, Stored
 from pgcore.dcs.store import version as at_version
 from pgcore.decide.advance import ClusterReading
+from pgcore.decide.failsafe import votes_count
 from pgcore.decide.lease import demote_left_s, failsafe_ask_s
 from pgcore.errors import PgcoreError
 from pgcore.hookspecs import CallbackEvent, Facts
@@ -180,7 +181,7 @@ class Performer:
         return world.node.server_version // 10000 if world.node.server_version else self.ports.configuration.server_major
 
     def _poll(self, action: a.PollPeers, world: World) -> object:
-        return self.ports.peers.poll(action.members, action.timeout_s, action.brief)
+        return self.ports.peers.poll(action.members, action.timeout_s, action.brief, announced=votes_count(world))
 
     def _recovery(self, action: a.CompareRecovery, world: World) -> str:
         return self.ports.postgres.recovery_change(action.upstream, role=action.role)

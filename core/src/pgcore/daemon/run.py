@@ -374,7 +374,7 @@ def _alive(api_url: str, access: PeerAccess) -> bool:
 def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, notify_address: str | None) -> int:
     """Start REST and the watchers, run the agent, end everything."""
     configuration, postgres = ports.configuration, ports.postgres
-    rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, accept=ports.failsafe.accept,
+    rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, failsafe=ports.failsafe,
                       reports=Reports(ports.mpp.rest_path, ports.mpp.reported) if ports.mpp.rest_path else None)
     rest.start()
     try:

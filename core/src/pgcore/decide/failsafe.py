@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pgcore.decide import slot_copies, slots
+from pgcore.decide.election import by_votes, same_name, sync_in_force
 from pgcore.decide.lease import demote_left_s, failsafe_ask_s, lease_running_out
 from pgcore.model.actions import AskFailsafe, ChangeSlots, PollPeers, ReleaseLease, ServeSlots, WriteFailsafe
 from pgcore.model.basics import Lsn, slot_name
@@ -71,8 +72,39 @@ def positions_here(w: World) -> dict[str, Lsn]:
 
 
 def agreed(w: World) -> bool:
-    """Everybody asked in this beat has accepted."""
-    return w.failsafe_answers is not None and all(answer.accepted for answer in w.failsafe_answers.values())
+    """Everybody asked in this beat has accepted, or so many that too few votes are left for another leader."""
+    answers = w.failsafe_answers
+    return answers is not None and (all(each.accepted for each in answers.values()) or not quorum_lacks(w))
+
+
+def quorum_lacks(w: World) -> str:
+    """Why the members that have accepted are not enough for ``failsafe_quorum``; empty: they are. (docs/decisions/0005)
+
+    A candidate in ``/sync`` needs ``quorum`` votes of others there, one outside needs one more. Those who have accepted give
+    none, and I give none while I am a primary. So at most ``quorum`` voters may be silent.
+    """
+    answers, sync = w.failsafe_answers or {}, w.memory.sync_stored
+    if not w.settings.failsafe_quorum or w.settings.synchronous_mode != "quorum":
+        return "failsafe_quorum is not in force"
+    if sync is None or not sync.standbys or not same_name(sync.leader, w.me) or w.memory.sync.undecided:
+        return "failsafe_quorum: /sync was not written by this primary and confirmed"
+    strangers = _not_pgcore(w, {*answers, *sync.standbys})
+    if strangers:
+        return f"failsafe_quorum: {', '.join(strangers)} has no card of a pgcore member"
+    refused = [name for name, answer in answers.items() if answer.refused]
+    if refused:
+        return f"failsafe_quorum: {', '.join(refused)} refused"
+    bound = {name.lower() for name, answer in answers.items() if answer.accepted and answer.binding}
+    silent = [name for name in sync.standbys if name.lower() not in bound]
+    if len(silent) > sync.quorum or not bound:
+        return f"failsafe_quorum: {', '.join(silent)} not bound, of {len(sync.standbys)} voters {sync.quorum} may be missing"
+    return ""
+
+
+def _not_pgcore(w: World, names: set[str]) -> list[str]:
+    cards = w.memory.old_cluster.members if w.memory.old_cluster is not None else ()
+    known = {m.name.lower() for m in cards if "pgcore_version" in m.data}
+    return sorted(name for name in names if name.lower() not in known)
 
 
 def advance_slots(w: World) -> Decision | None:
@@ -108,10 +140,13 @@ def members_agree(w: World) -> Decision | None:
     """Everybody agrees: the lease runs from before they were asked, and they are asked again soon. (HA rules 9.4, EC 23, 24)"""
     if not agreed(w) or not w.node.is_primary:
         return None
-    who = ", ".join(w.failsafe_answers or {})
+    answers = w.failsafe_answers or {}
+    who = ", ".join(name for name, answer in answers.items() if answer.accepted)
+    silent = ", ".join(name for name, answer in answers.items() if not answer.accepted)
     return rest(
-        because=f"the store does not answer; {who + ' accepted' if who else 'there is no other member'}, so {w.me} stays the "
-        f"leader for {w.lease_left:.1f} s more",
+        because=f"the store does not answer; {who + ' accepted' if who else 'there is no other member'}"
+        f"{f', {silent} did not answer (failsafe_quorum)' if silent else ''}, so {w.me} stays the leader for "
+        f"{w.lease_left:.1f} s more",
         wake_after=AGAIN_S,
     )
 
@@ -121,7 +156,8 @@ def trouble(w: World) -> str:
     if not w.settings.failsafe_mode:
         return ""
     if w.failsafe_answers is not None:
-        return "; ".join(f"{n}: {a.problem}" for n, a in w.failsafe_answers.items() if not a.accepted)
+        silent = [f"{name}: {answer.problem}" for name, answer in w.failsafe_answers.items() if not answer.accepted]
+        return "; ".join([*silent, *([quorum_lacks(w)] if w.settings.failsafe_quorum else [])])
     if w.memory.failsafe_map.others(w.me) is None:
         return "failsafe mode does not help: /failsafe was not confirmed, cannot be read, or does not name this node"
     return ""
@@ -186,4 +222,55 @@ def forgetful(w: World) -> Decision | None:
     )
 
 
-RACE_GATES = (not_in_failsafe, ask_after_start, forgetful)
+def votes_count(w: World) -> bool:
+    """Asking the members now is asking for votes that a primary without the store may need as well: they must know."""
+    sync = sync_in_force(w)
+    return w.cluster.unlocked and w.settings.failsafe_mode and sync is not None and by_votes(sync, w.settings.synchronous_mode)
+
+
+def peer_accepted(w: World) -> Decision | None:
+    """Where votes decide, a member that has accepted a primary without the store gives none. (decisions/0005)"""
+    sync = sync_in_force(w)
+    if sync is None or not by_votes(sync, w.settings.synchronous_mode):
+        return None
+    for name, peer in sorted((w.peers or {}).items()):
+        if peer.reachable and peer.failsafe_leader not in (None, w.me):
+            return rest(
+                because=f"{name} has accepted {peer.failsafe_leader} as the leader without the store: it may still run",
+                wake_after=AGAIN_S,
+            )
+    return None
+
+
+def peer_forgetful(w: World) -> Decision | None:
+    """A member whose agent has just begun may have accepted one that is silent: its vote does not count yet. (decisions/0005)"""
+    peers = w.peers or {}
+    silent = [name for name, peer in sorted(peers.items()) if not peer.reachable and not peer.starting]
+    young = [name for name, peer in sorted(peers.items()) if peer.reachable and peer.failsafe_unknown]
+    if not votes_count(w) or not silent or not young:
+        return None
+    return rest(
+        because=f"the agent of {', '.join(young)} has just begun and may have accepted {', '.join(silent)}, which is silent: "
+        f"waiting for {w.settings.timing.ttl} s",
+        wake_after=AGAIN_S,
+    )
+
+
+def forced_unproven(w: World) -> Decision | None:
+    """A manual failover names me, but too few answer to rule out that the primary runs on by their word. (decisions/0005)"""
+    request, sync = w.cluster.failover, sync_in_force(w)
+    named = request is not None and request.candidate == w.me and not request.is_switchover and not request.scheduled_at
+    if not (named and w.settings.failsafe_quorum and votes_count(w)) or sync is None or w.peers is None:
+        return None
+    free = [name for name, peer in sorted(w.peers.items()) if peer.reachable and sync.covers(name)]
+    needed = sync.quorum + (0 if sync.covers(w.me) else 1)
+    if len(free) >= needed:
+        return None
+    return rest(
+        because=f"a manual failover names this node, but only {len(free)} of {needed} members of /sync answer: {sync.leader} may "
+        "still run by the word of the others; make sure that it does not, switch failsafe_quorum off and ask again",
+        wake_after=AGAIN_S,
+    )
+
+
+RACE_GATES = (not_in_failsafe, ask_after_start, forgetful, peer_accepted, peer_forgetful, forced_unproven)

@@ -32,6 +32,10 @@ class FailsafeAnswer:
     accepted: bool
     lsn: Lsn | None = None
     problem: str = ""
+    refused: bool = False
+    """It answered, and the answer was no."""
+    binding: bool = False
+    """Until what it accepted is over it gives no vote to anybody else, nor has it just given one. (``failsafe_quorum``)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class FailsafeVerdict:
     code: int
     text: str
     lsn: Lsn | None = None
+    binding: bool = False
 
 
 @dataclass(frozen=True, slots=True)

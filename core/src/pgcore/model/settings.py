@@ -59,6 +59,8 @@ class Settings:
     own_standby_names: str = ""
     """The user's ``synchronous_standby_names`` of ``postgresql.parameters``, for when synchronous mode is off."""
     failsafe_mode: bool = False
+    failsafe_quorum: bool = False
+    """In failsafe mode with quorum commit, silent members are tolerated while too few votes are left for another leader."""
     primary_race_backoff: int = 0
     check_timeline: bool = False
     primary_start_timeout: int = 300

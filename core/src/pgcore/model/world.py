@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pgcore.model.actions import BootstrapPhase, DemoteMode, Outcome, Phase, RewindState
 from pgcore.model.basics import Instant, Lsn, Role, State, slot_name
-from pgcore.model.cluster import ClusterStatus, ClusterView, Member
+from pgcore.model.cluster import ClusterStatus, ClusterView, Member, SyncView
 from pgcore.model.failsafe import FailsafeAnswer, FailsafeMap, FailsafeRecord
 from pgcore.model.node import DataDir, NodeView, TaskKind, TaskResult
 from pgcore.model.orders import Order, ScheduledRestart
@@ -49,6 +49,10 @@ class PeerView:
     watchdog_failed: bool = False
     starting: bool = False
     """Its agent answers but its server does not serve yet: what WAL it has is not known."""
+    failsafe_leader: str | None = None
+    """A primary without the store that it has accepted as the leader, while that is valid."""
+    failsafe_unknown: bool = False
+    """Its agent has just begun, in failsafe mode: what it accepted before is forgotten."""
 
 
 Switches = tuple[tuple[int, Lsn], ...]
@@ -179,6 +183,8 @@ class Memory:
     failsafe: FailsafeRecord | None = None
     """The leader without a store that I accepted over REST, while that is valid. (HA rules 3.3)"""
     failsafe_map: FailsafeMap = field(default_factory=FailsafeMap)
+    sync_stored: SyncView | None = None
+    """``/sync`` as last read, or written by me and confirmed."""
     failsafe_positions: Mapping[str, Lsn] = field(default_factory=dict)
     """Where the members stood when they last kept me as the leader."""
     failsafe_until: Instant | None = None

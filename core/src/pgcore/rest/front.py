@@ -21,6 +21,8 @@ AGE_HEADER = "X-Pgcore-Observed-Age"
 
 Fresh = Callable[[float], status.Positions | None]
 """Read positions from PostgreSQL within that many seconds; None when it does not answer."""
+Vouching = Callable[[], tuple[str | None, bool]]
+"""The primary without the store that was accepted as the leader, and whether that may have been forgotten."""
 ConfigOf = Callable[[], Mapping[str, Json] | None]
 """The last known ``/config`` document, for the time the store is away."""
 
@@ -28,10 +30,12 @@ ConfigOf = Callable[[], Mapping[str, Json] | None]
 class FrontDoor:
     """Answers every safe request. Any number of threads may ask at once."""
 
-    def __init__(self, board: Board, fresh: Fresh, config_of: ConfigOf) -> None:
+    def __init__(self, board: Board, fresh: Fresh, config_of: ConfigOf,
+                 vouching: Vouching = lambda: (None, False)) -> None:
         self._board = board
         self._fresh = fresh
         self._config_of = config_of
+        self._vouching = vouching
         self._started_at: Instant = now()
 
     def answer(self, method: str, target: str) -> Answer:
@@ -64,7 +68,10 @@ class FrontDoor:
         positions = self._fresh(FRESH_SECONDS) if asked else None
         at = now()
         headers = {AGE_HEADER: "0.000"} if positions else self._age(at)
-        return json_answer(200, status.node_document(self._board.status, at, positions, asked=asked), headers)
+        document = status.node_document(self._board.status, at, positions, asked=asked)
+        if asked:
+            document["pgcore"] |= dict(zip(("failsafe_leader", "failsafe_unknown"), self._vouching(), strict=True))
+        return json_answer(200, document, headers)
 
     def _cluster(self, parameters: Mapping[str, str]) -> Answer:
         seen = self._board.status

@@ -65,6 +65,10 @@ class _Gateway(Gateway_10):
                      (now() - req.conn.accepted_at) * 1000)
 
     def _answer(self, method: str, target: str) -> Answer:
+        if self.doors.failsafe.votes(method, target):
+            denial = self.doors.failsafe.promise(self.get_environ(), verified=self.req.conn.verified)
+            if denial is not None:
+                return denial
         if method in SAFE_METHODS:
             return self.doors.first.answer(method, target)
         if self.doors.failsafe.knows(method, target):

@@ -26,7 +26,7 @@ from pgcore.daemon.mailbox import Mailbox
 from pgcore.errors import ConfigError, FatalError
 from pgcore.rest.answer import Answer, encode, error_page
 from pgcore.rest.doorman import Doorman
-from pgcore.rest.failsafe import Accept, FailsafeDoor, nobody
+from pgcore.rest.failsafe import FailsafeDoor, Nobody, Receiver
 from pgcore.rest.front import ConfigOf, Fresh, FrontDoor
 from pgcore.rest.gateway import Doors, gateway_for
 from pgcore.rest.lazy import LazyDoor
@@ -52,7 +52,7 @@ class RestServer:
     """The REST API of one agent: ``start``, ``reconfigure`` any number of times, ``stop`` once."""
 
     def __init__(self, settings: RestSettings, board: Board, mailbox: Mailbox, fresh: Fresh,
-                 config_of: ConfigOf = lambda: None, accept: Accept = nobody, reports: Reports | None = None) -> None:
+                 config_of: ConfigOf = lambda: None, failsafe: Receiver | None = None, reports: Reports | None = None) -> None:
         self._settings = settings
         self._stopping = threading.Event()
 
@@ -62,8 +62,9 @@ class RestServer:
             return SecondDoor(board, mailbox, self._stopping, lambda: self._settings, reports)
 
         self._second = LazyDoor(second)
-        self._doors = Doors(FrontDoor(board, fresh, config_of), self._second, FailsafeDoor(accept, lambda: self._settings),
-                            lambda: self._settings)
+        receiver = failsafe or Nobody()
+        self._doors = Doors(FrontDoor(board, fresh, config_of, receiver.vouching), self._second,
+                            FailsafeDoor(receiver, lambda: self._settings), lambda: self._settings)
         self._http: _HttpServer | None = None
 
     @property

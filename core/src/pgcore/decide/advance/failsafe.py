@@ -25,9 +25,10 @@ def _written(world: World, action: WriteFailsafe, outcome: Outcome) -> World:
 
 
 def _asked(world: World, action: AskFailsafe, outcome: Outcome) -> World:
-    """All accepted: the lease counts from before the first request. Else it stays as it is."""
-    if not outcome.ok or not isinstance(outcome.value, Mapping):
-        return replace(world, failsafe_answers={world.me: FailsafeAnswer(False, problem=outcome.error)})
+    """They agree: the lease counts from before the first request. Else it stays as it is; one that has ended stays so."""
+    problem = outcome.error if world.lease_left > 0 else "the answers came after the end of the lease"
+    if not outcome.ok or not isinstance(outcome.value, Mapping) or world.lease_left <= 0:
+        return replace(world, failsafe_answers={world.me: FailsafeAnswer(False, problem=problem)})
     answers = {name: outcome.value.get(name, FailsafeAnswer(False, problem="no answer")) for name in action.members}
     world = replace(world, failsafe_answers=answers)
     if not agreed(world):

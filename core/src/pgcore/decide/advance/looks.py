@@ -116,6 +116,7 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
         changes |= {"lease_until": None, "failsafe_until": None}
     if not mine:
         changes["elected"] = None
+    changes["sync_stored"] = read.sync
     changes["failsafe_map"] = replace(known, known=read.failsafe, mine=known.mine and kept)
     if world.memory.was_paused and not reading.settings.paused:
         # Whatever was done by hand meanwhile: histories are compared anew, a primary writes its checkpoint again.

@@ -55,6 +55,7 @@ def _written(world: World, action: WriteSync, outcome: Outcome) -> World:
         return _refused(world, outcome)
     sync = SyncView(outcome.value, action.leader, action.standbys, action.quorum)
     world = _done(replace(world, cluster=replace(world.cluster, sync=sync)), undecided=False)
+    world = remember(world, sync_stored=sync)
     proven = action.version is not None and action.version == world.memory.elected
     return remember(world, elected=outcome.value) if proven else world
 
@@ -64,7 +65,7 @@ def _dropped(world: World, action: DropSync, outcome: Outcome) -> World:
         return _noted(world, undecided=True, troubled=True)
     if outcome.value is not True:
         return _refused(world, outcome)
-    return _done(replace(world, cluster=replace(world.cluster, sync=SyncView())))
+    return remember(_done(replace(world, cluster=replace(world.cluster, sync=SyncView()))), sync_stored=SyncView())
 
 
 def _named(world: World, action: SetStandbyNames, outcome: Outcome) -> World:
