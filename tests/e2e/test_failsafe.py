@@ -136,7 +136,7 @@ def test_with_quorum_commit_a_silent_standby_does_not_end_the_primary(
             began = time.monotonic()
             etcd.kill()
             silent.freeze_agent()
-            end = began + 3 * cluster.ttl
+            end = began + 2 * cluster.ttl
             while time.monotonic() < end:
                 assert primary.is_writable(), "the primary ended its writes"
                 assert not other.is_writable() and not silent.is_writable()
