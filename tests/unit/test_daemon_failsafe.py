@@ -140,7 +140,7 @@ def test_nobody_to_ask_is_no_refusal() -> None:
 
 def test_the_request_names_this_node_its_slots_and_its_ttl(member: Bench, serve: Serve) -> None:
     b = serve()
-    world = replace(member.world(), failsafe_answers=None)
+    world = member.world(memory=Memory(lease_until=Instant(now() + 4)))
     action = a.AskFailsafe({"b": b.url}, {"b": Lsn(7)}, 1.0)
     before = now()
     outcome = member.performer.perform(action, world)
