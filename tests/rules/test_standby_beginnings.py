@@ -51,8 +51,8 @@ from pgcore.testing.builders import (
 )
 from rules.cases import Case, case, nothing
 from rules.cases import silent as no_answer
-from rules.driver import play
-from rules.remote import ARCHIVE, B_LEADS, FREE, LEADER, NO_CARD, NOTHING, SOURCE, making, of_remote
+from rules.driver import after, play
+from rules.remote import AGREES, ARCHIVE, B_LEADS, FREE, LEADER, NO_CARD, NOTHING, SOURCE, making, of_remote
 
 BEGINNING = (
     case(
@@ -246,3 +246,11 @@ def test_the_winner_of_a_race_follows_the_remote_in_the_same_beat() -> None:
     ]
     assert [write.status.optime for write in played.did(WriteStatus) if isinstance(write, WriteStatus)] == [END]
     assert card(played.beat.world)["role"] == "standby_leader"
+
+
+def test_a_reload_that_goes_with_another_role_is_not_told_as_a_reload() -> None:
+    """EC 218: whoever performs the reload knows that the role has just been told; the next one is told again."""
+    played = play(of_remote(standby(), **AGREES), CompareRecovery="reload", CompareTimelines=leads(1))
+    assert [at.role_changed for action, at in played.steps if isinstance(action, FollowByReload)] == [True]
+    played = play(after(played), CompareRecovery="reload", CompareTimelines=leads(1))
+    assert [at.role_changed for action, at in played.steps if isinstance(action, FollowByReload)] == [False]

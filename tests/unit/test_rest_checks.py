@@ -66,6 +66,7 @@ def test_nothing_is_good_before_the_first_heartbeat() -> None:
 
 
 def test_in_a_pause_without_the_store_the_role_decides() -> None:
+    """EC 40"""
     primary = status("a", primary_node(), cluster=None, paused=True)
     assert [checks.health(primary, path, {}, now()) for path in ("/primary", "/leader", "/standby-leader")] == [200, 200, 503]
     assert checks.health(aged(primary, 61), "/primary", {}, now()) == 503

@@ -83,6 +83,8 @@ class LongActions:
             return StartTold()
         if before.role is not role:
             return StartTold(when_launched=partial(self._tell, "on_role_change", role))
+        if world.role_changed:
+            return StartTold()
         return StartTold(when_up=partial(self._tell, event, role))
 
     def _start(self, action: a.StartServer, world: World) -> None:

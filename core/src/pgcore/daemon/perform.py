@@ -280,7 +280,8 @@ class Performer:
 
     def _follow(self, action: a.FollowByReload, world: World) -> None:
         self.ports.postgres.follow_by_reload(action.upstream, role=action.role)
-        if world.memory.managed and action.role is world.node.role:  # else the change of the role is told instead
+        changes = world.role_changed or action.role is not world.node.role
+        if world.memory.managed and not changes:  # else the change of the role is told instead (EC 218)
             self.tell("on_reload", action.role)
 
     def _apply(self, action: a.ApplySettings, world: World) -> None:

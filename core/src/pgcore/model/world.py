@@ -227,6 +227,8 @@ class World:
     """It had its keepalive in this beat."""
     probed: bool = False
     """The leader is being probed since this beat."""
+    role_changed: bool = False
+    """The callbacks were told another role in this beat; a reload that goes with it is not told as well."""
     checkpoint_asked: bool = False
     """The checkpoint after the promotion was begun or asked about in this beat."""
     failsafe_answers: Mapping[str, FailsafeAnswer] | None = None

@@ -62,7 +62,8 @@ def _promote(world: World, action: Promote, outcome: Outcome) -> World:
 
 def _role(world: World, action: SetRole, outcome: Outcome) -> World:
     node = replace(world.node, role=action.role, is_primary=world.node.is_primary and action.role is not Role.DEMOTED)
-    world = remember(replace(world, node=node), told=told_role(world, action.role))
+    changed = world.role_changed or action.role is not world.node.role
+    world = remember(replace(world, node=node, role_changed=changed), told=told_role(world, action.role))
     return remember(world, recovering=False, last_result=None) if action.role is Role.DEMOTED else world
 
 
