@@ -20,9 +20,16 @@ class Trouble:
     def __init__(self, seed: int, *, pauses: bool = False) -> None:
         self.pauses = pauses
         self.dice = Random(seed)
-        self.cluster = Cluster(seed=seed)
+        self.cluster = self._cluster(seed)
         self.story: list[str] = []
         self._ends: list[tuple[float, Callable[[], None]]] = []
+
+    def _cluster(self, seed: int) -> Cluster:
+        return Cluster(seed=seed)
+
+    def _more(self) -> tuple[Callable[[Node], None], ...]:
+        """Troubles of a special kind of cluster."""
+        return ()
 
     def rage(self, count: int) -> None:
         """So many troubles, a few at a time."""
@@ -83,12 +90,13 @@ class Trouble:
         self._ends.append((self.cluster.now + self.dice.choice((0.25, 1.0, 3.0, 8.0, 15.0, 35.0, 60.0)), over))
 
     def _begin(self) -> None:
-        node = self.cluster[self.dice.choice("abc")]
+        node = self.cluster[self.dice.choice(list(self.cluster.nodes))]
         self.dice.choice(
             (
                 *(self._outage, self._cut_from_store, self._cut_stream, self._mute, self._partition, self._flaky, self._freeze),
                 *(self._power, self._crash, self._kill_agent, self._end_agent, self._slow, self._veto, self._break, self._pause),
                 *(self._ask, self._ask, self._ask, self._restart, self._restart),
+                *self._more(),
             )
         )(node)
 
@@ -172,10 +180,13 @@ class Trouble:
         leader = self.cluster.leader
         if not self.cluster.kv.reachable or leader is None:
             return
-        others = [name for name in "abc" if name != leader]
-        asked = self.dice.choice(((leader, None), (leader, others[0]), (leader, others[1]), (None, others[0])))
+        others = [name for name in self.cluster.nodes if name != leader]
+        asked = self.dice.choice(self._requests(leader, others))
         self._tell(f"asked to move from {asked[0]} to {asked[1]}")
         self.cluster.ask(*asked)
+
+    def _requests(self, leader: str, others: list[str]) -> tuple[tuple[str | None, str | None], ...]:
+        return (leader, None), (leader, others[0]), (leader, others[1]), (None, others[0])
 
     def _restart(self, node: Node) -> None:
         """An operator restarts the leader's server, or any."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from pgcore.model import actions as a
 from pgcore.model.basics import Role, State
 from pgcore.model.node import ControlState, TaskKind, TaskResult
 from pgcore.model.settings import Settings
-from pgcore.model.world import Memory
+from pgcore.model.world import Memory, World
 from pgcore.testing.memory_store import MemoryStore
 
 Ended = Callable[[], TaskResult | None]
@@ -49,6 +49,15 @@ class Server:
 
 
 @dataclass(slots=True)
+class Pending:
+    """A beat that has stopped between two actions: the next one, and the world it was meant for."""
+
+    steps: Generator[tuple[a.Action, World], a.Outcome, object]
+    action: a.Action
+    at: World
+
+
+@dataclass(slots=True)
 class Node:
     """A machine: its server, its agent's memory, its long action, its guard."""
 
@@ -65,6 +74,7 @@ class Node:
     guard_until: float | None = None
     trail: list[str] = field(default_factory=list)
     exit: a.Exit | None = None
+    stalled: Pending | None = None
     # what troubles it
     alive: bool = True
     """The machine runs; else nothing on it does, and it goes on later where it was."""

@@ -21,23 +21,22 @@ from pgcore.errors import PgcoreError, StoreUnavailableError
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Lsn, Role, State, Timing
 from pgcore.model.cluster import HistoryEntry
-from pgcore.model.node import ControlState, NodeView, TaskKind, TaskResult
+from pgcore.model.node import ControlState, NodeView, TaskKind
 from pgcore.model.orders import RestartOrder
 from pgcore.model.settings import Settings
 from pgcore.model.world import LeaderTimeline, Memory, OwnTimeline, PeerView, World
 from pgcore.testing import builders
 from pgcore.testing.memory_store import MemoryServer, MemoryStore
-from rules.machines import Ended, Node, Server
+from rules.machines import Node, Pending, Server
+from rules.walk_servers import TICK_S, Servers
 
-TICK_S = 0.25
-SHUTDOWN_RECORD = 100
 WRITE = 10
 
 
-class Cluster:
+class Cluster(Servers):
     """Three nodes, a store, a clock that only ``run`` moves, and a client that writes to every writable server."""
 
-    def __init__(self, timing: Timing = Timing(), seed: int = 0) -> None:
+    def __init__(self, timing: Timing = Timing(), seed: int = 0, names: str = "abc") -> None:
         self.now = 100.0
         self.dice = Random(seed)
         self.timelines = 1
@@ -45,11 +44,11 @@ class Cluster:
         self.lenient = False
         """There was a maintenance mode: it leaves unguarded primaries alone, also when their agents are away at its end."""
         self.kv = MemoryServer(lambda: Instant(self.now))
-        self.nodes = {name: Node(name, MemoryStore(self.kv, name, timing)) for name in "abc"}
+        self.nodes = {name: Node(name, MemoryStore(self.kv, name, timing)) for name in names}
+        self.lives = dict.fromkeys(names, 0)
+        """How often each server was started."""
         for node in self.nodes.values():
-            host = f"10.0.0.{ord(node.name) - 96}"
-            urls = {"conn_url": f"postgres://{host}:5432/postgres", "api_url": f"http://{host}:8008/patroni"}
-            node.settings = Settings(node.name, "batman", timing, use_slots=False, dynamic={"ttl": timing.ttl}, **urls)
+            node.settings = self.settings_of(node.name, timing)
             node.server.upstream = None if node.name == "a" else "a"
         self["a"].server.primary, self["a"].role = True, Role.PRIMARY
         self.acknowledged: dict[str, Server] = {}
@@ -57,6 +56,12 @@ class Cluster:
         """When and by whom the lock was last handed over, and what that server had."""
         self.run(1, only="a")
         self.run(12)
+
+    def settings_of(self, name: str, timing: Timing) -> Settings:
+        """The configuration of a node."""
+        host = f"10.0.0.{ord(name) - 96}"
+        urls = {"conn_url": f"postgres://{host}:5432/postgres", "api_url": f"http://{host}:8008/patroni"}
+        return Settings(name, "batman", timing, use_slots=False, dynamic={"ttl": timing.ttl}, **urls)
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
@@ -71,7 +76,7 @@ class Cluster:
         """Servers that accept writes."""
         return [node.name for node in self.nodes.values() if node.alive and node.server.writable]
 
-    def run(self, seconds: float, only: str = "abc", until: Callable[[], bool] = lambda: False) -> None:
+    def run(self, seconds: float, only: str = "abcdefgh", until: Callable[[], bool] = lambda: False) -> None:
         """Let time pass, tick by tick."""
         end = self.now + seconds
         while self.now < end and not until():
@@ -84,7 +89,9 @@ class Cluster:
             for node in self.nodes.values():
                 if node.alive and node.agent and node.name in only:
                     self._finish(node)
-                    if self.now >= node.due or self.kv.watched_revision != revision:
+                    if node.stalled is not None:
+                        self._go_on(node, node.stalled)
+                    elif self.now >= node.due or self.kv.watched_revision != revision:
                         self._beat(node)
             self._stream()
 
@@ -127,6 +134,7 @@ class Cluster:
     def restart_agent(self, node: Node) -> None:
         """The agent was killed and begins anew; a task dies with it, what the server was told stays told."""
         node.memory, node.task, node.finished, node.due, node.exit = Memory(), None, None, self.now, None
+        node.stalled = None
         node.store, node.agent = MemoryStore(self.kv, node.name, node.settings.timing), True
         on_disk = Role.PRIMARY if node.server.primary else Role.REPLICA
         if not node.server.running:
@@ -214,10 +222,21 @@ class Cluster:
 
     def _beat(self, node: Node) -> None:
         steps = heartbeat(fresh_world(node.memory, node.settings, self._view(node), Instant(self.now), self.now))
-        action, at = next(steps)
+        self._go_on(node, Pending(steps, *next(steps)))
+
+    def stalls(self, node: Node) -> bool:
+        """Between two actions of a beat the agent is not scheduled for a while."""
+        return False
+
+    def _go_on(self, node: Node, pending: Pending) -> None:
+        node.stalled = None
+        steps, action, at = pending.steps, pending.action, pending.at
         while True:
             node.memory = at.memory
             self._arm(node, at)
+            if self.stalls(node):
+                node.stalled = Pending(steps, action, at)
+                return
             outcome = self._perform(node, action, at)
             self._check()
             try:
@@ -331,162 +350,6 @@ class Cluster:
     def _Announce(self, node: Node, action: a.Announce, at: World) -> None:
         node.store.announce(codec.compact(dict(action.card)), deadline=NEVER)
 
-    # -- the server --------------------------------------------------------------------------------------------------------
-
-    def _begin(self, node: Node, kind: TaskKind, ended: Ended) -> None:
-        assert node.task is None, f"{node.name}: {kind} while {node.task}"
-        node.task = (kind, self.now, ended)
-
-    def _after(self, node: Node, ticks: int, kind: TaskKind, effect: Callable[[], str]) -> None:
-        """A task that takes so long and then has this effect; a text is why it failed."""
-        at = self.now + (ticks + node.slow) * TICK_S
-
-        def ended() -> TaskResult | None:
-            return TaskResult(kind, effect()) if self.now >= at else None
-
-        self._begin(node, kind, ended)
-
-    def _tell(self, node: Node, ticks: int, effect: Callable[[], None]) -> None:
-        node.server.due += ((self.now + (ticks + node.slow) * TICK_S, effect),)
-
-    def _SetRole(self, node: Node, action: a.SetRole, at: World) -> None:
-        node.role = action.role
-
-    def _CancelTask(self, node: Node, action: Any, at: World) -> None:
-        if node.task is not None:
-            kind = node.task[0]
-            node.task = (kind, self.now, lambda: TaskResult(kind, cancelled=True))
-
-    def _RunCheckpoint(self, node: Node, action: Any, at: World) -> bool:
-        return True
-
-    def _Checkpoint(self, node: Node, action: Any, at: World) -> None:
-        self._after(node, 1, TaskKind.CHECKPOINT, lambda: "")
-
-    def _stop_fast(self, node: Node) -> None:
-        server = node.server
-        server.stopping, server.due = True, ()
-
-        def wal_ends() -> None:
-            server.position += SHUTDOWN_RECORD if server.primary else 0
-            server.control = ControlState.SHUT_DOWN if server.primary else ControlState.SHUT_DOWN_IN_RECOVERY
-            server.ended = server.position if server.primary else None
-
-        self._tell(node, 2, wal_ends)
-        self._tell(node, 3, server.die)
-
-    def _StopServer(self, node: Node, action: a.StopServer, at: World) -> None:
-        server, since, limit = node.server, self.now, action.timeout_s or 300.0
-        if action.mode is a.StopMode.FAST:
-            self._stop_fast(node)
-        else:
-            server.stopping, server.due = True, ((self.now + TICK_S, server.die),)
-
-        def ended() -> TaskResult | None:
-            if server.running and self.now - since > limit:
-                server.die()
-            if server.running:
-                return None
-            node.state = State.STOPPED
-            return TaskResult(TaskKind.STOP)
-
-        self._begin(node, TaskKind.STOP, ended)
-
-    def _come_up(self, node: Node, action: a.StartServer | a.Restart) -> str:
-        server = node.server
-        if node.broken:
-            node.state = State.START_FAILED
-            return "FATAL: a broken configuration"
-        server.running, server.stopping, server.ended, server.due = True, False, None, ()
-        server.primary, node.state, node.role = action.role is Role.PRIMARY, State.RUNNING, action.role
-        server.control = ControlState.IN_PRODUCTION if server.primary else ControlState.IN_ARCHIVE_RECOVERY
-        server.upstream = action.upstream.name if action.upstream else None
-        return ""
-
-    def _Restart(self, node: Node, action: a.Restart, at: World) -> None:
-        """Stopped, the lease is looked at once more; whatever happens before the start only keeps it down."""
-        server, launched, node.state = node.server, [0.0], State.RESTARTING
-        self._stop_fast(node)
-
-        def ended() -> TaskResult | None:
-            if not launched[0] and not server.running:
-                left = (node.memory.lease_until or 0.0) - self.now
-                if action.role is Role.PRIMARY and not at.paused and left < 0.5:
-                    return TaskResult(TaskKind.RESTART, "the lock is not proven")
-                launched[0], node.state = self.now, State.STARTING
-            up = launched[0] and self.now >= launched[0] + (2 + node.slow) * TICK_S
-            return TaskResult(TaskKind.RESTART, self._come_up(node, action)) if up else None
-
-        self._begin(node, TaskKind.RESTART, ended)
-
-    def _StartServer(self, node: Node, action: a.StartServer, at: World) -> None:
-        kind = TaskKind.START_PRIMARY if action.after_crash else TaskKind.START
-
-        self._after(node, 2, kind, lambda: self._come_up(node, action))
-
-    def _Promote(self, node: Node, action: Any, at: World) -> None:
-        server, asked, gates = node.server, [False], self.now + TICK_S
-
-        def promoted() -> None:
-            if not server.stopping:
-                server.switches = (*server.switches, (server.timeline, server.position))
-                self.timelines += 1
-                server.timeline, server.primary, server.upstream = self.timelines, True, None
-                server.control = ControlState.IN_PRODUCTION
-                self._judge_promotion(node)
-
-        def ended() -> TaskResult | None:
-            left = (node.memory.lease_until or 0.0) - self.now
-            if not asked[0] and self.now >= gates:
-                if node.vetoes or left < 0.5 or not server.running:
-                    return TaskResult(TaskKind.PROMOTE, "no promotion")
-                asked[0], node.role = True, Role.PROMOTED
-                self._tell(node, 1, promoted)
-            if asked[0] and server.primary:
-                node.role = Role.PRIMARY
-                return TaskResult(TaskKind.PROMOTE)
-            return TaskResult(TaskKind.PROMOTE, "it died") if not server.running else None
-
-        self._begin(node, TaskKind.PROMOTE, ended)
-
-    def _judge_promotion(self, node: Node) -> None:
-        """Whoever is promoted after an orderly hand-over has all of it, unless nobody who has it came within ttl."""
-        if self.handed is None:
-            return
-        at, name, server = self.handed
-        if self.now - at < node.settings.timing.ttl:
-            assert node.server.contains(server), f"{node.name} at {node.server} lacks what {name} handed over: {server}"
-        self.handed = None
-
-    def _CrashRecover(self, node: Node, action: Any, at: World) -> None:
-        def recovered() -> str:
-            if node.broken:
-                return "FATAL: a broken configuration"
-            node.server.control = ControlState.SHUT_DOWN
-            node.server.position += SHUTDOWN_RECORD
-            return ""
-
-        self._after(node, 2, TaskKind.CRASH_RECOVERY, recovered)
-
-    def _Rewind(self, node: Node, action: a.Rewind, at: World) -> None:
-        source = self[action.source.name or ""]
-
-        def ended() -> TaskResult | None:
-            if not (source.alive and source.server.writable) or node.cut or source.cut:
-                return TaskResult(TaskKind.REWIND, "the source is gone", retriable=True)
-            if self.now < until:
-                return None
-            taken = replace(source.server, running=False, primary=False, control=ControlState.IN_ARCHIVE_RECOVERY, upstream=None)
-            node.server, node.state = replace(taken, due=(), stopping=False, ended=None), State.STOPPED
-            return TaskResult(TaskKind.REWIND)
-
-        until = self.now + (3 + node.slow) * TICK_S
-        node.server.die()
-        self._begin(node, TaskKind.REWIND, ended)
-
-    def _Exit(self, node: Node, action: a.Exit, at: World) -> None:
-        node.exit, node.agent, node.task = action, False, None
-
 
 NEVER = Deadline.after(1e9)
 STARTING = (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
@@ -497,4 +360,4 @@ WRITES: dict[type, tuple[Key, Callable[[Any], str]]] = {
     a.WriteHistory: (Key.HISTORY, lambda action: codec.encode_history(action.entries)),
     a.WriteFailover: (Key.FAILOVER, lambda action: codec.encode_failover(action.leader, action.candidate)),
 }
-STORE_ACTIONS = (a.ReadCluster, a.AcquireLease, a.RenewLease, a.ReleaseLease, a.Announce, *WRITES)
+STORE_ACTIONS = (a.ReadCluster, a.AcquireLease, a.RenewLease, a.ReleaseLease, a.Announce, a.WriteSync, a.DropSync, *WRITES)
