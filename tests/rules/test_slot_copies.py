@@ -35,6 +35,7 @@ from rules.driver import after, play
 B, C = Slot("b", True, True, Lsn(900)), Slot("c", True, True, Lsn(800))
 CDC = PermanentSlot("cdc", "shop", "test_decoding")
 MADE = Slot("cdc", False, False, Lsn(700), Lsn(750), "test_decoding", "shop", catalog_xmin=600)
+LOST = replace(MADE, wal_status="lost")
 PROVEN = SlotMemory(life="now b", proven=frozenset({"cdc"}))
 ASKED = LeaderSlots(upstream("b"), ("a", "cdc"))
 
@@ -142,14 +143,14 @@ CASES = (
         follow(MADE, slots=replace(BROKEN, copied={"cdc": Instant(NOW - 599)})),
         "upkeep",
     ),
-    upkeep(
-        "it lost its WAL: dropped, to be copied",
-        follow(replace(MADE, wal_status="lost")),
-        "change_slots",
-        ChangeSlots(drop=("cdc",)),
+    upkeep("it lost its WAL: a copy replaces it (EC 157)", follow(LOST), "copy_slots", COPY),
+    silent(
+        "not again and again, if the copies lose it too (EC 160)",
+        follow(LOST, slots=replace(PROVEN, copied={"cdc": Instant(NOW - 599)}), cluster=told(700)),
+        "upkeep",
     ),
     upkeep(
-        "on the primary as well, to be made anew",
+        "on the primary it is dropped, to be made anew (EC 157)",
         lead(replace(MADE, wal_status="lost")),
         "change_slots",
         ChangeSlots(drop=("cdc",)),

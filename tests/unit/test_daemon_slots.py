@@ -16,7 +16,7 @@ from contract.postgres_node import BIN_DIR, Node, eventually, make, root  # noqa
 from pgcore.clock import Deadline
 from pgcore.daemon.mpp import Mpp
 from pgcore.model import actions as a
-from pgcore.model.basics import Lsn
+from pgcore.model.basics import Lsn, Role
 from pgcore.model.node import NodeView, Slot, SlotReport
 from pgcore.model.settings import PermanentSlot
 from pgcore.mpp import MppHandler
@@ -85,6 +85,20 @@ def test_a_logical_slot_is_made_however_long_a_transaction_takes_while_the_heart
     assert (slot.physical, slot.plugin, slot.database) == (False, "test_decoding", "postgres")
     assert slot.confirmed_flush and slot.catalog_xmin
     eventually(lambda: "logical slots were created: cdc" in do.member.mailbox.woken)
+
+
+def test_work_on_a_slot_is_given_up_when_the_server_gets_another_role(primary: Node, tmp_path: Path) -> None:
+    """After a promotion a client must not wait for the slot: the server's process ends although the transaction is still open."""
+    do = Agent(primary, tmp_path)
+    session = Session(local.superuser(primary.settings, os_user(primary.settings)), Deadline.after(10))
+    for statement in ("BEGIN", "SELECT pg_catalog.pg_current_xact_id()"):
+        session.query(statement, deadline=Deadline.after(5))
+    assert do(a.ServeSlots(create=(CDC,))).ok
+    eventually(lambda: backend(primary))
+    primary.server.role = Role.PROMOTED
+    eventually(lambda: not backend(primary), 5)
+    assert not slots_of(primary)
+    session.close()
 
 
 def frozen_while_advancing(node: Node, do: Agent) -> tuple[int, Lsn]:
@@ -194,10 +208,10 @@ def test_failures_of_one_slot_leave_the_others_alone_and_are_said_once(
 ) -> None:
     do = Agent(primary, tmp_path)
     bad = (PermanentSlot("bad", "nowhere", "test_decoding"), PermanentSlot("worse", "postgres", "no_such_plugin"))
-    for times in (1, 2, 3):
-        assert do(a.ServeSlots(create=(*bad, CDC))).ok
-        eventually(lambda: do.member.mailbox.woken.count("logical slots were created: cdc") == times)  # noqa: B023
-    assert set(slots_of(primary)) == {"cdc"}
+    for name in ("one", "two", "three"):
+        assert do(a.ServeSlots(create=(*bad, replace(CDC, name=name)))).ok
+        eventually(lambda: f"logical slots were created: {name}" in do.member.mailbox.woken)  # noqa: B023
+    assert set(slots_of(primary)) == {"one", "two", "three"}
     texts = [record.getMessage() for record in caplog.records]
     assert sum("slot bad" in text for text in texts) == 1 and sum("slot worse" in text for text in texts) == 1
 

@@ -32,6 +32,7 @@ class SlotActions:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._worker = SlotWorker(ports)
+        self._trouble = Trouble()
         self.handlers: dict[type, Callable[[Any, World], Any]] = {
             a.ChangeSlots: self._change,
             a.ServeSlots: lambda action, world: self._worker.serve(action),
@@ -53,7 +54,9 @@ class SlotActions:
             except ServerUnavailableError:
                 raise  # the others would wait just as long
             except PgcoreError as error:
-                logger.warning("slot %s: %s", arguments[0], error)
+                self._trouble.note(arguments[0], error)
+            else:
+                self._trouble.over(arguments[0])
 
     def _complain(self, action: a.ComplainAboutSlots, world: World) -> None:
         for text in action.texts:
@@ -70,6 +73,23 @@ class SlotActions:
             raise ServerError(f"{TaskKind.COPY_SLOTS} cannot begin: {running} is still running")
 
 
+class Trouble:
+    """Failures of slots; the same failure of the same slot is logged once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def note(self, name: str, error: PgcoreError) -> None:
+        """It failed."""
+        if self._known.get(name) != str(error):
+            self._known[name] = str(error)
+            logger.warning("slot %s: %s; it is tried again", name, error)
+
+    def over(self, name: str) -> None:
+        """It worked."""
+        self._known.pop(name, None)
+
+
 class SlotWorker:
     """Serves logical slots on a thread that exists from the start: decoding may take minutes, the heartbeat may not."""
 
@@ -78,7 +98,7 @@ class SlotWorker:
         self._lock = threading.Condition()
         self._work: a.ServeSlots | None = None
         self._report = SlotReport()
-        self._complained: dict[str, str] = {}
+        self._trouble = Trouble()
         threading.Thread(target=self._loop, name="slots", daemon=True).start()
 
     def serve(self, work: a.ServeSlots) -> SlotReport:
@@ -126,13 +146,11 @@ class SlotWorker:
         return SlotReport(broken, leader), "; ".join(news)
 
     def _tried(self, name: str, step: Callable[[], T]) -> T | None:
-        """What it returned; None if it failed. The same failure of the same slot is logged once."""
+        """What it returned; None if it failed."""
         try:
             value = step()
         except PgcoreError as error:
-            if self._complained.get(name) != str(error):
-                self._complained[name] = str(error)
-                logger.warning("slot %s: %s; it is tried again", name, error)
+            self._trouble.note(name, error)
             return None
-        self._complained.pop(name, None)
+        self._trouble.over(name)
         return value

@@ -34,7 +34,14 @@ def _mine(w: World) -> dict[str, tuple[PermanentSlot, Slot]]:
 
 def unproven(w: World) -> tuple[str, ...]:
     """Logical slots of this standby that a client could not be sure to get everything from after a promotion. (HA rules 21.4)"""
-    return () if w.node.is_primary else tuple(name for name in _mine(w) if name not in w.memory.slots.proven)
+    if w.node.is_primary:
+        return ()
+    return tuple(name for name, (_, slot) in _mine(w).items() if name not in w.memory.slots.proven or _broken(w, slot))
+
+
+def _broken(w: World, slot: Slot) -> bool:
+    """It can never be read again."""
+    return slot.wal_status == "lost" or slot.name in w.memory.slots.broken
 
 
 def service(w: World) -> ServeSlots | None:
@@ -45,8 +52,8 @@ def service(w: World) -> ServeSlots | None:
         return ServeSlots(create=create) if create else None
     advance = tuple(
         (permanent, target)
-        for name, (permanent, slot) in _mine(w).items()
-        if (target := _target(w, slot)) is not None and name not in w.memory.slots.broken
+        for permanent, slot in _mine(w).values()
+        if (target := _target(w, slot)) is not None
     )
     ask = _question(w)
     return ServeSlots(advance=advance, ask=ask) if advance or ask else None
@@ -55,14 +62,15 @@ def service(w: World) -> ServeSlots | None:
 def _target(w: World, slot: Slot) -> Lsn | None:
     """Where the slot goes: what the leader publishes, as far as it was replayed here. (EC 158)"""
     told = w.cluster.status.slots.get(slot.name)
-    if told is None or slot.active or slot.wal_status == "lost":
+    if told is None or slot.active or _broken(w, slot):
         return None
     target = Lsn(min(told, limit(w)))
     return target if target > (slot.confirmed_flush or Lsn(0)) else None
 
 
 def _question(w: World) -> LeaderSlots | None:
-    source, names = w.leader_upstream, unproven(w)
+    mine = _mine(w)
+    source, names = w.leader_upstream, [name for name in unproven(w) if not _broken(w, mine[name][1])]
     return LeaderSlots(source, (slot_on_leader(w), *names)) if source is not None and names else None
 
 
@@ -74,7 +82,8 @@ def slot_on_leader(w: World) -> str:
 
 def reported(w: World, report: SlotReport) -> SlotMemory:
     """What is known of logical slots after the thread that serves them was heard. (HA rules 21.4)"""
-    memory = replace(w.memory.slots, broken=w.memory.slots.broken | report.broken)
+    known = w.memory.slots
+    memory = replace(known, broken=known.broken | report.broken, proven=known.proven - report.broken)
     answer = report.leader
     if answer is None:
         return memory
@@ -87,6 +96,7 @@ def reported(w: World, report: SlotReport) -> SlotMemory:
         name
         for name, (_, slot) in _mine(w).items()
         if name in floor
+        and not _broken(w, slot)
         and slot.catalog_xmin is not None
         and _up_to(floor[name], kept)
         and _up_to(kept, slot.catalog_xmin)
@@ -110,7 +120,7 @@ def copying(w: World) -> CopySlots | None:
         return None
     present = _mine(w)
     taken = {slot.name for slot in w.node.slots}
-    broken = w.memory.slots.broken & present.keys()
+    broken = {name for name, (_, slot) in present.items() if _broken(w, slot)}
     absent = {name for name in wanted(w).logical if name not in taken and name in w.cluster.status.slots}
     due = [name for name in absent if _rested(w, name, COPY_ABSENT_S)]
     due += [name for name in broken if _rested(w, name, COPY_BROKEN_S)]

@@ -71,8 +71,8 @@ def _must_go(w: World, slot: Slot, want: Wanted) -> bool:
         return True
     if w.paused or (slot.failover and not slot.physical):
         return False
-    if slot.name in want:
-        return slot.wal_status == "lost" and not slot.physical
+    if slot.name in want:  # a lost physical one is made anew, a lost logical one of a standby is replaced by a copy
+        return slot.wal_status == "lost" and not slot.physical and w.node.is_primary
     return slot.name in w.memory.slots.seen or _abandoned(w, slot)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pgcore.clock import Deadline
@@ -22,20 +22,22 @@ _BROKEN = ("58P01", "55000")
 """The WAL a slot needs is gone, or the server has invalidated it."""
 _LARGEST_STATE = 1_000_000
 
+Check = Callable[[], None]
+"""Called while a statement runs; raises to give it up."""
+
 
 def create(session: Session, name: str, deadline: Deadline) -> None:
     """Make a physical slot that keeps WAL from now on; one that exists already is fine. Raises ServerError."""
     _unless(_EXISTS, session, "SELECT pg_catalog.pg_create_physical_replication_slot(%s, true)", (name,), deadline)
 
 
-def create_logical(session: Session, slot: PermanentSlot, deadline: Deadline) -> bool:
-    """Make a logical slot in the database of this session, once every transaction of now has ended; true when it exists.
+def create_logical(session: Session, slot: PermanentSlot, deadline: Deadline, check: Check) -> bool:
+    """Make a logical slot in the database of this session, once every transaction of now has ended; false if one was there.
 
-    Raises ServerError.
+    Raises ServerError, and what ``check`` raises.
     """
     sql = "SELECT pg_catalog.pg_create_logical_replication_slot(%s, %s)"
-    _unless(_EXISTS, session, sql, (slot.name, slot.plugin), deadline)
-    return True
+    return _unless(_EXISTS, session, sql, (slot.name, slot.plugin), deadline, check)
 
 
 def drop(session: Session, name: str, deadline: Deadline) -> None:
@@ -43,15 +45,19 @@ def drop(session: Session, name: str, deadline: Deadline) -> None:
     _unless(_ABSENT, session, "SELECT pg_catalog.pg_drop_replication_slot(%s)", (name,), deadline)
 
 
-def advance(session: Session, name: str, lsn: Lsn, deadline: Deadline) -> None:
+def advance(session: Session, name: str, lsn: Lsn, deadline: Deadline, check: Check | None = None) -> None:
     """Let a slot forget WAL before a position. Raises ServerError, also for a slot that is ahead already."""
-    session.query("SELECT pg_catalog.pg_replication_slot_advance(%s, %s::pg_catalog.pg_lsn)", (name, str(lsn)), deadline=deadline)
+    sql = "SELECT pg_catalog.pg_replication_slot_advance(%s, %s::pg_catalog.pg_lsn)"
+    session.query(sql, (name, str(lsn)), deadline=deadline, check=check)
 
 
-def advance_logical(session: Session, slot: PermanentSlot, lsn: Lsn, deadline: Deadline) -> bool:
-    """Move a logical slot of this session's database; false when it can never be moved again. Raises ServerError."""
+def advance_logical(session: Session, slot: PermanentSlot, lsn: Lsn, deadline: Deadline, check: Check) -> bool:
+    """Move a logical slot of this session's database; false when it can never be moved again.
+
+    Raises ServerError, and what ``check`` raises.
+    """
     try:
-        advance(session, slot.name, lsn, deadline)
+        advance(session, slot.name, lsn, deadline, check)
     except QueryFailedError as error:
         if error.sqlstate not in _BROKEN:
             raise
@@ -60,13 +66,16 @@ def advance_logical(session: Session, slot: PermanentSlot, lsn: Lsn, deadline: D
     return True
 
 
-def _unless(sqlstate: str, session: Session, sql: str, arguments: Sequence[Any], deadline: Deadline) -> None:
-    """Run it; failing with this code means that it was done already."""
+def _unless(sqlstate: str, session: Session, sql: str, arguments: Sequence[Any], deadline: Deadline,
+            check: Check | None = None) -> bool:
+    """Run it; false when it fails with this code, which means that it was done already."""
     try:
-        session.query(sql, arguments, deadline=deadline)
+        session.query(sql, arguments, deadline=deadline, check=check)
     except QueryFailedError as error:
         if error.sqlstate != sqlstate:
             raise
+        return False
+    return True
 
 
 # -- the leader's slots ---------------------------------------------------------------------------------------------------

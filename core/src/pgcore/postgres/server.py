@@ -263,18 +263,29 @@ class Postgres(QuickServer):
     # -- logical slots, for the thread that serves them, and their copies -------------------------------------------------
 
     def create_logical_slot(self, slot: PermanentSlot) -> bool:
-        """Make it in its database, however long transactions there go on; an existing one is fine. Raises ServerError."""
-        return self._in_database(slot, lambda session, deadline: replication.create_logical(session, slot, deadline))
+        """Make it in its database, however long transactions there go on; false if one is there already. Raises ServerError."""
+        return self._in_database(
+            slot, lambda session, deadline, check: replication.create_logical(session, slot, deadline, check))
 
     def advance_logical_slot(self, slot: PermanentSlot, lsn: Lsn) -> bool:
         """Move it to a position, however long that takes; false if that can never work again. Raises ServerError."""
-        return self._in_database(slot, lambda session, deadline: replication.advance_logical(session, slot, lsn, deadline))
+        return self._in_database(
+            slot, lambda session, deadline, check: replication.advance_logical(session, slot, lsn, deadline, check))
 
-    def _in_database(self, slot: PermanentSlot, action: Callable[[Session, Deadline], T]) -> T:
+    def _in_database(self, slot: PermanentSlot, action: Callable[[Session, Deadline, replication.Check], T]) -> T:
+        """Do it in the slot's database until the server's role changes: then clients come, and the slot must be free for them."""
         login = local.superuser(self._settings, self._user, application_name="pgcore slots", statement_timeout_s=0)
+        if self.major_version() >= 14:  # else the server goes on for a client that is gone
+            login["options"] += " -c client_connection_check_interval=500ms"
+        before = self.role
+
+        def check() -> None:
+            if self.role is not before:
+                raise ServerError(f"given up, the server has become {self.role}")
+
         session = Session(login | {"dbname": slot.database}, Deadline.after(QUICK_S, self._now))
         try:
-            return action(session, Deadline.after(_SLOT_LIMIT_S, self._now))
+            return action(session, Deadline.after(_SLOT_LIMIT_S, self._now), check)
         finally:
             session.close()
 
