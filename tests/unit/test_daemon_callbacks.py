@@ -294,6 +294,7 @@ def cancelled_in_the_script(member: Bench, folder: Path) -> TaskResult:
 
 
 def test_a_pre_promote_script_is_killed_when_the_promotion_is_cancelled(tmp_path: Path, plugins: Plugins) -> None:
+    """EC 56: the rules cancel it when the lock is lost."""
     member = bench(tmp_path, plugins, pre_promote=slow_script(tmp_path))
     member.performer.perform(a.Promote(), member.world(memory=Memory(managed=True, lease_until=Instant(now() + 30))))
     assert cancelled_in_the_script(member, tmp_path) == TaskResult(TaskKind.PROMOTE, cancelled=True)
