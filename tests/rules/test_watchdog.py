@@ -77,6 +77,11 @@ CASES: list[Case] = [
     case(
         "a standby that has just won the lock: before its promotion", holder(standby()), "watchdog.activate", ActivateWatchdog()
     ),
+    case(
+        "maintenance mode ends during a hand-over, while still serving",
+        holder(primary(), procedure=demotion(DemoteMode.GRACEFUL, Phase.VERIFY, "b")),
+        "watchdog.activate",
+    ),
     nothing("switched off", holder(primary(), "off"), "leader.keep"),
     nothing("in maintenance mode", holder(primary(), paused=True), "leader.keep"),
     nothing("it could not be used, and automatic does without", holder(primary(watchdog=WatchdogState.GIVEN_UP)), "leader.keep"),

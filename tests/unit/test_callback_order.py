@@ -188,7 +188,7 @@ def test_a_replica_that_becomes_a_standby_leader_by_reload_is_told_by_its_role_o
     member: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EC 218: the reload that it takes is not told beside it; a reload without a change of the role is."""
-    monkeypatch.setattr(member.postgres, "follow_by_reload", lambda upstream: None)
+    monkeypatch.setattr(member.postgres, "follow_by_reload", lambda upstream, role: None)
     world = member.world(memory=KNOWN, role=Role.REPLICA)
     member.performer.perform(a.FollowByReload(None, Role.STANDBY_LEADER), world)
     member.performer.perform(a.SetRole(Role.STANDBY_LEADER), world)

@@ -46,7 +46,7 @@ def test_the_document_of_a_primary_has_the_fields_in_order() -> None:
             "sync_priority": 0,
         }
     ]
-    assert set(document["pgcore"]) == {"version", "rule", "reason", "lease_seconds_left", "observed_age", "task"}
+    assert set(document["pgcore"]) == {"version", "rule", "reason", "lease_seconds_left", "observed_age", "task", "watchdog"}
 
 
 def test_the_document_of_a_sync_standby() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pgcore.decide import failsafe
 from pgcore.decide.down import restartable
 from pgcore.decide.table import Table
-from pgcore.model.actions import ActivateWatchdog, DisableWatchdog, FeedWatchdog
+from pgcore.model.actions import ActivateWatchdog, DisableWatchdog, FeedWatchdog, Phase
 from pgcore.model.basics import Role
 from pgcore.model.decision import Decision, act
 from pgcore.model.node import TaskKind, WatchdogState
@@ -87,7 +87,8 @@ def activate(w: World) -> Decision | None:
     """The lock is mine and this server is, or is about to be, the primary: let the watchdog run first. (HA rules 8.5, 10)"""
     wanted = w.settings.watchdog != "off" and not w.paused and w.node.watchdog is WatchdogState.CLOSED and not w.watchdog_tried
     leading = w.holds and w.node.running and not w.node.starting and not w.busy
-    if wanted and leading and w.demotion is None and w.bootstrapping is None and not w.memory.stopping:
+    staying = w.demotion is None or w.demotion.phase in (Phase.CHECKPOINT, Phase.VERIFY)
+    if wanted and leading and staying and w.bootstrapping is None and not w.memory.stopping:
         return act(ActivateWatchdog(), because="the lock is mine: starting the watchdog")
     return None
 
