@@ -462,6 +462,8 @@ def test_every_action_that_is_no_memory_has_a_performer(member: Bench) -> None:
         a.NoteRequest,
         a.Refuse,
         a.RefuseOrder,
+        a.LeaveSync,
+        a.ReturnToSync,
         a.TakeSchedule,
         a.DropSchedule,
     }
