@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from contract.postgres_node import BASEBACKUP, BIN_DIR, Node, eventually, make, root, template
+from contract.postgres_node import BIN_DIR, Node, eventually, make, root, template
 from pgcore.builtin import bootstrap_command, replica_command
 from pgcore.errors import CancelledError, ServerError
 from pgcore.hookspecs import BootstrapMethod, ReplicaMethod
@@ -94,14 +94,31 @@ def test_a_restart_that_cannot_succeed_says_why(make: Callable[..., Node]) -> No
     assert node.look().state == State.RESTART_FAILED
 
 
-def test_a_new_copy_replaces_everything(make: Callable[..., Node], template: Node) -> None:
+def test_a_data_directory_is_emptied_for_a_new_copy(make: Callable[..., Node], template: Node) -> None:
     standby = make("worn").standby_of(template)
-    leftover = Path(standby.settings.data_dir, "leftover")
-    leftover.write_text("")
-    standby.server.reinitialize(standby.ctx, BASEBACKUP, template.upstream, stop_limit_s=5)
-    assert not leftover.exists()
-    assert standby.look().role == Role.REPLICA
-    standby.start(Role.REPLICA, template.upstream)
+    standby.server.empty(standby.ctx, stop_limit_s=5, ready=lambda: None)
+    assert not os.path.exists(standby.settings.data_dir)
+    standby.standby_of(template)
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["the source is gone", "cancelled"])
+def test_what_stops_a_new_copy_before_the_removal_leaves_the_data(
+    make: Callable[..., Node], template: Node, cancelled: bool
+) -> None:
+    """Never the only copy: the server is stopped by then, and can be started again."""
+    standby = make("spared").standby_of(template)
+
+    def gone() -> None:
+        raise ServerError("no answer")
+
+    if cancelled:
+        standby.ctx.cancelled.set()
+    with pytest.raises(CancelledError if cancelled else ServerError):
+        standby.server.empty(standby.ctx, stop_limit_s=5, ready=gone)
+    standby.ctx.cancelled.clear()
+    if not standby.look().running:
+        standby.start(Role.REPLICA, template.upstream)
+    eventually(lambda: standby.look().replication_state == "streaming")
 
 
 # -- commands that make replicas ----------------------------------------------------------------------------------------------
@@ -213,7 +230,7 @@ def test_a_changed_replication_password_reaches_a_running_standby(make: Callable
     primary.sql("ALTER ROLE replicator PASSWORD 'changed %'")
     standby.configure(replication=Credentials("replicator", "changed %"))
     assert standby.server.recovery_change(primary.upstream, role=Role.REPLICA) == "reload"
-    standby.server.follow_by_reload(primary.upstream)
+    standby.server.follow_by_reload(primary.upstream, role=Role.REPLICA)
     assert "changed %" in Path(standby.settings.pgpass).read_text()
     primary.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
     eventually(lambda: len(primary.look().senders) == 1 and standby.look().replication_state == "streaming")
@@ -230,7 +247,7 @@ def test_a_server_that_cannot_be_asked_is_pointed_at_another_leader(make: Callab
     assert deaf.look().state == State.STARTING
     assert deaf.server.recovery_change(primary.upstream, role=Role.REPLICA) == "none"
     assert deaf.server.recovery_change(other.upstream, role=Role.REPLICA) == "reload"
-    deaf.server.follow_by_reload(other.upstream)
+    deaf.server.follow_by_reload(other.upstream, role=Role.REPLICA)
     eventually(lambda: deaf.settings.name in {sender.application_name for sender in other.look().senders})
 
 

@@ -16,6 +16,7 @@ from pgcore.hookspecs import GateRequest, TaskContext
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Role
 from pgcore.model.node import ControlData, TaskKind
+from pgcore.model.server import Upstream
 from pgcore.model.world import World
 
 if TYPE_CHECKING:
@@ -183,15 +184,16 @@ class LongActions:
     def _clone(self, action: a.Clone, world: World) -> None:
         methods = self.methods()
 
-        def run(ctx: TaskContext) -> None:
-            try:
-                self._ports.postgres.clone(ctx, methods, action.source)
-            except PgcoreError:
-                if not any(method.keeps_data(options) for method, options in methods):
-                    self._ports.postgres.remove_data_dir()  # a half-made copy is nobody's only one
-                raise
+        self._begin(TaskKind.CLONE, lambda ctx: self.copy(ctx, methods, action.source))
 
-        self._begin(TaskKind.CLONE, run)
+    def copy(self, ctx: TaskContext, methods: list[tuple[ReplicaMethod, Json]], source: Upstream | None) -> None:
+        """Fill the empty data directory; a half-made copy is removed, unless its method goes on with what it has."""
+        try:
+            self._ports.postgres.clone(ctx, methods, source)
+        except PgcoreError:
+            if not any(method.keeps_data(options) for method, options in methods):
+                self._ports.postgres.remove_data_dir()  # a half-made copy is nobody's only one
+            raise
 
     def methods(self, *, basebackup_only: bool = False) -> list[tuple[ReplicaMethod, Json]]:
         """The replica methods in order, with their options; those that no active plugin brings are left out."""

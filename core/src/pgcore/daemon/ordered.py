@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pgcore.clock import now
+from pgcore.clock import Deadline, now
 from pgcore.daemon.long_actions import LongActions, begin, tell
-from pgcore.errors import PgcoreError, ServerError
+from pgcore.errors import ServerError
 from pgcore.hookspecs import TaskContext
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Role
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LEAST_LEASE_S = 0.5
 """A primary is not started again with less of the lease proven than this."""
+SOURCE_S = 5.0
+"""The source of a new copy has this long to answer right before the old data is removed."""
 STOP_LIMIT_S = 300.0
 """A fast stop that has not ended after this becomes an immediate one; ``primary_stop_timeout`` shortens it."""
 
@@ -47,7 +49,7 @@ class OrderedActions:
             before_stop(ctx, stop_limit)
             if needs_lock:
                 self._ports.mpp.before_demote()
-            postgres.restart(
+            up = postgres.restart(
                 ctx,
                 role=action.role,
                 upstream=action.upstream,
@@ -57,7 +59,8 @@ class OrderedActions:
             )
             if needs_lock:
                 self._ports.mpp.promoted()
-            tell(self._ports, "on_restart", action.role)
+            if up:
+                tell(self._ports, "on_restart", action.role)
 
         begin(self._ports, TaskKind.RESTART, run)
 
@@ -66,15 +69,13 @@ class OrderedActions:
         methods = self._long.methods(basebackup_only=action.basebackup_only)
         limit = float(world.settings.primary_start_timeout or 300)
 
+        def source_answers() -> None:
+            postgres.leader_timeline(action.source, Deadline.after(SOURCE_S))
+
         def run(ctx: TaskContext) -> None:
-            try:
-                postgres.reinitialize(ctx, methods, action.source, stop_limit_s=float(timing.retry_timeout))
-            except PgcoreError:
-                kept = any(method.keeps_data(options) for method, options in methods)
-                if postgres.postmaster() is None and not kept:
-                    postgres.remove_data_dir()  # a half-made copy is nobody's only one
-                raise
-            postgres.start(ctx, role=Role.REPLICA, upstream=action.upstream, timeout_s=limit)
-            tell(self._ports, "on_start", Role.REPLICA)
+            postgres.empty(ctx, stop_limit_s=float(timing.retry_timeout), ready=source_answers)
+            self._long.copy(ctx, methods, action.source)
+            if postgres.start(ctx, role=Role.REPLICA, upstream=action.upstream, timeout_s=limit):
+                tell(self._ports, "on_start", Role.REPLICA)
 
         begin(self._ports, TaskKind.REINITIALIZE, run)

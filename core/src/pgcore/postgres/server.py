@@ -165,18 +165,17 @@ class Postgres(QuickServer):
                 self.state = State.RESTART_FAILED
                 raise
 
-    def reinitialize(self, ctx: TaskContext, methods: Sequence[tuple[ReplicaMethod, Json]], source: Upstream, *,
-                     stop_limit_s: float) -> None:
-        """Stop at once, remove the data directory and make a new one from ``source``; the caller knows that this may be done.
+    def empty(self, ctx: TaskContext, *, stop_limit_s: float, ready: Callable[[], None]) -> None:
+        """Stop at once and remove the data directory; nothing is removed when this raises ServerError or CancelledError.
 
-        Raises ServerError or CancelledError.
+        ``ready`` is called right before the removal and may forbid it by raising.
         """
         with self._action(State.CREATING_REPLICA):
             self.stop(ctx, mode="immediate", timeout_s=stop_limit_s)
             ctx.check()
-            self.role = Role.UNINITIALIZED
+            ready()
+            self.role, self.state = Role.UNINITIALIZED, State.CREATING_REPLICA
             self.remove_data_dir()
-            self.clone(ctx, methods, source)
 
     def terminate(self) -> None:
         """SIGKILL the postmaster with everything below it, at once; for a server that must not go on in any case."""
