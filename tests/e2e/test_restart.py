@@ -96,3 +96,32 @@ def test_a_standby_is_copied_anew_and_the_leader_is_not(etcd_cluster: Cluster) -
     wait_for(lambda: not (standby.data_dir / "a_leftover").exists(), 20, "the old data directory is gone")
     etcd_cluster.wait_healthy()
     assert etcd_cluster.primary() is primary
+
+
+def test_a_reload_reaches_the_server_also_when_only_its_own_files_changed(etcd_cluster: Cluster) -> None:
+    """As SIGHUP to the agent: an operator who changed an included file or a certificate expects it in force (HA rules 24.4)."""
+    standby = etcd_cluster.others(etcd_cluster.primary())[0]
+    with open(standby.data_dir / "postgresql.auto.conf", "a") as file:
+        file.write("work_mem = '11MB'\n")
+    time.sleep(etcd_cluster.loop_wait + 1)
+    assert standby.ask("SHOW work_mem") != "11MB"
+    assert ask(standby, "POST", "/reload") == (202, "reload scheduled")
+    wait_for(lambda: standby.ask("SHOW work_mem") == "11MB", 10, "the server has read its file")
+    auto_conf = standby.data_dir / "postgresql.auto.conf"
+    auto_conf.write_text("".join(line for line in auto_conf.read_text().splitlines(True) if "11MB" not in line))
+
+
+def test_an_agent_that_comes_back_puts_its_changed_file_in_force_without_a_restart(etcd_cluster: Cluster) -> None:
+    """It attaches to the running server (EC 231); a managed pg_hba.conf is rewritten."""
+    for node in (etcd_cluster.primary(), etcd_cluster.others(etcd_cluster.primary())[0]):
+        pid, before = node.postmaster_pid(), node.document
+        node.kill_agent()
+        parameters = {**before["postgresql"]["parameters"], "work_mem": "9MB"}
+        hba = [*before["postgresql"]["pg_hba"], "host nobody all 10.9.8.7/32 reject"]
+        node.document = {**before, "postgresql": {**before["postgresql"], "parameters": parameters, "pg_hba": hba}}
+        node.start()
+        wait_for(lambda node=node: node.ask("SHOW work_mem") == "9MB", 20, f"{node.name} has the new setting")  # type: ignore[misc]
+        assert "10.9.8.7" in (node.data_dir / "pg_hba.conf").read_text()
+        assert node.postmaster_pid() == pid
+        node.document = before
+        etcd_cluster.wait_healthy()

@@ -80,6 +80,8 @@ class Configuration:
         self.server_major = server_major
         self.patroni_present = False
         self.server_stale = False
+        self.reload_asked = False
+        """An operator asked for a reload: the server is signalled even if nothing of ours changed, as its own files may have."""
         self._refused: Mapping[str, Json] | None = None
         self._cache_path = os.path.join(os.path.abspath(local.postgresql.data_dir), CACHE_NAME)
         self._cached = read_cache(self._cache_path)
@@ -163,7 +165,7 @@ class Configuration:
         self.local = local
         self.effective = self._effective(self.effective.document)
         self._recompose()
-        self.server_stale = True
+        self.server_stale = self.reload_asked = True
         return changed
 
     def _without_fixed(self, local: LocalConfig) -> LocalConfig:

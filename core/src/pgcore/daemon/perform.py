@@ -286,9 +286,12 @@ class Performer:
 
     def _apply(self, action: a.ApplySettings, world: World) -> None:
         self.ports.postgres.configure(self.ports.configuration.server)
-        if self.ports.postgres.apply_settings():
+        configuration, changed = self.ports.configuration, self.ports.postgres.apply_settings()
+        if not changed and configuration.reload_asked:
+            self.ports.postgres.reload()
+        if changed or configuration.reload_asked:
             self.tell("on_reload", world.node.role)
-        self.ports.configuration.server_stale = False
+        configuration.server_stale = configuration.reload_asked = False
 
     # -- node ------------------------------------------------------------------------------------------------
 

@@ -379,7 +379,8 @@ def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, noti
     rest.start()
     try:
         postgres.configure(configuration.server)
-        postgres.attach()
+        # what the files say may have changed while no agent ran; what did not is not written (HA rules 5.4)
+        configuration.server_stale = postgres.attach()
         node = postgres.observe(Deadline.after(1.0))
 
         def reloaded() -> None:

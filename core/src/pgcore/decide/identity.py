@@ -29,8 +29,8 @@ def unreadable(w: World) -> Decision | None:
     """pg_control cannot be read: do nothing, stay so that a reinit remains possible. (HA rules 7.1, EC 177)"""
     if w.node.system_id is None or not _valid(w.node.system_id):
         return rest(
-            because="the data directory is not empty but its pg_control cannot be read: restore it, or empty the "
-            "directory so that this node is cloned anew",
+            because="the data directory is not empty but its pg_control cannot be read: restore it, or "
+            "reinitialize this node (pgcore reinit)",
             wake_after=5.0,
         )
     return None
