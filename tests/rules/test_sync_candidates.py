@@ -74,6 +74,7 @@ def chosen(candidates: list[Candidate], wanted: int = 1, names: Names = OFF, lim
     ],
 )
 def test_who_can_be_synchronous(situation: str, senders: list[WalSender], members: list[Member], names: str) -> None:
+    """EC 128, 129, 133, 137: the rows say which."""
     assert "".join(names_of(senders, members)) == names
 
 
