@@ -10,17 +10,18 @@ from dataclasses import dataclass, field, replace
 from pgcore.decide import MAIN, decide, sync_quorum, synchronous
 from pgcore.decide.advance import advance
 from pgcore.decide.advance.synchronous import looked
+from pgcore.decide.election import Claim, is_ahead, verdict
 from pgcore.decide.sync_candidates import Picture
 from pgcore.decide.sync_names import parse
 from pgcore.model import actions as a
-from pgcore.model.actions import Action, Outcome
-from pgcore.model.basics import Instant, Lsn
+from pgcore.model.actions import Action, Outcome, Phase
+from pgcore.model.basics import Instant, Lsn, Role
 from pgcore.model.cluster import SyncView
 from pgcore.model.decision import Decision
-from pgcore.model.node import NodeView, WalSender
+from pgcore.model.node import ControlState, NodeView, WalSender
 from pgcore.model.synchronous import OFF, Kind, Names, StandbyNames, SyncMemory, render
 from pgcore.model.world import LeaseState, World
-from pgcore.testing.builders import NOW, member, primary, request, standby, view, world
+from pgcore.testing.builders import NOW, control, demotion, down, member, peer, peers, primary, request, standby, view, world
 
 NODES = "abcdef"
 
@@ -58,6 +59,8 @@ class Cluster:
     late: list[tuple[str | None, SyncView]] = field(default_factory=list)
     down: bool = False
     """The primary lost the lock to a node that has not promoted itself, so nothing is confirmed and nobody decides."""
+    stopped_in_order: bool = False
+    """The primary is ``down`` after a hand-over: no commit can follow, so the names protect nothing any more."""
     moved: bool = True
     """``/sync`` moved to the primary before its promotion; else it is assumed that the leader it names does not come back."""
 
@@ -191,14 +194,13 @@ class Cluster:
     def may_lead(self, name: str) -> bool:
         """The race of HA rules 15.3 with the most helpful set of reachable peers; nobody on an old timeline takes part."""
         node, sync = self.nodes[name], self.sync
-        inside = {sync.leader, *sync.standbys}
         if not sync.active or node.timeline < self.timeline:
             return False
-        if self.mode == "on" and sync.quorum == 0:
-            return name in inside
-        votes = sum(1 for n in inside if n and n in self.nodes and n != name and 0 < len(self.nodes[n].log) <= len(node.log))
-        alone = name == sync.leader and (self.moved or name == self.primary)
-        return alone or votes >= sync.quorum + (name not in inside)
+        if name == sync.leader and not self.moved and name != self.primary:
+            return False
+        claim = Claim(name, Lsn(len(node.log)), node.timeline)
+        others = [peer(n, len(each.log), timeline=each.timeline) for n, each in self.nodes.items() if n != name]
+        return verdict(claim, sync, self.mode, [each for each in others if not is_ahead(claim, each)]).may_lead
 
     def forget(self) -> None:
         """The agent is started anew."""
@@ -240,10 +242,39 @@ class Cluster:
             each.connected = False
         # What it sent when it led before may still arrive.
         node.memory = replace(node.memory, undecided=node.memory.undecided or name == self.primary, anchor=None, serving=None)
-        self.primary, self.timeline, self.down = name, self.timeline + 1, False
+        self.primary, self.timeline, self.down, self.stopped_in_order = name, self.timeline + 1, False, False
         self.me.timeline, self.me.effective, self.moved = self.timeline, node.names, elected
         if not elected:
             self.late.clear()
+
+    # -- hand-over ---------------------------------------------------------------------------------------
+
+    def hand_over(self, resume: bool, fates: list[str]) -> None:
+        """The primary stops in order and vouches for who has everything; then it is gone, or serves again as nobody came."""
+        end = len(self.me.log)
+        if self.down or not end or self.sync.leader != self.primary:
+            return
+        self.down, self.stopped_in_order, self.seen = True, True, None
+        for phase in (Phase.HANDOVER, Phase.RESUME) if resume else (Phase.HANDOVER,):
+            for fate in fates:
+                action = self.stopped(phase, end)
+                if not isinstance(action, a.WriteSync):
+                    break
+                seen = self.world(self.primary, down(Role.PRIMARY))
+                self.me.memory = advance(seen, action, self.perform(self.me, action, fate)).memory.sync
+        if resume and isinstance(self.stopped(Phase.RESUME, end), a.StartServer):
+            self.down, self.stopped_in_order, self.me.effective = False, False, self.me.names
+            for each in self.nodes.values():
+                each.connected = False
+
+    def stopped(self, phase: Phase, end: int) -> Action | None:
+        """What the agent of the stopped primary does next; every standby answers."""
+        others = {n: node for n, node in self.nodes.items() if n != self.primary}
+        answers = peers(*(peer(n, len(node.log), timeline=node.timeline) for n, node in others.items()))
+        under_way = demotion(a.DemoteMode.GRACEFUL, phase, *others, end=Lsn(end))
+        server = down(Role.PRIMARY, found=control(ControlState.SHUT_DOWN, end, timeline=self.timeline))
+        decision = decide(MAIN, self.world(self.primary, server, procedure=under_way, peers=answers))
+        return next(iter(decision.actions), None) if decision is not None else None
 
     # -- what must hold ----------------------------------------------------------------------------------
 
@@ -252,7 +283,7 @@ class Cluster:
         for name, node in self.nodes.items():
             if self.may_lead(name):
                 assert node.log[: len(self.confirmed)] == self.confirmed, f"{name} may lead without a confirmed commit: {self}"
-        mine = self.sync.leader == self.primary
+        mine = self.sync.leader == self.primary and not self.stopped_in_order
         if mine:
             assert sync_quorum.is_safe(self.primary, self.sync, self.me.names), self
         if mine and self.sync.quorum == 0 and not self.me.names.placeholder:

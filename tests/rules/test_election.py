@@ -61,7 +61,8 @@ VERDICTS = (
     ("even one tagged nofailover", asked(MINE, peer("b", 1001, nofailover=True)), False),
     ("the leader of /sync, one ahead, but votes enough", asked(MINE, peer("b", 1001), peer("c", 10)), True),
     ("a peer on a newer timeline has what is not here", asked(QUORUM, peer("b", 10, timeline=2)), False),
-    ("a peer on an older timeline votes", asked(QUORUM, peer("b", 5000), timeline=2), True),
+    ("a peer on an older timeline votes", asked(QUORUM, peer("b", 1000), timeline=2), True),
+    ("not if it is farther there", asked(QUORUM, peer("b", 1001), timeline=2), False),
     ("an unknown timeline is taken for the same", asked(QUORUM, peer("b", 1001, timeline=None)), False),
     ("a negative quorum, written by hand, is none", asked(SyncView("5", "c", ("a",), -3)), True),
 )

@@ -21,6 +21,7 @@ from pgcore.model.actions import (
 )
 from pgcore.model.basics import Instant, Lsn, Role
 from pgcore.model.cluster import ClusterStatus, SyncView
+from pgcore.model.synchronous import SyncMemory
 from pgcore.model.world import LeaseState, PeerView, World
 from pgcore.testing.builders import (
     END,
@@ -153,10 +154,10 @@ HANDOVER = (
 
 
 
-def promised(sync: SyncView, *answers: PeerView, phase: Phase = Phase.HANDOVER, **facts: Any) -> World:
+def promised(found: SyncView, *answers: PeerView, phase: Phase = Phase.HANDOVER, **facts: Any) -> World:
     """The hand-over while /sync is in force."""
     known = {"peers": peers(*answers), "synchronous_mode": "quorum"}
-    return during(GRACEFUL, phase, STOPPED, view("a", sync=sync), **known | facts)
+    return during(GRACEFUL, phase, STOPPED, view("a", sync=found), **known | facts)
 
 
 VOTERS = SyncView("5", "a", ("b", "c", "d"), 2)
@@ -200,8 +201,14 @@ VOUCHING = (
         WriteSync("a", (), 0, "6"),
     ),
     case(
+        "nobody is listed, but a write of unknown fate could still list somebody",
+        promised(SyncView("7", "a"), peers={}, phase=Phase.RESUME, sync=SyncMemory(undecided=True)),
+        "demotion.lead_alone",
+        WriteSync("a", (), 0, "7"),
+    ),
+    case(
         "then it serves",
-        promised(SyncView("7", "a"), peers={}, phase=Phase.RESUME),
+        promised(SyncView("7", "a"), peers={}, phase=Phase.RESUME, sync=SyncMemory(undecided=False)),
         "demotion.resume",
         StartServer,
     ),

@@ -155,6 +155,12 @@ REQUESTS = (
         WriteFailover(version="7"),
     ),
     case("a schedule found 14.9 s late is carried out (EC 70)", asked(request("a", "b", due=-14.9)), "leader.hand_over"),
+    nothing(
+        "in maintenance mode a scheduled switchover waits, due or overdue (HA rules 23)",
+        asked(request("a", "b", due=-1), paused=True),
+        "leader.keep",
+    ),
+    nothing("however long", asked(request("a", "b", due=-100), paused=True), "leader.keep"),
     nothing("due in 3 s: wait exactly that long (EC 70)", asked(request("a", "b", due=3)), "leader.scheduled"),
     nothing("due in an hour", asked(request("a", "b", due=3600)), "leader.keep"),
     case("it names another leader (EC 69)", asked(request("c", "b")), "leader.wrong_leader", Refuse, WriteFailover(version="7")),

@@ -38,6 +38,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("mode")),
     st.tuples(st.just("nosync"), NUMBER),
     st.tuples(st.just("forget")),
+    st.tuples(st.just("hand_over"), st.booleans(), st.lists(st.sampled_from(["done", "late", "lost"]), min_size=1, max_size=3)),
     st.tuples(st.just("promote"), NUMBER, st.integers(1, 4), st.booleans(), st.booleans()),
 )
 

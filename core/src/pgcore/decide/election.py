@@ -89,8 +89,11 @@ def verdict(claim: Claim, sync: SyncView, mode: str, peers: Iterable[PeerView]) 
 
 
 def votes_for(claim: Claim, peer: PeerView) -> bool:
-    """All that this member has is here too. It votes whatever its tags; not while its server is down. (EC 48, 148)"""
-    return peer.position > 0 and not is_ahead(claim, peer)
+    """All that this member has is here too. It votes whatever its tags; not while its server is down. (EC 48, 148)
+
+    Whether what it has more on an older timeline was confirmed is not known, so it does not vote then.
+    """
+    return 0 < peer.position <= claim.position and not is_ahead(claim, peer)
 
 
 def is_ahead(claim: Claim, peer: PeerView) -> bool:

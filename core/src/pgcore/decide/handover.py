@@ -180,10 +180,15 @@ def lost_while_resuming(w: World) -> Decision | None:
 
 
 def lead_alone(w: World) -> Decision | None:
-    """Before it serves again only this node may lead: commits to come need not reach whom ``/sync`` lists. (HA rules 19.1)"""
+    """Before it serves again only this node may lead: commits to come need not reach whom ``/sync`` lists. (HA rules 19.1)
+
+    That is also written over a write of unknown fate, which could else arrive later.
+    """
     sync = sync_in_force(w)
     ready = within(w, Phase.RESUME) and not w.busy and w.holds and not w.node.running and w.ended(TaskKind.START_PRIMARY) is None
-    if not ready or sync is None or (same_name(sync.leader, w.me) and not sync.standbys):
+    if not ready or sync is None:
+        return None
+    if same_name(sync.leader, w.me) and not sync.standbys and not w.memory.sync.undecided:
         return None
     return act(WriteSync(w.me, (), 0, sync.version), because="about to serve again: nobody else may lead meanwhile")
 

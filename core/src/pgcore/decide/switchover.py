@@ -387,7 +387,7 @@ def refuse_while_busy(w: World) -> Decision | None:
     request, task = w.cluster.failover, w.node.task
     if request is None or task is None or not w.holds or fulfilled(w):
         return None
-    if request.scheduled_at and (request.due_at is None or request.due_at > w.wall):
+    if request.scheduled_at and (w.paused or request.due_at is None or request.due_at > w.wall):
         return None
     return _refuse(request, f"{task.kind} already in progress")
 
