@@ -116,6 +116,7 @@ def free(*heard: Any, cluster: ClusterView = FREE, **facts: Any) -> World:
 
 GONE = peer("c", reachable=False)
 ACCEPTED, YOUNG = peer("b", failsafe_leader="c"), peer("b", failsafe_unknown=True)
+WIPED, BEFORE = replace(FREE, sync=SyncView(), failsafe=None), replace(FREE, leader="c")
 FORCED = replace(FREE, failover=request(None, "a"))
 
 RACERS = (
@@ -138,6 +139,14 @@ RACERS = (
         "race.forced_unproven",
     ),
     case("with enough of them", free(peer("b"), GONE, cluster=FORCED), "race.forced_on_me", AcquireLease),
+    nothing(
+        "the store has lost its data, and with it /sync: those who could vote are asked all the same (EC 17)",
+        free(peer("b", reachable=False), GONE, cluster=WIPED, old_cluster=BEFORE),
+        "race.sync_vanished",
+    ),
+    nothing("they have accepted the primary", free(ACCEPTED, GONE, cluster=WIPED, old_cluster=BEFORE), "race.peer_accepted"),
+    case("they have not", free(peer("b"), GONE, cluster=WIPED, old_cluster=BEFORE), "race.acquire", AcquireLease),
+    case("it was never in force", free(peer("b", reachable=False), GONE, cluster=WIPED), "race.acquire", AcquireLease),
     case(
         "with the setting switched off the operator vouches for it",
         free(peer("b", reachable=False), GONE, cluster=FORCED, failsafe_quorum=False),

@@ -63,7 +63,7 @@ def test_before_the_first_beat_nothing_is_promised() -> None:
         seen(primary()),
         seen(standby(role=Role.PROMOTED)),
         seen(doing(TaskKind.PROMOTE, standby())),
-        seen(standby(), view("a"), lease=LeaseState.HELD, lease_until=Instant(now() + 30)),
+        seen(standby(), view("a"), lease=LeaseState.HELD, lease_until=Instant(now() + 86400)),
     ],
     ids=["a primary", "just promoted", "being promoted", "it holds the lock"],
 )

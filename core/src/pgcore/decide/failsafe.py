@@ -14,7 +14,7 @@ from pgcore.decide.election import by_votes, same_name, sync_in_force
 from pgcore.decide.lease import demote_left_s, failsafe_ask_s, lease_running_out
 from pgcore.model.actions import AskFailsafe, ChangeSlots, PollPeers, ReleaseLease, ServeSlots, WriteFailsafe
 from pgcore.model.basics import Lsn, slot_name
-from pgcore.model.cluster import ClusterView, Member
+from pgcore.model.cluster import ClusterView, Member, SyncView
 from pgcore.model.decision import Decision, act, end, rest
 from pgcore.model.failsafe import FailsafeRecord
 from pgcore.model.world import World
@@ -222,16 +222,25 @@ def forgetful(w: World) -> Decision | None:
     )
 
 
+def _votes_of(w: World) -> SyncView | None:
+    """The ``/sync`` whose votes a primary without the store may count on: the present one, or the last seen with a leader.
+
+    A store that lost its data does not stop that primary. (decisions/0005)
+    """
+    sync = sync_in_force(w)
+    if sync is None and w.settings.failsafe_quorum and w.memory.old_cluster is not None:
+        sync = w.memory.old_cluster.sync if w.memory.old_cluster.sync.active else None
+    return sync if sync is not None and by_votes(sync, w.settings.synchronous_mode) else None
+
+
 def votes_count(w: World) -> bool:
     """Asking the members now is asking for votes that a primary without the store may need as well: they must know."""
-    sync = sync_in_force(w)
-    return w.cluster.unlocked and w.settings.failsafe_mode and sync is not None and by_votes(sync, w.settings.synchronous_mode)
+    return w.cluster.unlocked and w.settings.failsafe_mode and _votes_of(w) is not None
 
 
 def peer_accepted(w: World) -> Decision | None:
     """Where votes decide, a member that has accepted a primary without the store gives none. (decisions/0005)"""
-    sync = sync_in_force(w)
-    if sync is None or not by_votes(sync, w.settings.synchronous_mode):
+    if _votes_of(w) is None:
         return None
     for name, peer in sorted((w.peers or {}).items()):
         if peer.reachable and peer.failsafe_leader not in (None, w.me):
@@ -256,21 +265,33 @@ def peer_forgetful(w: World) -> Decision | None:
     )
 
 
-def forced_unproven(w: World) -> Decision | None:
-    """A manual failover names me, but too few answer to rule out that the primary runs on by their word. (decisions/0005)"""
-    request, sync = w.cluster.failover, sync_in_force(w)
-    named = request is not None and request.candidate == w.me and not request.is_switchover and not request.scheduled_at
-    if not (named and w.settings.failsafe_quorum and votes_count(w)) or sync is None or w.peers is None:
-        return None
-    free = [name for name, peer in sorted(w.peers.items()) if peer.reachable and sync.covers(name)]
+def _too_few_free(w: World) -> str:
+    """Why the answers do not rule out that the primary runs on by the word of others; empty: they do."""
+    sync = _votes_of(w)
+    if sync is None or not w.settings.failsafe_quorum or not votes_count(w) or (w.peers is None and w.known_peers()):
+        return ""
+    free = [name for name, peer in sorted((w.peers or {}).items()) if peer.reachable and sync.covers(name)]
     needed = sync.quorum + (0 if sync.covers(w.me) else 1)
     if len(free) >= needed:
-        return None
-    return rest(
-        because=f"a manual failover names this node, but only {len(free)} of {needed} members of /sync answer: {sync.leader} may "
-        "still run by the word of the others; make sure that it does not, switch failsafe_quorum off and ask again",
-        wake_after=AGAIN_S,
+        return ""
+    return (
+        f"only {len(free)} of {needed} members of /sync answer: {sync.leader} may still run by the word of the others; make sure "
+        "that it does not, then switch failsafe_quorum off"
     )
 
 
-RACE_GATES = (not_in_failsafe, ask_after_start, forgetful, peer_accepted, peer_forgetful, forced_unproven)
+def forced_unproven(w: World) -> Decision | None:
+    """A manual failover names me, but too few answer to rule out that the primary runs on by their word. (decisions/0005)"""
+    request = w.cluster.failover
+    named = request is not None and request.candidate == w.me and not request.is_switchover and not request.scheduled_at
+    few = _too_few_free(w) if named else ""
+    return rest(because=f"a manual failover names this node, but {few}, and ask again", wake_after=AGAIN_S) if few else None
+
+
+def sync_vanished(w: World) -> Decision | None:
+    """The store has lost ``/sync``, by whose votes the primary may run on: they are asked for all the same. (decisions/0005)"""
+    few = _too_few_free(w) if sync_in_force(w) is None else ""
+    return rest(because=f"/sync has vanished from the store, and {few}", wake_after=AGAIN_S) if few else None
+
+
+RACE_GATES = (not_in_failsafe, ask_after_start, forgetful, peer_accepted, peer_forgetful, forced_unproven, sync_vanished)
