@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 
 from contract.postgres_node import BASEBACKUP, BIN_DIR, Node, eventually, make, root
 from pgcore.clock import Deadline
-from pgcore.errors import CommandFailedError, ServerUnavailableError
+from pgcore.errors import CommandFailedError, ServerError, ServerUnavailableError
 from pgcore.model.basics import Role
 from pgcore.model.node import ControlState
-from pgcore.postgres import rewind
+from pgcore.postgres import postmaster, rewind
+from pgcore.postgres.programs import os_user
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not BIN_DIR, reason="no PostgreSQL programs on this machine")]
 __all__ = ["make", "root"]
@@ -136,6 +138,27 @@ def test_a_killed_standby_that_has_diverged_is_recovered_alone_and_rewound(make:
     assert found is not None and found.state is ControlState.SHUT_DOWN and not ahead.look().recovery_files
     ahead.server.rewind(ahead.ctx, other.upstream)
     follows(ahead, other)
+
+
+def test_a_single_user_server_left_by_a_dead_agent_is_waited_for(make: Callable[..., Node]) -> None:
+    """(HA rules 18.1) It is not a postmaster, it cannot be stopped, and nothing is started beside it."""
+    node = make("alone").bootstrap()
+    node.stop()
+    user = os_user(node.settings)
+    alone = subprocess.Popen([f"{BIN_DIR}/postgres", "--single", "-D", node.settings.data_dir, "template1"], cwd="/",
+                             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             **(user.popen_options() if user else {}))
+    try:
+        eventually(lambda: postmaster.single_user_pid(node.settings.data_dir) == alone.pid)
+        assert not node.look().running
+        with pytest.raises(ServerError, match="single-user mode"):
+            node.start()
+        with pytest.raises(ServerError, match="single-user mode"):
+            node.server.crash_recover(node.ctx)
+    finally:
+        alone.communicate(b"")
+    node.start()
+    assert node.look().is_primary
 
 
 def test_a_restored_backup_is_left_to_a_normal_start(make: Callable[..., Node], caplog: pytest.LogCaptureFixture) -> None:

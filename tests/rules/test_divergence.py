@@ -11,6 +11,7 @@ from pgcore.decide.histories import verdict
 from pgcore.model.actions import (
     CompareTimelines,
     CrashRecover,
+    ReadCluster,
     RemoveDataDir,
     Rewind,
     RewindState,
@@ -31,6 +32,7 @@ from pgcore.testing.builders import (
     down,
     leads,
     on_timeline,
+    request,
     silent,
     standby,
     starting,
@@ -386,7 +388,23 @@ STARTING = (
     ),
 )
 
-CASES: tuple[Case, ...] = RECOVERY + COPIES + TWINS + STARTING
+ELSEWHERE = (
+    case(
+        "own timeline is missing in the leader's history (EC 103)",
+        answered(stopped(control(timeline=2)), LeaderTimeline(3, False, ((1, Lsn(500)),))),
+        "down.judge",
+        SetRewind(RewindState.NEED),
+    ),
+    case(
+        "a named candidate was faster to the lock: it need not be the most advanced (HA rules 12.1)",
+        world(standby(), view(None, failover=request("c", "b")), race_lost=True),
+        "race.lost",
+        SetRewind(RewindState.CHECK),
+        ReadCluster(fresh=True),
+    ),
+)
+
+CASES: tuple[Case, ...] = RECOVERY + COPIES + TWINS + STARTING + ELSEWHERE
 
 
 @pytest.mark.parametrize("each", CASES, ids=str)

@@ -86,6 +86,23 @@ def test_the_replayed_timeline_counts_and_not_the_one_the_receiver_has_seen(
     assert verdict(replace(at, leader_timeline=found))[0] is RewindState.NOT_NEED
 
 
+def test_a_checkpoint_of_an_earlier_leadership_does_not_count(make: Callable[..., Node], bench: Bench) -> None:  # noqa: F811
+    """(EC 106) It was begun on timeline 1 and ended after the demotion; on timeline 2 another one is written."""
+    node = make("again").bootstrap()
+    bench.ports.postgres = node.server
+
+    def written(timeline: int) -> object:
+        return bench.performer.perform(a.RunCheckpoint(timeline), bench.world()).value
+
+    assert written(1) is False
+    eventually(lambda: "checkpoint after the promotion written" in bench.mailbox.woken)
+    bench.mailbox.woken.clear()
+    assert written(2) is False
+    eventually(lambda: "checkpoint after the promotion written" in bench.mailbox.woken)
+    assert written(2) is True
+    assert written(2) is False  # once
+
+
 def test_a_source_that_dies_during_pg_rewind_is_asked_again_later(make: Callable[..., Node], bench: Bench) -> None:  # noqa: F811
     """(EC 111) The first failure says that it may work later; with the source back it works, or has failed for good."""
     old, new = diverged(make)

@@ -330,7 +330,10 @@ def test_a_recycled_pid_is_not_taken_for_the_postmaster(tmp_path: Path) -> None:
         (tmp_path / "postmaster.pid").write_text(f"{os.getpid()}\n{tmp_path}\n{int(time.time())}\n")
         assert postmaster.find(str(tmp_path)) is None
         (tmp_path / "postmaster.pid").write_text("-17\n")
-        assert postmaster.find(str(tmp_path)) is None and postmaster.foreign_pid(str(tmp_path)) is None
+        assert postmaster.find(str(tmp_path)) is None
+        (tmp_path / "postmaster.pid").write_text(f"-{stranger.pid}\n{tmp_path}\n1000000000\n")  # of a single-user server
+        assert postmaster.single_user_pid(str(tmp_path)) is None
+        assert postmaster.foreign_pid(str(tmp_path)) == stranger.pid
     finally:
         stranger.kill()
         stranger.wait()

@@ -27,10 +27,12 @@ VIEW_AGE_S = 0.5
 
 
 def lost(w: World) -> Decision | None:
-    """Another node was faster: read who leads, and follow. (HA rules 15.4, EC 42)"""
-    if w.race_lost:
-        return act(ReadCluster(fresh=True), because="another node took the lock first")
-    return None
+    """Another node was faster: read who leads; one that was named need not be the most advanced. (HA rules 12.1, 15.4, EC 42)"""
+    if not w.race_lost:
+        return None
+    named = w.cluster.failover is not None and w.cluster.failover.candidate is not None and not w.paused
+    check = (SetRewind(RewindState.CHECK),) if named else ()
+    return act(*check, ReadCluster(fresh=True), because="another node took the lock first")
 
 
 def failed_before(w: World) -> Decision | None:

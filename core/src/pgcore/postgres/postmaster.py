@@ -195,11 +195,13 @@ def find(data_dir: str, known: Postmaster | None = None) -> Postmaster | None:
 def is_ours(file: PidFile, data_dir: str) -> bool:
     """Whether the process named in the pid file is that postmaster and not a stranger with a recycled pid.
 
-    Equal start times (3 s) settle it; else the executable and the working directory do; undeterminable means ours.
+    Equal start times (3 s) settle it; else the executable and the working directory do; undeterminable means ours. The pid of a
+    single-user server is negative in the file.
     """
-    if file.pid in (os.getpid(), os.getppid()):
+    pid = abs(file.pid)
+    if pid in (os.getpid(), os.getppid()):
         return False
-    process = _inspect(file.pid)
+    process = _inspect(pid)
     if process is None or process.zombie:
         return False
     if abs(process.started_at - file.started_at) <= START_TOLERANCE_S:
@@ -212,9 +214,15 @@ def is_ours(file: PidFile, data_dir: str) -> bool:
 def foreign_pid(data_dir: str) -> int | None:
     """The pid of a stale pid file that a stranger uses now: the new postmaster must be told to ignore it (HA rules 18.1)."""
     file = read_pid_file(data_dir)
-    if file is None or file.pid <= 0 or is_ours(file, data_dir) or _inspect(file.pid) is None:
+    if file is None or file.pid == 0 or is_ours(file, data_dir) or _inspect(abs(file.pid)) is None:
         return None
-    return file.pid
+    return abs(file.pid)
+
+
+def single_user_pid(data_dir: str) -> int | None:
+    """The single-user server that uses this data directory; it cannot be stopped, only waited for (HA rules 18.1)."""
+    file = read_pid_file(data_dir)
+    return -file.pid if file is not None and file.pid < 0 and is_ours(file, data_dir) else None
 
 
 def orphans(data_dir: str) -> list[int]:

@@ -8,7 +8,6 @@ words of HA rules 1; they are plain values that any thread may read.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -103,9 +102,9 @@ class Postgres(QuickServer):
         self._refresh_user()
         if self.postmaster() is not None:
             raise ServerError(f"PostgreSQL is already running on {self._settings.data_dir}")
-        file = postmaster.read_pid_file(self._settings.data_dir)
-        if file is not None and file.pid < 0 and os.path.exists(f"/proc/{-file.pid}"):
-            raise ServerError(f"process {-file.pid} uses {self._settings.data_dir} in single-user mode")
+        alone = postmaster.single_user_pid(self._settings.data_dir)
+        if alone is not None:
+            raise ServerError(f"process {alone} uses {self._settings.data_dir} in single-user mode")
         of_data = data_dir.major_version(self._settings.data_dir)
         of_binary = self.binary_version() // 10000
         if of_data is None:
