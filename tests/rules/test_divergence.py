@@ -175,6 +175,17 @@ VERDICTS = (
         "TWIN",
     ),
     (
+        "both left 1 at the same position but began 2 with different records",
+        answered(TWIN_NODE, leads(2, 1000, own=on_timeline(2, 1000, alike=False))),
+        "TWIN",
+    ),
+    ("both began 2 with the same record", answered(TWIN_NODE, leads(2, 1000, own=on_timeline(2, 1000, alike=True))), "NOT_NEED"),
+    (
+        "this one has not received the first record of timeline 2 yet: nothing is proven (EC 112)",
+        answered(standby(1010, timeline=2), leads(2, 1000, own=on_timeline(2, 1000, alike=False))),
+        "NOT_NEED",
+    ),
+    (
         "this one went from 1 to 3, the leader by way of 2",
         answered(stopped(control(timeline=3)), leads(3, 1000, 1200, own=on_timeline(3, 1000))),
         "TWIN",

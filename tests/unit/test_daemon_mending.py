@@ -15,6 +15,7 @@ from contract.test_divergence import diverged, follows, promoted, streams
 from pgcore.decide.histories import verdict
 from pgcore.model import actions as a
 from pgcore.model.actions import RewindState
+from pgcore.model.basics import Role
 from pgcore.model.node import ControlState, TaskKind
 from pgcore.model.world import LeaderTimeline
 from unit.test_daemon_kit import Bench, result_of
@@ -63,6 +64,28 @@ def test_two_primaries_that_gave_the_same_number_to_their_timelines_are_told_apa
     assert compared(bench, follower, behind) == (RewindState.NOT_NEED, "both are on timeline 2")
 
 
+def test_two_promotions_at_the_same_position_are_told_apart_by_their_first_record(
+        make: Callable[..., Node], bench: Bench) -> None:  # noqa: F811
+    """An idle cluster: two standbys have the same WAL, and both are promoted to timeline 2 without knowing of each other."""
+    first = make("first").bootstrap()
+    second, third = make("second").standby_of(first), make("third").standby_of(first)
+    for each in (second, third):
+        eventually(lambda each=each: each.look().position == first.look().position)
+    first.stop()
+    for each in (second, third):
+        each.server.promote(each.ctx, timeout_s=10)
+        each.server.checkpoint(each.ctx)
+    assert second.server.history(2) == third.server.history(2)
+    follower = make("follower").standby_of(third)
+    streams(follower)
+    second.stop()
+    assert compared(bench, second, third)[0] is RewindState.TWIN
+    assert compared(bench, follower, third)[0] is RewindState.NOT_NEED
+    for path in Path(second.settings.data_dir, "pg_wal").glob("0" * 7 + "2" + "0" * 8 + "*"):
+        path.unlink()  # recycled: then the histories are all there is
+    assert compared(bench, second, third)[0] is RewindState.NOT_NEED
+
+
 def test_the_replayed_timeline_counts_and_not_the_one_the_receiver_has_seen(
         make: Callable[..., Node], bench: Bench) -> None:  # noqa: F811
     """(EC 102, 108) A standby that is held back on timeline 1 while its receiver streams timeline 2."""
@@ -78,7 +101,7 @@ def test_the_replayed_timeline_counts_and_not_the_one_the_receiver_has_seen(
     first.server.terminate()
     second.server.promote(second.ctx, timeout_s=10)
     second.server.checkpoint(second.ctx)
-    third.server.follow_by_reload(second.upstream)
+    third.server.follow_by_reload(second.upstream, role=Role.REPLICA)
     bench.ports.postgres = third.server
     at = replace(bench.world(), node=third.look())
     found = bench.performer.perform(a.CompareTimelines(second.upstream), at).value

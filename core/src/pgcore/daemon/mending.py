@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pgcore.clock import Deadline
@@ -37,7 +38,10 @@ class Mending:
     def _compare(self, action: a.CompareTimelines, world: World) -> LeaderTimeline:
         deadline = Deadline.after(COMPARE_S)
         found = self._ports.postgres.leader_timeline(action.source, deadline)
-        return LeaderTimeline(found.timeline, found.in_recovery, _switches(found.history), self._own(world.node, deadline))
+        own = self._own(world.node, deadline)
+        if own is not None and own.timeline == found.timeline:
+            own = replace(own, begins_alike=self._ports.postgres.begins_alike(found))
+        return LeaderTimeline(found.timeline, found.in_recovery, _switches(found.history), own)
 
     def _own(self, node: NodeView, deadline: Deadline) -> OwnTimeline | None:
         postgres = self._ports.postgres

@@ -16,6 +16,9 @@ from pgcore.model.world import LeaderTimeline, Switches, World
 UNCLEAN = (ControlState.IN_PRODUCTION, ControlState.SHUTTING_DOWN, ControlState.IN_CRASH_RECOVERY)
 """A primary that ended without its shutdown checkpoint: where its WAL ends is not written down anywhere."""
 
+FIRST_RECORD = 80
+"""Bytes behind the switch point that this server must have for a comparison of the first records to say something."""
+
 Verdict = tuple[RewindState | None, str]
 
 
@@ -75,7 +78,7 @@ def verdict(w: World) -> Verdict:
     if fork:
         return (RewindState.TWIN if own.timeline == leader.timeline else RewindState.NEED), fork
     if own.timeline == leader.timeline:
-        return RewindState.NOT_NEED, f"both are on timeline {own.timeline}"
+        return _on_the_same_number(own, leader)
     switch = dict(leader.switches).get(own.timeline)
     if switch is None:
         return RewindState.NEED, f"own timeline {own.timeline} is not in the leader's history"
@@ -93,6 +96,15 @@ def _fork(timeline: int, leader: LeaderTimeline) -> str:
     if mine == theirs:
         return ""
     return f"both know a timeline {timeline}, but this one began {_begin(mine)} and the leader's {_begin(theirs)}"
+
+
+def _on_the_same_number(own: OwnEnd, leader: LeaderTimeline) -> Verdict:
+    """Both left the timeline before at the same position; two promotions there still wrote different first records."""
+    start = leader.switches[-1][1] if leader.switches else Lsn(0)
+    known = leader.own is not None and leader.own.begins_alike is not None and own.reached >= start + FIRST_RECORD
+    if known and leader.own is not None and leader.own.begins_alike is False:
+        return RewindState.TWIN, f"both know a timeline {own.timeline} that begins at {start}, but with different records"
+    return RewindState.NOT_NEED, f"both are on timeline {own.timeline}"
 
 
 def _begin(switches: Switches) -> str:

@@ -285,6 +285,10 @@ class QuickServer:
                                          f"{mine}: their timelines cannot be compared")
         return found
 
+    def begins_alike(self, leader: LeaderTimeline) -> bool | None:
+        """Whether the leader's timeline begins with the same record here; None if that cannot be said."""
+        return timeline.begins_alike(self._settings.data_dir, leader.beginning)
+
     def ready_for_rewind(self, source: Upstream, deadline: Deadline) -> None:
         """The source must be a primary whose pg_control shows its new timeline (HA rules 12.4.3).
 

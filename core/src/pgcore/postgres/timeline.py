@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from pgcore.clock import Deadline
 from pgcore.errors import ServerError, ServerUnavailableError
 from pgcore.model.basics import Lsn
 from pgcore.model.server import Upstream
-from pgcore.postgres.connection import Session
+from pgcore.postgres.connection import QueryFailedError, Session
+
+logger = logging.getLogger(__name__)
 
 _BEHIND = ("SELECT timeline_id <> ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))"
            "::pg_catalog.bit(32)::pg_catalog.int4 FROM pg_catalog.pg_control_checkpoint()")
@@ -19,6 +22,24 @@ _BEHIND = ("SELECT timeline_id <> ('x' || pg_catalog.substr(pg_catalog.pg_walfil
 
 Switch = tuple[int, Lsn, str]
 """A timeline, the position where the next one branched off, the reason PostgreSQL gave."""
+
+
+BEGINNING_BYTES = 64
+"""Enough for the checksum of the first record, page header included."""
+_SKIPPED = 8
+"""At the border of a segment ``pg_walfile_name_offset`` names the one before it, so the bytes are read from behind it."""
+_BEGINNING = ("SELECT file_name, file_offset, pg_catalog.pg_read_binary_file('pg_wal/' || file_name, file_offset, %s, true) "
+              "FROM pg_catalog.pg_walfile_name_offset(%s::pg_catalog.pg_lsn) "
+              "WHERE pg_catalog.pg_current_wal_flush_lsn() >= %s::pg_catalog.pg_lsn")
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The first record of a timeline, which holds a time in microseconds: where it stands in pg_wal, and what it is."""
+
+    file: str
+    offset: int
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +50,8 @@ class LeaderTimeline:
     in_recovery: bool
     history: tuple[Switch, ...] = ()
     system_id: str = ""
+    beginning: Beginning | None = None
+    """None: there is none, it is not written yet, or its segment is gone."""
 
 
 def parse_history(text: str) -> tuple[Switch, ...]:
@@ -54,6 +77,18 @@ def local_history(data_dir: str, timeline: int) -> tuple[Switch, ...]:
         return ()
 
 
+def begins_alike(data_dir: str, beginning: Beginning | None) -> bool | None:
+    """Whether the same timeline begins with the same record here; None if either is not known (any more)."""
+    if beginning is None:
+        return None
+    try:
+        with open(os.path.join(data_dir, "pg_wal", os.path.basename(beginning.file)), "rb") as file:
+            file.seek(beginning.offset)
+            return file.read(BEGINNING_BYTES) == beginning.content
+    except OSError:
+        return None
+
+
 def identify(parameters: Mapping[str, Any], deadline: Deadline) -> tuple[str, int]:
     """System identifier and timeline by IDENTIFY_SYSTEM. ``parameters`` are those of a replication connection.
 
@@ -77,21 +112,44 @@ def compare_timelines(source: Upstream, replication: Mapping[str, Any], ordinary
     if source.read_write:  # of several hosts both connections must reach the same one
         target["target_session_attrs"] = "read-write"
     try:
-        in_recovery = _in_recovery({**ordinary, **target, "dbname": source.dbname}, deadline)
-        session = Session({**replication, **target, "replication": "true", "options": "-c datestyle=ISO"}, deadline)
-        try:
-            system_id, timeline = (str(field) for field in session.query("IDENTIFY_SYSTEM", deadline=deadline)[0][:2])
-            history: tuple[Switch, ...] = ()
-            if int(timeline) > 1:
-                content = session.query(f"TIMELINE_HISTORY {timeline}", deadline=deadline)[0][1]
-                history = parse_history(bytes(content).decode(errors="replace") if not isinstance(content, str) else content)
+        session = Session({**ordinary, **target, "dbname": source.dbname, "options": "-c statement_timeout=2000"}, deadline)
+        try:  # the role comes first: who is not in recovery any more tells its final timeline (EC 104)
+            in_recovery = bool(session.query("SELECT pg_catalog.pg_is_in_recovery()", deadline=deadline)[0][0])
+            system_id, timeline, history = _identity({**replication, **target}, deadline)
+            beginning = _beginning(session, history, deadline) if history and not in_recovery else None
         finally:
             session.close()
     except ServerUnavailableError:
         raise
     except ServerError as error:
         raise ServerUnavailableError(f"the timeline of {source.label} is undecided: {error}") from error
-    return LeaderTimeline(int(timeline), in_recovery, history, system_id)
+    return LeaderTimeline(timeline, in_recovery, history, system_id, beginning)
+
+
+def _identity(parameters: Mapping[str, Any], deadline: Deadline) -> tuple[str, int, tuple[Switch, ...]]:
+    session = Session({**parameters, "replication": "true", "options": "-c datestyle=ISO"}, deadline)
+    try:
+        system_id, timeline = session.query("IDENTIFY_SYSTEM", deadline=deadline)[0][:2]
+        if int(timeline) == 1:
+            return str(system_id), 1, ()
+        content = session.query(f"TIMELINE_HISTORY {timeline}", deadline=deadline)[0][1]
+        text = content if isinstance(content, str) else bytes(content).decode(errors="replace")
+        return str(system_id), int(timeline), parse_history(text)
+    finally:
+        session.close()
+
+
+def _beginning(session: Session, history: tuple[Switch, ...], deadline: Deadline) -> Beginning | None:
+    start = Lsn(history[-1][1] + _SKIPPED)
+    arguments = (BEGINNING_BYTES, str(start), str(Lsn(start + BEGINNING_BYTES)))
+    try:
+        rows = session.query(_BEGINNING, arguments, deadline=deadline)
+    except QueryFailedError as error:
+        logger.debug("the beginning of the leader's timeline cannot be read, its history is all there is: %s", error)
+        return None
+    if not rows or rows[0][2] is None or len(bytes(rows[0][2])) < BEGINNING_BYTES:
+        return None
+    return Beginning(str(rows[0][0]), int(rows[0][1]), bytes(rows[0][2]))
 
 
 def ready_for_rewind(source: Upstream, login: Mapping[str, Any], deadline: Deadline) -> None:
@@ -120,11 +178,3 @@ def _write_checkpoint(session: Session, name: str, deadline: Deadline) -> None:
     if not superuser:
         raise ServerUnavailableError(f"{name} has not written a checkpoint on its timeline yet: no pg_rewind against it")
     session.query("CHECKPOINT", deadline=deadline)
-
-
-def _in_recovery(parameters: Mapping[str, Any], deadline: Deadline) -> bool:
-    session = Session({**parameters, "options": "-c statement_timeout=2000"}, deadline)
-    try:
-        return bool(session.query("SELECT pg_catalog.pg_is_in_recovery()", deadline=deadline)[0][0])
-    finally:
-        session.close()

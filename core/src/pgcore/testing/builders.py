@@ -171,9 +171,9 @@ def leads(timeline: int, *ended: int, own: OwnTimeline | None = OwnTimeline(1), 
     return LeaderTimeline(timeline, in_recovery, tuple((number, Lsn(at)) for number, at in enumerate(ended, 1)), own)
 
 
-def on_timeline(timeline: int, *ended: int) -> OwnTimeline:
+def on_timeline(timeline: int, *ended: int, alike: bool | None = None) -> OwnTimeline:
     """The history of ``a`` itself: its timeline, and that timelines 1, 2, … ended at these positions."""
-    return OwnTimeline(timeline, tuple((number, Lsn(at)) for number, at in enumerate(ended, 1)))
+    return OwnTimeline(timeline, tuple((number, Lsn(at)) for number, at in enumerate(ended, 1)), alike)
 
 
 def upstream(name: str, *, slot: str | None = ME) -> Upstream:
