@@ -82,7 +82,8 @@ class Node:
 
     def sql(self, text: str) -> list[tuple[Any, ...]]:
         deadline = Deadline.after(10)
-        session = Session(local.superuser(self.server.settings, os_user(self.settings)), deadline)
+        login = local.superuser(self.server.settings, os_user(self.settings), statement_timeout_s=10)
+        session = Session(login, deadline)
         try:
             return session.query(text, deadline=deadline)
         finally:

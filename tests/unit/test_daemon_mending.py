@@ -129,7 +129,7 @@ def test_a_checkpoint_of_an_earlier_leadership_does_not_count(make: Callable[...
 def test_a_source_that_dies_during_pg_rewind_is_asked_again_later(make: Callable[..., Node], bench: Bench) -> None:  # noqa: F811
     """(EC 111) The first failure says that it may work later; with the source back it works, or has failed for good."""
     old, new = diverged(make)
-    new.sql("CREATE TABLE public.big AS SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 300000) AS i")
+    new.sql("CREATE TABLE public.big AS SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 150000) AS i")
     old.server.crash_recover(old.ctx)
     bench.ports.postgres = old.server
     assert bench.performer.perform(a.Rewind(new.upstream), bench.world()).ok
