@@ -349,7 +349,7 @@ class QuickServer:
 
         return self._lookout.recovery_change(self._configuration, self._settings, upstream, role, ask)
 
-    def follow_by_reload(self, upstream: Upstream | None, *, role: Role) -> None:
+    def follow_by_reload(self, upstream: Upstream | None, *, role: Role = Role.REPLICA) -> None:
         """Write the recovery settings for this upstream and reload. Raises ServerError."""
         self.write_files(role=role, upstream=upstream, standby=True)
         self.reload()
