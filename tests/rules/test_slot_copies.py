@@ -219,11 +219,11 @@ def test_a_broken_slot_is_copied_once() -> None:
     assert copies == 1
 
 
-def proven_after(*answers: dict[str, int | None], slot: Slot = MADE, **facts: Any) -> bool:
+def proven_after(*answers: dict[str, int | None], slot: Slot = MADE, asked: str = "b", **facts: Any) -> bool:
     """Whether the slot counts as proven after these answers of the leader, one in each beat."""
     at = follow(slot, **{"slots": UNPROVEN, "cluster": told(700)} | facts)
     for answer in answers:
-        at = after(play(at, ServeSlots=SlotReport(leader=answer)))
+        at = after(play(at, ServeSlots=SlotReport(leader=answer, asked=asked)))
     return not slot_copies.unproven(at)
 
 
@@ -235,6 +235,7 @@ def test_a_copied_slot_is_proven_by_what_the_leader_keeps_for_this_node() -> Non
     assert not proven_after({"a": 601, "cdc": 601}), "the leader keeps less than the slot needs here"
     assert not proven_after({"a": None, "cdc": 600}), "the leader keeps nothing for this node"
     assert not proven_after({"cdc": 600})
+    assert not proven_after({"a": 600, "cdc": 600}, asked="c"), "this is what a former leader answered"
     assert proven_after({"a": 590, "cdc": 590}, {"a": 600, "cdc": 900}), "the logical slot there may move on meanwhile"
     assert not proven_after({"a": 600, "cdc": 600}, replayed=740), "what the slot has confirmed was not replayed here"
     assert proven_after({"a": 2**32 - 5, "cdc": 2**32 - 9}, slot=replace(MADE, catalog_xmin=3)), (

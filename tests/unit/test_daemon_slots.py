@@ -202,6 +202,20 @@ def test_a_logical_slot_lives_on_a_standby(primary: Node, make: Callable[..., No
     assert slots_of(standby)["cdc"].wal_status != "lost"
     assert standby.server.advance_logical_slot(CDC, standby.look().replayed or Lsn(0))
 
+    refused_before_the_stop(standby, do, primary)
+
+
+def refused_before_the_stop(standby: Node, do: Agent, primary: Node) -> None:
+    """A copy with which the server would not start again is refused while it still runs."""
+    other = replace(CDC, name="other")
+    primary.server.create_logical_slot(other)
+    life, configured = standby.look().postmaster_start, standby.settings.parameters
+    for change, word in (({"max_replication_slots": 1}, "raise max_replication_slots"), ({"wal_level": "replica"}, "wal_level")):
+        standby.configure(parameters={**configured, **change})
+        assert do(a.CopySlots(primary.upstream, (other,), primary.upstream)).ok
+        assert word in result_of(do.member.tasks, 30).error
+    assert standby.look().postmaster_start == life
+
 
 def test_failures_of_one_slot_leave_the_others_alone_and_are_said_once(
     primary: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture

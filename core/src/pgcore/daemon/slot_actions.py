@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -122,8 +123,8 @@ class SlotWorker:
             except Exception:
                 logger.exception("serving logical slots failed unexpectedly")
             with self._lock:
-                broken = self._report.broken | report.broken
-                self._report = SlotReport(broken, self._report.leader if report.leader is None else report.leader)
+                latest = self._report if report.leader is None else report
+                self._report = replace(latest, broken=self._report.broken | report.broken)
                 self._work = None
             if news:
                 logger.info("%s", news)
@@ -143,7 +144,7 @@ class SlotWorker:
             leader = self._tried("of the leader", lambda: postgres.leader_slots(question.source, question.names, ASK_S))
         news = [f"logical slots were created: {', '.join(made)}"] if made else []
         news += [f"logical slots are broken: {', '.join(sorted(broken))}"] if broken else []
-        return SlotReport(broken, leader), "; ".join(news)
+        return SlotReport(broken, leader, question.source.name if question is not None else None), "; ".join(news)
 
     def _tried(self, name: str, step: Callable[[], T]) -> T | None:
         """What it returned; None if it failed."""

@@ -50,11 +50,7 @@ def service(w: World) -> ServeSlots | None:
         taken = {slot.name for slot in w.node.slots}
         create = tuple(slot for name, slot in sorted(wanted(w).logical.items()) if name not in taken)
         return ServeSlots(create=create) if create else None
-    advance = tuple(
-        (permanent, target)
-        for permanent, slot in _mine(w).values()
-        if (target := _target(w, slot)) is not None
-    )
+    advance = tuple((permanent, to) for permanent, slot in _mine(w).values() if (to := _target(w, slot)) is not None)
     ask = _question(w)
     return ServeSlots(advance=advance, ask=ask) if advance or ask else None
 
@@ -85,7 +81,7 @@ def reported(w: World, report: SlotReport) -> SlotMemory:
     known = w.memory.slots
     memory = replace(known, broken=known.broken | report.broken, proven=known.proven - report.broken)
     answer = report.leader
-    if answer is None:
+    if answer is None or report.asked != w.cluster.leader:
         return memory
     kept = answer.get(slot_on_leader(w))
     if kept is None:

@@ -117,6 +117,8 @@ class SlotReport:
     """Slots that can never be advanced again: the WAL they need is gone, or the server invalidated them."""
     leader: Mapping[str, int | None] | None = None
     """Oldest transaction that each slot asked about keeps on the leader; None: nothing new was learned."""
+    asked: str | None = None
+    """Which leader said so."""
 
 
 class TaskKind(StrEnum):

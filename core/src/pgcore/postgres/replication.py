@@ -110,6 +110,14 @@ def read_states(session: Session, slots: Iterable[PermanentSlot], deadline: Dead
     return states
 
 
+def on_disk(data_dir: str) -> set[str]:
+    """The slots that a server of this directory restores when it starts. Raises ServerError."""
+    try:
+        return {name for name in os.listdir(os.path.join(data_dir, "pg_replslot")) if not name.endswith(".tmp")}
+    except OSError as error:
+        raise ServerError(f"the slots of {data_dir} can't be listed: {error.strerror or error}") from error
+
+
 def write_state(data_dir: str, name: str, content: bytes, user: OsUser | None) -> None:
     """Put the state of a logical slot into a stopped server's directory, whole or not at all. Raises ServerError."""
     parent = os.path.join(data_dir, "pg_replslot")

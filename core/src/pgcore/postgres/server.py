@@ -24,6 +24,7 @@ from pgcore.postgres import (
     data_dir,
     lifecycle,
     local,
+    parameters,
     postmaster,
     promote,
     recovery,
@@ -43,6 +44,7 @@ T = TypeVar("T")
 
 _SLOT_LIMIT_S = 86400.0
 _COPY_READ_S = 10.0
+_DEFAULT_SLOTS = 10
 
 
 class Postgres(QuickServer):
@@ -318,6 +320,7 @@ class Postgres(QuickServer):
         if not states:
             logger.info("%s has none of the logical slots to copy", source.name or source.host)
             return
+        self._check_room(states)
         ctx.check()
         self.stop(ctx, mode="fast", timeout_s=None)
         try:
@@ -326,6 +329,17 @@ class Postgres(QuickServer):
                 logger.info("logical slot %s copied from %s", name, source.name or source.host)
         finally:
             self.start(ctx, role=self.role, upstream=upstream, timeout_s=timeout_s)
+
+    def _check_room(self, added: Iterable[str]) -> None:
+        """With more slots than it may have, or a lower ``wal_level``, the server would not start again. Raises ServerError."""
+        values = parameters.effective(self._settings, self.major_version())
+        if values.get("wal_level") != "logical":
+            raise ServerError(f"logical slots need wal_level logical, configured is {values.get('wal_level', 'replica')}")
+        slots = replication.on_disk(self._settings.data_dir) | set(added)
+        limit = int(values.get("max_replication_slots", _DEFAULT_SLOTS))
+        if len(slots) > limit:
+            raise ServerError(f"{', '.join(sorted(slots))} would be {len(slots)} replication slots, the server starts with "
+                              f"{limit} at most: raise max_replication_slots")
 
     # -- making data directories -------------------------------------------------------------------------------------
 
