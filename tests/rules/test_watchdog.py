@@ -34,6 +34,7 @@ from pgcore.model.basics import Instant, Role
 from pgcore.model.cluster import ClusterView
 from pgcore.model.failsafe import FailsafeAnswer, FailsafeMap
 from pgcore.model.node import DataDir, NodeView, TaskKind, WatchdogState
+from pgcore.model.settings import RemoteCluster
 from pgcore.model.world import Bootstrapping, LeaseState, World
 from pgcore.testing.builders import NOW, crashed, demotion, did, doing, down, empty, primary, silent, standby, view, world
 from rules.cases import Case, case, nothing
@@ -81,6 +82,11 @@ CASES: list[Case] = [
         "maintenance mode ends during a hand-over, while still serving",
         holder(primary(), procedure=demotion(DemoteMode.GRACEFUL, Phase.VERIFY, "b")),
         "watchdog.activate",
+    ),
+    case(
+        "the leader of a standby cluster needs none",
+        holder(standby(role=Role.STANDBY_LEADER), "required", standby_cluster=RemoteCluster("10.9.0.1", 5432)),
+        "standby_leader.look_for_history",
     ),
     nothing("switched off", holder(primary(), "off"), "leader.keep"),
     nothing("in maintenance mode", holder(primary(), paused=True), "leader.keep"),

@@ -139,6 +139,15 @@ def test_a_changed_ttl_is_applied_with_the_next_keepalive(pipe: Pipe) -> None:
     assert wired.feed() == "" and pipe.read() == "1"
 
 
+def test_a_raised_loop_wait_that_the_timeout_does_not_fit_ends_it(pipe: Pipe) -> None:
+    """EC 222: else the keepalives would come too late from now on, and reset a machine that is well."""
+    wired = Wired(pipe.path, safety_margin=15)
+    wired.activate()
+    wired.timing = Timing(30, 16, 7)
+    assert "leave a timeout of 15 s, less than loop_wait (16 s)" in wired.feed()
+    assert pipe.read() == "T15\nV" and not wired.active
+
+
 def test_another_device_is_used_from_the_next_keepalive_on(tmp_path: Path, pipe: Pipe) -> None:
     """EC 222: the old one is stopped."""
     other = Pipe(tmp_path / "other")

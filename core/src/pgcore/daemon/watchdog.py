@@ -33,6 +33,8 @@ class Wanted:
     driver: str
     path: str
     timeout_s: int
+    loop_wait: int
+    """How long a keepalive may take to come: the timeout must not be below it."""
 
     @property
     def required(self) -> bool:
@@ -42,7 +44,7 @@ class Wanted:
 
 def wanted(section: WatchdogSection, timing: Timing) -> Wanted:
     """The section and the timing together."""
-    return Wanted(section.effective_mode, section.driver, section.device, section.timeout_s(timing.ttl))
+    return Wanted(section.effective_mode, section.driver, section.device, section.timeout_s(timing.ttl), timing.loop_wait)
 
 
 def refuse_unsupported(section: WatchdogSection, source: object) -> None:

@@ -154,7 +154,7 @@ def create_users(w: World) -> Decision | None:
 def watch(w: World) -> Decision | None:
     """The watchdog runs before this node leads. (HA rules 6.4.4, EC 223)"""
     closed = w.node.watchdog is WatchdogState.CLOSED and not w.watchdog_tried
-    if closed and w.settings.watchdog != "off" and not w.paused:
+    if closed and w.settings.watchdog != "off" and not w.paused and not w.standby_cluster:
         return act(ActivateWatchdog(), because="the new cluster is about to have a lock: starting the watchdog")
     return None
 

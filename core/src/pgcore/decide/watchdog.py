@@ -84,11 +84,14 @@ def feed(w: World) -> Decision | None:
 
 
 def activate(w: World) -> Decision | None:
-    """The lock is mine and this server is, or is about to be, the primary: let the watchdog run first. (HA rules 8.5, 10)"""
+    """The lock is mine and this server is, or is about to be, the primary: let the watchdog run first. (HA rules 8.5, 10)
+
+    The leader of a standby cluster writes nothing of its own: no watchdog.
+    """
     wanted = w.settings.watchdog != "off" and not w.paused and w.node.watchdog is WatchdogState.CLOSED and not w.watchdog_tried
     leading = w.holds and w.node.running and not w.node.starting and not w.busy
     staying = w.demotion is None or w.demotion.phase in (Phase.CHECKPOINT, Phase.VERIFY)
-    if wanted and leading and staying and w.bootstrapping is None and not w.memory.stopping:
+    if wanted and leading and staying and not w.standby_cluster and w.bootstrapping is None and not w.memory.stopping:
         return act(ActivateWatchdog(), because="the lock is mine: starting the watchdog")
     return None
 
