@@ -131,8 +131,11 @@ def shared(make_shared_cluster: Callable[..., Cluster]) -> Iterator[Watched]:
 
 @pytest.fixture
 def watched(shared: Watched) -> Watched:
-    """The shared cluster, in good health."""
+    """The shared cluster, in good health also by what its agents know: each has seen the timeline of the primary."""
     shared.cluster.repair()
+    timeline = shared.cluster.primary().timeline()
+    for node in shared.cluster.nodes:
+        wait_for(lambda node=node: node.status().get("timeline") == timeline, 10, f"{node.name} is on {timeline}")  # type: ignore[misc]
     return shared
 
 
