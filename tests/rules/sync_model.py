@@ -20,7 +20,7 @@ from pgcore.model.cluster import SyncView
 from pgcore.model.decision import Decision
 from pgcore.model.node import ControlState, NodeView, WalSender
 from pgcore.model.synchronous import OFF, Kind, Names, StandbyNames, SyncMemory, render
-from pgcore.model.world import LeaseState, World
+from pgcore.model.world import LeaseState, PeerView, World
 from pgcore.testing.builders import NOW, control, demotion, down, member, peer, peers, primary, request, standby, view, world
 
 NODES = "abcdef"
@@ -227,6 +227,9 @@ class Cluster:
             names = StandbyNames(render(node.names), ours=True)
             seen = self.world(name, standby(len(node.log), names=names), elected=won, failover=order, fresh=True)
             decision = decide(MAIN, seen)
+            while decision is not None and isinstance(decision.actions[-1], a.PollPeers | a.NoteProof):
+                seen = advance(seen, decision.actions[-1], Outcome(NOW, value=self.answers(node)))
+                decision = decide(MAIN, seen)
             assert decision is not None
             *_, action = decision.actions
             if isinstance(action, a.ReleaseLease):
@@ -246,6 +249,11 @@ class Cluster:
         self.me.timeline, self.me.effective, self.moved = self.timeline, node.names, elected
         if not elected:
             self.late.clear()
+
+    def answers(self, node: Node) -> dict[str, PeerView]:
+        """The most helpful ones: whoever has more does not answer."""
+        others = {n: each for n, each in self.nodes.items() if each is not node and len(each.log) <= len(node.log)}
+        return {n: peer(n, len(each.log)) for n, each in others.items()}
 
     # -- hand-over ---------------------------------------------------------------------------------------
 

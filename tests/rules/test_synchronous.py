@@ -13,9 +13,6 @@ from pgcore.model.actions import (
     Action,
     DropSync,
     MarkBlocked,
-    Promote,
-    ReadCluster,
-    ReleaseLease,
     RestoreStandbyNames,
     SetStandbyNames,
     WriteSync,
@@ -26,7 +23,7 @@ from pgcore.model.decision import Then
 from pgcore.model.node import TaskKind, WalSender
 from pgcore.model.synchronous import PLACEHOLDER_NAME, Anchor, StandbyNames, SyncMemory
 from pgcore.model.world import LeaseState, World
-from pgcore.testing.builders import END, NOW, doing, member, primary, request, standby, view, world
+from pgcore.testing.builders import END, NOW, doing, member, primary, view, world
 from rules.cases import Case, case, nothing, silent
 from rules.driver import Script, after, play
 from rules.test_stages import SETTLED, SLOTS, TOLD
@@ -235,125 +232,7 @@ BLOCKED = (
 )
 
 
-def winner(key: SyncView, names: str | StandbyNames = "", **facts: Any) -> World:
-    """A standby that holds the lock, won under version 5 of ``/sync``, which was read again since."""
-    setting = names if isinstance(names, StandbyNames) else set_to(names)
-    node = replace(standby(), names=setting)
-    given = {"synchronous_mode": "on", "elected": "5", "fresh": True, "sync": remembered("")}
-    failover = facts.pop("failover", None)
-    return world(node, view("a", sync=key, failover=failover), **given | facts)
-
-
-C_LED = SyncView("5", "c", ("a",))
-C_QUORUM = SyncView("5", "c", ("a", "b"), 1)
-PROMOTIONS = (
-    case("won: /sync is read again", winner(C_LED, fresh=False), "leader.reread", ReadCluster(fresh=True)),
-    case(
-        "nothing was ever promised: promoted at once", winner(SyncView(), synchronous_mode="off", elected=None), "leader.promote"
-    ),
-    case(
-        "the agent was restarted while it held the lock with a standby",
-        winner(C_LED, elected=None),
-        "leader.unproven",
-        ReleaseLease(),
-        then=Then.END,
-    ),
-    case("the old leader wrote /sync after the race", winner(replace(C_LED, version="6")), "leader.unproven", ReleaseLease()),
-    case(
-        "the mode was switched off meanwhile, but the old leader may still confirm by /sync",
-        winner(C_LED, elected=None, synchronous_mode="off"),
-        "leader.unproven",
-        ReleaseLease(),
-    ),
-    case("not strict: /sync first", winner(C_LED, "x"), "leader.sync_before_promotion", WriteSync("a", (), 0, "5")),
-    case("then the names", winner(SyncView("5", "a"), "x"), "leader.names_before_promotion", SetStandbyNames("")),
-    case(
-        "strict: the names first, the old leader among them (EC 125)",
-        winner(C_LED, synchronous_mode_strict=True),
-        "leader.names_before_promotion",
-        SetStandbyNames("c"),
-    ),
-    case(
-        "strict: then /sync (EC 125)",
-        winner(C_LED, "c", synchronous_mode_strict=True),
-        "leader.sync_before_promotion",
-        WriteSync("a", ("c",), 0, "5"),
-    ),
-    case(
-        "strict, switched on while nobody led",
-        winner(SyncView(), synchronous_mode_strict=True, elected=None),
-        "leader.names_before_promotion",
-        SetStandbyNames(PLACEHOLDER_NAME),
-    ),
-    case(
-        "quorum: the names were lost and come before /sync (EC 149)",
-        winner(C_QUORUM, synchronous_mode="quorum"),
-        "leader.names_before_promotion",
-        SetStandbyNames("ANY 1 (b,c)"),
-    ),
-    case(
-        "quorum: then /sync moves to me with the old leader as a voter (EC 144)",
-        winner(C_QUORUM, "ANY 1 (b,c)", synchronous_mode="quorum"),
-        "leader.sync_before_promotion",
-        WriteSync("a", ("b", "c"), 1, "5"),
-    ),
-    nothing(
-        "the names are shown but not in force: the promotion waits",
-        winner(SyncView("5", "a", ("b", "c"), 1), set_to("ANY 1 (b,c)", in_force=False), synchronous_mode="quorum"),
-        "leader.names_not_in_force",
-    ),
-    case(
-        "they do not come into force within ttl",
-        winner(
-            SyncView("5", "a", ("b", "c"), 1),
-            set_to("ANY 1 (b,c)", in_force=False),
-            synchronous_mode="quorum",
-            sync=remembered("", changed_at=LONG),
-        ),
-        "leader.names_not_in_force",
-        ReleaseLease(),
-    ),
-    case(
-        "I led before, quorum: what I wrote then must not arrive after the names were changed",
-        winner(SyncView("5", "a", ("b", "c"), 1), synchronous_mode="quorum", sync=SyncMemory()),
-        "leader.late_write_outrun",
-        WriteSync("a", ("b", "c"), 1, "5"),
-    ),
-    case(
-        "I led before, and nothing else is to be written",
-        winner(SyncView("5", "a"), sync=SyncMemory()),
-        "leader.late_write_outrun",
-        WriteSync("a", (), 0, "5"),
-    ),
-    case(
-        "I led before, but /sync is written anyway",
-        winner(B, sync=SyncMemory()),
-        "leader.sync_before_promotion",
-        WriteSync("a", (), 0, "5"),
-    ),
-    case(
-        "quorum: all is prepared",
-        winner(SyncView("5", "a", ("b", "c"), 1), "ANY 1 (b,c)", synchronous_mode="quorum"),
-        "leader.promote",
-    ),
-    case(
-        "a manual failover to me needs no proof, /sync still moves first",
-        winner(C_LED, elected=None, failover=request(None, "a")),
-        "leader.sync_before_promotion",
-        WriteSync("a", (), 0, "5"),
-    ),
-    case(
-        "a switchover to me needs its proof",
-        winner(C_LED, elected=None, failover=request("c", "a")),
-        "leader.unproven",
-    ),
-    case(
-        "switched off and proven: /sync goes before the promotion",
-        winner(C_LED, synchronous_mode="off"),
-        "leader.sync_before_promotion",
-    ),
-)
-CASES = STEPS + BLOCKED + PROMOTIONS
+CASES = STEPS + BLOCKED
 
 
 @pytest.mark.parametrize("each", CASES, ids=str)
@@ -375,47 +254,6 @@ def test_names_are_compared_without_case_and_quoted(shown: str, name: str, text:
 
 def proven_holder(w: World) -> World:
     return replace(w, lease=LeaseState.UNRENEWED, fresh=False)
-
-
-def test_the_whole_promotion_takes_one_beat_and_keeps_its_order() -> None:
-    """(EC 125, 149)"""
-    played = play(proven_holder(winner(C_QUORUM, synchronous_mode="quorum")), SetStandbyNames=True, WriteSync="6")
-    done = played.did(ReadCluster, SetStandbyNames, WriteSync, Promote)
-    assert done == [
-        ReadCluster(),
-        ReadCluster(fresh=True),
-        SetStandbyNames("ANY 1 (b,c)"),
-        WriteSync("a", ("b", "c"), 1, "5"),
-        Promote(300.0),
-    ]
-    assert played.beat.world.memory.elected == "6"
-
-
-def test_a_refused_write_postpones_the_promotion_and_the_next_beat_gives_the_lock_back() -> None:
-    """(EC 141) The old leader was faster by one write: what was proven is not proven any more."""
-    world = proven_holder(winner(C_LED))
-    played = play(world, WriteSync=None)
-    assert played.did(Promote) == []
-    assert played.beat.wake_after is not None and played.beat.wake_after < 0.1
-    changed = replace(world.cluster, sync=SyncView("6", "c", ("b",)))
-    following = play(proven_holder(after(played, cluster=changed)))
-    assert following.did(ReleaseLease, Promote) == [ReleaseLease()]
-    assert following.beat.world.memory.elected is None
-
-
-def test_an_unanswered_write_postpones_the_promotion() -> None:
-    """(EC 141) It may have happened, so nothing is proven under what the next beat reads."""
-    script = Script(fails=lambda number, action: isinstance(action, WriteSync))
-    played = script.play(proven_holder(winner(C_LED)))
-    assert (played.did(Promote), played.beat.world.memory.sync.undecided) == ([], True)
-    moved = replace(played.beat.world.cluster, sync=SyncView("6", "a"))
-    assert play(proven_holder(after(played, cluster=moved))).did(ReleaseLease, Promote) == [ReleaseLease()]
-
-
-def test_whoever_lost_the_race_again_does_not_promote() -> None:
-    world = proven_holder(winner(C_LED))
-    others = {"cluster": replace(world.cluster, leader="b")}
-    assert play(replace(world, **others)).did(Promote, WriteSync, SetStandbyNames) == []
 
 
 def test_one_step_in_each_beat_and_the_next_beat_at_once() -> None:

@@ -19,9 +19,11 @@ from pgcore.clock import Deadline
 from pgcore.errors import CancelledError, CommandFailedError, ServerError
 from pgcore.hookspecs import ReplicaRequest
 from pgcore.model.basics import Lsn, Role
-from pgcore.model.node import ControlState, DataDir
+from pgcore.model.node import ControlState, DataDir, WalReceiver
 from pgcore.model.server import Credentials, ServerSettings, Upstream
 from pgcore.postgres import controldata, creation, data_dir, files, local, parameters, postmaster, recovery, rewind, timeline
+from pgcore.postgres.lookout import Lookout
+from pgcore.postgres.parameters import Binary
 from pgcore.postgres.programs import ProgramRunner, clean_environment, descendants
 from pgcore.postgres.server import Postgres
 from pgcore.postgres.server_log import LIMIT_BYTES, ServerLog
@@ -446,3 +448,38 @@ def test_initdb_takes_lists_and_maps(options: Any, expected: list[str]) -> None:
 def test_initdb_refuses_forbidden_and_malformed_options(options: Any) -> None:
     with pytest.raises(ServerError):
         initdb.command_options(options)
+
+
+class Standby:
+    """What the monitoring query says of a standby, as far as its timeline is concerned."""
+
+    postmaster_start, minimum_recovery_timeline = "noon", 3
+
+    def __init__(self, receiver: int | None = None, replayed: int = 100) -> None:
+        self.receiver = WalReceiver("streaming", timeline=receiver) if receiver else None
+        self.replayed = Lsn(replayed)
+
+
+def test_a_receiver_that_moved_on_and_died_between_two_looks_does_not_leave_its_standby_on_the_old_timeline() -> None:
+    """Else such standbys hold each other back from every race: own timeline 4, cluster timeline 5."""
+    asked: list[int | None] = []
+    answers: list[int | None] = [None, 4, 5]
+
+    def identify() -> int | None:
+        asked.append(answers.pop(0))
+        return asked[-1]
+
+    lookout: Any = Lookout(lambda argv: "", Binary(lambda argv: ""))
+    assert lookout.standby_timeline(Standby(receiver=4), identify) == 4
+    assert asked == []
+    assert lookout.standby_timeline(Standby(), identify) == 4  # no answer: asked again
+    assert lookout.standby_timeline(Standby(), identify) == 4
+    assert lookout.standby_timeline(Standby(), identify) == 4  # nothing new was replayed: not asked
+    assert lookout.standby_timeline(Standby(replayed=101), identify) == 5
+    assert asked == [None, 4, 5]
+
+
+def test_the_timeline_of_a_standby_does_not_fall_back_behind_its_receiver() -> None:
+    lookout: Any = Lookout(lambda argv: "", Binary(lambda argv: ""))
+    assert lookout.standby_timeline(Standby(receiver=5), lambda: 4) == 5
+    assert lookout.standby_timeline(Standby(), lambda: 4) == 5

@@ -7,10 +7,10 @@ next. Each write is conditional on the version of the proof: an old leader that 
 from __future__ import annotations
 
 from pgcore.decide import sync_priority, sync_quorum
-from pgcore.decide.election import same_name
+from pgcore.decide.election import Verdict, claim_of, same_name, verdict
 from pgcore.decide.sync_names import SetNames, Step, WriteSync, parse
 from pgcore.decide.synchronous import LEAST_WAIT_S, RETRY_S, SOON_S, action_for
-from pgcore.model.actions import ReadCluster, ReleaseLease
+from pgcore.model.actions import NoteProof, PollPeers, ReadCluster, ReleaseLease
 from pgcore.model.decision import Decision, Then, act, end, rest
 from pgcore.model.world import World
 
@@ -38,17 +38,51 @@ def reread(w: World) -> Decision | None:
     return None
 
 
-def unproven(w: World) -> Decision | None:
-    """Nothing proves that I have every commit that ``/sync`` protects: give the lock back, so that the race decides again."""
-    sync = w.cluster.sync
-    if not _concerned(w) or not sync.active or _forced(w) or _proven(w):
+def _unproven(w: World) -> bool:
+    return _concerned(w) and w.cluster.sync.active and not _forced(w) and not _proven(w)
+
+
+def _asked(w: World) -> bool:
+    """The members have answered, and ``/sync`` is still the one they were asked for."""
+    return w.peers is not None and w.asked_under == w.cluster.sync.version
+
+
+def ask_again(w: World) -> Decision | None:
+    """The lock is mine without a proof for this ``/sync``, as after a crash of primary and agent: ask the others. (EC 147)"""
+    peers = w.known_peers()
+    if not _unproven(w) or _asked(w):
         return None
-    won = w.memory.elected
-    why = f"it was won under version {won}" if won else "nothing is known of how it was won"
+    won = f"under version {w.memory.elected}" if w.memory.elected else "nobody knows how"
+    return act(
+        PollPeers(peers, brief=w.node.silent),
+        because=f"the lock is mine, won {won}, and /sync is at version {w.cluster.sync.version}; asking "
+        + (", ".join(m.name for m in peers) or "nobody, as there is no other member"),
+    )
+
+
+def proven_again(w: World) -> Decision | None:
+    """By what the others answer every commit that ``/sync`` protects is here. (HA rules 15.3.4, EC 147)"""
+    version = w.cluster.sync.version
+    if not _unproven(w) or not _asked(w) or version is None or not _verdict(w).may_lead:
+        return None
+    return act(NoteProof(version), because=f"no acknowledged commit is missing here: {_verdict(w).because}")
+
+
+def _verdict(w: World) -> Verdict:
+    answers = (w.peers or {}).values()
+    running = next((p.name for p in answers if p.is_primary), None)
+    if running:
+        return Verdict(False, f"{running} still runs as a primary")
+    return verdict(claim_of(w), w.cluster.sync, w.settings.synchronous_mode, answers)
+
+
+def unproven(w: World) -> Decision | None:
+    """Nothing proves that I have every commit that ``/sync`` protects: give the lock back, so that the race decides."""
+    if not _unproven(w):
+        return None
     return end(
         ReleaseLease(),
-        because=f"the lock is mine but {why}, and /sync is at version {sync.version} of {sync.leader}: giving it back to prove "
-        "again that no acknowledged commit is missing here",
+        because="the lock is mine, but an acknowledged commit may be missing here, so I give it back: " + _verdict(w).because,
         wake_after=SOON_S,
     )
 
@@ -98,4 +132,13 @@ def names_not_in_force(w: World) -> Decision | None:
     return rest(because=f"{because}; then the promotion", wake_after=LEAST_WAIT_S)
 
 
-PROMOTION_RULES = (reread, unproven, late_write_outrun, names_before_promotion, sync_before_promotion, names_not_in_force)
+PROMOTION_RULES = (
+    reread,
+    ask_again,
+    proven_again,
+    unproven,
+    late_write_outrun,
+    names_before_promotion,
+    sync_before_promotion,
+    names_not_in_force,
+)

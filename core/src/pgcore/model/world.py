@@ -208,7 +208,7 @@ class World:
     store_lost: bool = False
     lease: LeaseState = LeaseState.UNKNOWN
     fresh: bool = False
-    """The cluster was read again in this beat, and nothing newer can have been in the store."""
+    """The cluster was read again in this beat, since the lock was taken; nothing newer can have been in the store then."""
     race_lost: bool = False
     """Somebody else was faster to the lock in this beat; who, is not read yet."""
     peers: Mapping[str, PeerView] | None = None

@@ -41,6 +41,7 @@ class Lookout:
         self._rewindable: tuple[tuple[str, int], bool] | None = None
         self._rewind_program: dict[tuple[str, float], bool] = {}
         self._timeline: tuple[str, int, int | None] = ("", 0, None)
+        self._identified: Lsn | None = None
         self._pending: tuple[tuple[object, ...], dict[str, dict[str, str]]] = ((), {})
         self._settings_read: tuple[tuple[object, ...], recovery.Current] | None = None
         self._last: Monitoring | None = None
@@ -143,15 +144,20 @@ class Lookout:
         return not any(words in str(error) for words in _NOT_YET)
 
     def standby_timeline(self, answer: Monitoring, identify: Callable[[], int | None]) -> int | None:
-        """The WAL receiver's timeline, else the last known, else IDENTIFY_SYSTEM (HA rules 11.5).
+        """The WAL receiver's timeline, else IDENTIFY_SYSTEM, asked again whenever more was replayed (HA rules 11.5).
 
-        The last known one holds for one life of the server and until recovery itself has moved to another timeline.
+        A receiver may have moved to another timeline and died between two looks; the last known timeline would keep this server
+        out of every race. Nor does it fall back behind the receiver, which may be ahead of what was replayed.
         """
         start, recovered = answer.postmaster_start, answer.minimum_recovery_timeline
         if answer.receiver is not None and answer.receiver.timeline:
-            self._timeline = (start, recovered, answer.receiver.timeline)
-        elif self._timeline[:2] != (start, recovered):
-            self._timeline = (start, recovered, identify() or recovered or None)
+            self._timeline, self._identified = (start, recovered, answer.receiver.timeline), None
+            return self._timeline[2]
+        known = self._timeline[2] if self._timeline[:2] == (start, recovered) else None
+        if known is None or self._identified is None or self._identified != answer.replayed:
+            found = identify()
+            self._identified = answer.replayed if found else None
+            self._timeline = (start, recovered, max(known or 0, found or 0) or recovered or None)
         return self._timeline[2]
 
     # -- pending restart ---------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
     if outcome.value is not True:
         return _not_first(world, outcome)
     cluster = replace(world.cluster, leader=world.me)
-    held = _held(replace(world, cluster=cluster, lease=LeaseState.HELD), outcome)
+    held = _held(replace(world, cluster=cluster, lease=LeaseState.HELD, fresh=False), outcome)
     until = Instant(world.now + world.settings.timing.ttl) if world.node.is_primary else None
     return remember(
         held,

@@ -8,7 +8,7 @@ from typing import Any
 from pgcore.decide.advance.memory import Handlers, remember
 from pgcore.decide.sync_candidates import anchored
 from pgcore.decide.sync_names import parse
-from pgcore.model.actions import DropSync, MarkBlocked, Outcome, RestoreStandbyNames, SetStandbyNames, WriteSync
+from pgcore.model.actions import DropSync, MarkBlocked, NoteProof, Outcome, RestoreStandbyNames, SetStandbyNames, WriteSync
 from pgcore.model.basics import Instant
 from pgcore.model.cluster import SyncView
 from pgcore.model.node import NodeView
@@ -87,5 +87,6 @@ HANDLERS: Handlers = {
     DropSync: _dropped,
     SetStandbyNames: _named,
     RestoreStandbyNames: _restored,
+    NoteProof: lambda w, a, o: remember(w, elected=a.version),
     MarkBlocked: lambda w, a, o: _noted(w, blocked=a.blocked),
 }

@@ -78,7 +78,7 @@ from pgcore.model.actions.store import (
     WriteInitialize,
     WriteStatus,
 )
-from pgcore.model.actions.synchronous import DropSync, MarkBlocked, RestoreStandbyNames, SetStandbyNames, WriteSync
+from pgcore.model.actions.synchronous import DropSync, MarkBlocked, NoteProof, RestoreStandbyNames, SetStandbyNames, WriteSync
 from pgcore.model.actions.watchdog import ActivateWatchdog, DisableWatchdog, FeedWatchdog
 from pgcore.model.actions.words import (
     BootstrapPhase,
@@ -128,6 +128,7 @@ __all__ = [
     "ForceFeedback",
     "LeaderSlots",
     "MarkUndecided",
+    "NoteProof",
     "NoteRequest",
     "ObserveNode",
     "Outcome",
@@ -234,6 +235,7 @@ Action = (
     | TellChange
     | MarkUndecided
     | MarkBlocked
+    | NoteProof
     | NoteRequest
     | LeaveSync
     | ReturnToSync

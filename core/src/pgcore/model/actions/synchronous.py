@@ -27,6 +27,13 @@ class MarkBlocked:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteProof:
+    """Remember that under this version of ``/sync`` no acknowledged commit is missing here."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class WriteSync:
     """Write ``/sync``: ``version`` None creates it, else replaces what was read. The value is the new version, None: refused."""
 
