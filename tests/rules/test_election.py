@@ -111,6 +111,11 @@ PRIORITY_FORM = (
         "race.acquire",
         AcquireLease(proof="5"),
     ),
+    nothing(
+        "the former leader is on a newer timeline: it was promoted since, and races itself (HA rules 30.9)",
+        race(PRIORITY, peers=peers(peer("c", 10, timeline=2))),
+        "race.peer_ahead",
+    ),
     nothing("another synchronous standby is ahead", race(PRIORITY, peers=peers(peer("b", 1001))), "race.peer_ahead"),
     case(
         "an asynchronous node that is ahead does not count",

@@ -59,7 +59,7 @@ def able_instead_of_me(w: World, sick: str | None) -> tuple[str, ...]:
 
     My own vote is theirs as well, so ``quorum`` of them are enough. (HA rules 16.3.3, 16.5)
     """
-    sync, timeline = sync_in_force(w), max(w.cluster.timeline, own_timeline(w) or 0)
+    sync, timeline = sync_in_force(w), max(w.cluster_timeline, own_timeline(w) or 0)
     all_of_it = max(w.cluster.status.optime or 0, w.node.position or 0)
     names = tuple(
         name

@@ -191,7 +191,8 @@ def peer_ahead(w: World) -> Decision | None:
     """
     mine, sync = claim_of(w), sync_in_force(w)
     for peer in _rivals(w):
-        former = sync is not None and same_name(sync.leader, peer.name)
+        newer = peer.timeline is not None and mine.timeline is not None and peer.timeline > mine.timeline
+        former = sync is not None and same_name(sync.leader, peer.name) and not newer
         if is_ahead(mine, peer) and not former:
             return rest(
                 because=f"{peer.name} is ahead: {_at(peer.position, peer.timeline)} against {_at(mine.position, mine.timeline)}",

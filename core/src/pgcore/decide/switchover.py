@@ -149,7 +149,7 @@ def _good(w: World, request: FailoverRequest) -> tuple[str, ...]:
         if fit(peer := (w.peers or {}).get(m.name))
         and peer is not None
         and position - peer.position <= w.settings.maximum_lag_on_failover
-        and on_timeline(w, peer, w.cluster.timeline)
+        and on_timeline(w, peer, w.cluster_timeline)
     )
 
 
@@ -318,7 +318,7 @@ def _standing(w: World) -> str:
     outside = "" if sync is None or sync.covers(w.me) else ", not in /sync: confirmed commits may be lost"
     return (
         f"at {w.node.position}, {lag} bytes behind the last known position, "
-        f"timeline {own_timeline(w) or 'unknown'}, the cluster's is {w.cluster.timeline or 'unknown'}{outside}"
+        f"timeline {own_timeline(w) or 'unknown'}, the cluster's is {w.cluster_timeline or 'unknown'}{outside}"
     )
 
 
