@@ -122,6 +122,14 @@ def test_a_refused_value_becomes_the_default_with_a_warning(key: str, value: Any
     assert f"{key}: wants" in warned(result) and "the default is used" in warned(result)
 
 
+def test_a_failsafe_quorum_that_has_no_effect_is_named_with_the_reason() -> None:
+    whole = {"failsafe_quorum": True, "failsafe_mode": True, "synchronous_mode": "quorum"}
+    assert warned(read(whole)) == "" and read(whole).ha.failsafe_quorum
+    assert "failsafe_mode is off" in warned(read(whole | {"failsafe_mode": False}))
+    assert "synchronous_mode is on, not quorum" in warned(read(whole | {"synchronous_mode": "on"}))
+    assert "a Patroni member" in warned(effective(_LOCAL, whole, patroni_present=True))
+
+
 def test_strict_mode_wants_at_least_one_synchronous_node() -> None:
     assert read({"synchronous_node_count": 0}).ha.synchronous_node_count == 0
     assert read({"synchronous_node_count": 0, "synchronous_mode_strict": True}).ha.synchronous_node_count == 1

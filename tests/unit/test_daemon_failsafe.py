@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 from pgcore.clock import Deadline, now
-from pgcore.daemon.peers import PeerAccess, Peers
+from pgcore.daemon.peers import PeerAccess, Peers, parse_acceptance
 from pgcore.dcs.store import ANYTHING, Key
 from pgcore.decide.advance import advance
 from pgcore.decide.lease import demote_left_s, failsafe_ask_s
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Lsn, Timing
-from pgcore.model.cluster import ClusterView
+from pgcore.model.cluster import ClusterView, Member
 from pgcore.model.failsafe import FailsafeAnswer, FailsafeMap, FailsafeRecord
 from pgcore.model.world import Memory
+from pgcore.net.http import Response
 from pgcore.testing.memory_store import MemoryStore
 from unit.test_daemon_kit import SHORT, Bench
 
@@ -35,6 +36,14 @@ class Answering:
         self.requests: list[tuple[str, Mapping[str, str], Any]] = []
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(handler) -> None:
+                self.requests.append((handler.path, dict(handler.headers), None))
+                accepted = {"failsafe_leader": "z", "failsafe_unknown": True}
+                status = {"role": "replica", "xlog": {"received_location": 5}, "pgcore": accepted}
+                handler.send_response(200)
+                handler.end_headers()
+                handler.wfile.write(json.dumps(status).encode())
+
             def do_POST(handler) -> None:
                 content = handler.rfile.read(int(handler.headers["Content-Length"]))
                 self.requests.append((handler.path, dict(handler.headers), json.loads(content)))
@@ -112,6 +121,24 @@ def test_only_200_with_the_exact_word_is_a_yes(serve: Serve, status: int, body: 
     answer = asked({"b": b.url})["b"]
     assert not answer.accepted and str(status) in answer.problem
     assert len(b.requests) == 1, "a refusal is not asked for twice"
+
+
+def test_an_acceptance_that_binds_is_told_from_one_that_does_not(serve: Serve) -> None:
+    binding = Response(200, {"x-pgcore-failsafe": "binding"}, b"Accepted", "")
+    assert parse_acceptance(binding) == FailsafeAnswer(True, binding=True)
+    assert parse_acceptance(replace(binding, headers={})) == FailsafeAnswer(True)
+    assert parse_acceptance(replace(binding, status=500)).refused
+    assert not asked({"b": "http://127.0.0.1:1/patroni"}, 0.3)["b"].refused, "silence is no refusal"
+
+
+def test_a_poll_for_votes_announces_itself_and_reads_what_others_have_accepted(serve: Serve) -> None:
+    b = serve()
+    known = Member("b", api_url=b.url)
+    heard = Peers(PeerAccess()).poll([known], 1.0, announced=True)["b"]
+    assert (heard.reachable, heard.failsafe_leader, heard.failsafe_unknown) == (True, "z", True)
+    plain = Peers(PeerAccess()).poll([known], 1.0)["b"]
+    assert plain.reachable
+    assert [path for path, _, _ in b.requests] == ["/patroni?fresh=1&race=1", "/patroni?fresh=1"]
 
 
 def test_a_dropped_connection_is_tried_once_more(serve: Serve) -> None:

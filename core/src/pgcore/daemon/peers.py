@@ -22,7 +22,7 @@ from pgcore.model.basics import Instant, Json, Lsn, State, Tags
 from pgcore.model.cluster import Member
 from pgcore.model.failsafe import FailsafeAnswer
 from pgcore.model.world import PeerView
-from pgcore.net.http import Connector, HttpClient, Response
+from pgcore.net.http import Connector, HttpClient, Resolver, Response
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class Peers:
         self.access = access
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._silent: dict[str, Instant] = {}
+        self._resolver = Resolver()  # for all, so that a name that was looked up once is known while the name service is away
         self._probing: Future[PeerView] | None = None
         self._threads = 0
         self._grow(max(threads, THREADS))
@@ -181,7 +182,7 @@ class Peers:
     def _request(self, method: str, url: str, path: str, body: bytes | None, deadline: Deadline) -> Response:
         parts = urlsplit(url)
         context = self.access.context() if parts.scheme == "https" else None
-        client = HttpClient((f"{parts.scheme}://{parts.netloc}",), Connector(_context=context))
+        client = HttpClient((f"{parts.scheme}://{parts.netloc}",), Connector(resolver=self._resolver, _context=context))
         headers = self.access.headers() | ({"Content-Type": "application/json"} if body is not None else {})
         try:
             return client.request(method, path, body, headers=headers, deadline=deadline, idempotent=True)
