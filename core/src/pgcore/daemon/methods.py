@@ -31,6 +31,13 @@ def named_methods(tree: Mapping[str, Json]) -> list[str]:
 
 def replica_methods(registry: Registry, wanted: Sequence[tuple[str, Json]]) -> Chosen:
     """The methods in order, with their options; those that cannot be had are left out and named in the log."""
+    chosen = _chosen(registry, wanted)
+    for name in [name for name, _ in wanted if name not in {method.name for method, _ in chosen}]:
+        logger.error("postgresql.create_replica_methods names %s, which no active plugin brings; it is skipped", name)
+    return chosen
+
+
+def _chosen(registry: Registry, wanted: Sequence[tuple[str, Json]]) -> Chosen:
     known = registry.replica_methods()
     chosen: Chosen = []
     for name, options in wanted:
@@ -39,14 +46,12 @@ def replica_methods(registry: Registry, wanted: Sequence[tuple[str, Json]]) -> C
         elif REPLICA_COMMAND in known:
             section = options if isinstance(options, Mapping) else {}
             chosen.append((replace(known[REPLICA_COMMAND], name=name), {"command": name, **section}))
-        else:
-            logger.error("postgresql.create_replica_methods names %s, which no active plugin brings; it is skipped", name)
     return chosen
 
 
 def works_without_leader(registry: Registry, wanted: Sequence[tuple[str, Json]]) -> bool:
     """Some method makes a replica while nobody leads (``no_leader``)."""
-    return any(method.works_without_source(options) for method, options in replica_methods(registry, wanted))
+    return any(method.works_without_source(options) for method, options in _chosen(registry, wanted))
 
 
 def chosen_bootstrap(registry: Registry, local: LocalConfig) -> tuple[BootstrapMethod, Json]:
