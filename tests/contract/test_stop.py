@@ -99,6 +99,19 @@ def test_only_stuck_sessions_are_bounded_when_the_stop_as_a_whole_is_not(make: C
     session.close()
 
 
+def test_an_archiver_that_hangs_after_the_shutdown_checkpoint_is_bounded(make: Callable[..., Node]) -> None:
+    """(EC 63) All is on disk and was told; what is not archived stays marked ready."""
+    node = make("hanging", parameters={"archive_mode": "on", "archive_command": "sleep 20"}).bootstrap()
+    node.sql("SELECT pg_logical_emit_message(true, '', ''), pg_switch_wal()")
+    told: list[ControlState] = []
+    began = time.monotonic()
+    node.stop(timeout_s=None, sessions_s=1.0, on_shut_down=lambda control: told.append(control.state))
+    assert 1.0 <= time.monotonic() - began < 10
+    control = node.look().control
+    assert told == [ControlState.SHUT_DOWN] and control is not None and control.state is ControlState.SHUT_DOWN
+    assert list(Path(node.settings.data_dir, "pg_wal/archive_status").glob("*.ready"))
+
+
 def test_background_workers_and_helpers_are_not_taken_for_sessions(make: Callable[..., Node]) -> None:
     """(EC 89) Asked of the server itself: exactly its client backends are counted, on a primary with standby and archiver."""
     node = make("kinds", parameters={"archive_mode": "on", "archive_command": "true", "logging_collector": "on"})

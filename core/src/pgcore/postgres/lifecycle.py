@@ -102,11 +102,13 @@ class Stopping:
         self._on_shut_down = on_shut_down
         self._safe = False
         self._count_at = 0.0
+        self._shut_down_at: float | None = None
 
     def run(self, mode: StopMode, timeout_s: float | None, sessions_s: float | None = None) -> None:
         """Stop within the limit: fast, then immediate, then SIGKILL, each with the same time.
 
-        ``sessions_s`` bounds the wait for users' sessions alone: they were told to end, the checkpoint takes what it takes.
+        ``sessions_s`` bounds the wait for users' sessions, which were told to end, and later, once all is on disk, that for the
+        archiver and the standbys; the checkpoint between them takes what it takes.
         Raises ServerError if it survives all.
         """
         last_resort = _LAST_RESORT_S if timeout_s is None else timeout_s
@@ -133,7 +135,8 @@ class Stopping:
             waited = time.monotonic() - began
             if timeout_s is not None and waited >= timeout_s:
                 return False
-            if sessions_s is not None and not self._safe and waited >= sessions_s:
+            since = began if not self._safe else self._shut_down_at
+            if sessions_s is not None and since is not None and time.monotonic() - since >= sessions_s:
                 return False
         return True
 
@@ -165,4 +168,5 @@ class Stopping:
         if control is None or control.state != ControlState.SHUT_DOWN:
             return
         tell, self._on_shut_down = self._on_shut_down, None
+        self._shut_down_at = time.monotonic()
         tell(control)

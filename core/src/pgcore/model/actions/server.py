@@ -69,7 +69,7 @@ class StopServer:
     mode: StopMode
     timeout_s: float | None = None
     sessions_s: float | None = None
-    """How long users' sessions may take to end, if the stop as a whole is not bounded."""
+    """Without a bound for the whole stop: how long users' sessions may take, and archiver and standbys after the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
