@@ -13,6 +13,7 @@ from pgcore.model.actions import (
     CompareRecovery,
     CompareTimelines,
     DemoteMode,
+    DropSync,
     FollowByReload,
     FollowByRestart,
     Phase,
@@ -189,6 +190,22 @@ HOLDER = (
     ),
 )
 
+SYNC = (
+    case(
+        "what a normal cluster left in /sync is dropped once the remote is followed (EC 198)",
+        of_remote(LEADER, left_sync="7", **AGREES),
+        "upkeep.left_sync",
+        DropSync("7"),
+        stage="upkeep",
+    ),
+    case(
+        "not before: the section may be a mistake",
+        of_remote(LEADER, left_sync="7", rewind=RewindState.CHECK),
+        "upkeep.status",
+        stage="upkeep",
+    ),
+)
+
 SWITCHOVER = (
     case(
         "a switchover: the candidates are asked",
@@ -335,7 +352,7 @@ FOLLOWERS = (
     ),
 )
 
-CASES: tuple[Case, ...] = HOLDER + SWITCHOVER + FOLLOWERS
+CASES: tuple[Case, ...] = HOLDER + SYNC + SWITCHOVER + FOLLOWERS
 
 
 @pytest.mark.parametrize("each", CASES, ids=str)

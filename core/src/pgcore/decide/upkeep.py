@@ -12,10 +12,12 @@ from pgcore.model.actions import (
     Adopt,
     ApplySettings,
     CompareRecovery,
+    DropSync,
     FollowByReload,
     FollowByRestart,
     ReadHistory,
     ResumeReplay,
+    RewindState,
     RunCheckpoint,
     TellChange,
     WriteFailover,
@@ -135,6 +137,17 @@ def paused_replay(w: World) -> Decision | None:
     return None
 
 
+def left_sync(w: World) -> Decision | None:
+    """A ``/sync`` left by a normal cluster: what it protected is not the remote's, so it must not choose who is promoted later.
+
+    (HA rules 22.5, EC 198) Dropped once this server streams the remote's WAL.
+    """
+    follows = w.memory.rewind is RewindState.NOT_NEED and w.node.replication_state is not None
+    if w.left_sync is None or not _publishing_leader(w) or w.node.is_primary or not follows:
+        return None
+    return act(DropSync(w.left_sync), because="/sync is left from the time before this was a standby cluster")
+
+
 def _unled(w: World) -> bool:
     """A standby of a standby cluster that has had no leader for a while, and nothing else to do."""
     since, ready = w.memory.unlocked_since, w.node.running and w.node.answering and not w.node.is_primary and not w.busy
@@ -164,6 +177,7 @@ UPKEEP = Table(
     return_to_sync,
     request_done,
     checkpoint_after_promotion,
+    left_sync,
     status,
     failsafe.failsafe_key,
     read_history,

@@ -229,6 +229,8 @@ class World:
     """It had its keepalive in this beat."""
     probed: bool = False
     """The leader is being probed since this beat."""
+    left_sync: str | None = None
+    """Version of a ``/sync`` that a normal cluster has left behind in what is a standby cluster now."""
     role_changed: bool = False
     """The callbacks were told another role in this beat; a reload that goes with it is not told as well."""
     checkpoint_asked: bool = False

@@ -102,7 +102,9 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
     reading = outcome.value
     assert isinstance(reading, ClusterReading)
     read, record, known = reading.cluster, world.memory.failsafe, world.memory.failsafe_map
+    left_sync = None
     if reading.settings.standby_cluster is not None:  # what is left in /sync means nothing there (EC 198)
+        left_sync = read.sync.version if read.sync.active else None
         read = replace(read, sync=SyncView())
     accepted = record is not None and record.valid(world.now) and read.unlocked
     cluster = with_leader(read, record) if accepted and record is not None else read
@@ -131,6 +133,7 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
         cluster=cluster,
         settings=reading.settings,
         lease=lease,
+        left_sync=left_sync,
         store_lost=False,
         race_lost=False,
         read_at=outcome.at,
