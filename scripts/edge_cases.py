@@ -24,7 +24,7 @@ ELSEWHERE = "15 17 19 35 37 77 224-225"
 """Cases of the stores, of REST and of the command line."""
 
 _NAMED = re.compile(r"\bEC ((?:\d+(?:-\d+)?)(?:(?:, | and | to )\d+(?:-\d+)?(?![\d.]))*)")
-_ROWS = ("case", "nothing", "silent", "Case", "param", "changing", "kept", "upkeep")
+_ROWS = ("case", "nothing", "silent", "Case", "Row", "step", "param", "changing", "kept", "upkeep")
 
 
 def numbers(text: str) -> set[int]:

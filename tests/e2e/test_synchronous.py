@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness import Cluster, wait_for
+from harness import Cluster, Gap, wait_for
 from harness.cluster import lost_commits
 from harness.node import Node
 
@@ -75,11 +75,12 @@ def whole(cluster: Cluster) -> bool:
 
 @pytest.mark.parametrize(("mode", "size", "count", "rounds"), [("on", 3, 1, 10), ("quorum", 4, 2, 10)])
 def test_no_acknowledged_commit_is_lost_however_often_the_primary_dies(
-        make_cluster: Make, mode: str, size: int, count: int, rounds: int) -> None:
+        make_cluster: Make, measured: Callable[[str, Gap | float], None], mode: str, size: int, count: int, rounds: int) -> None:
     cluster = started(make_cluster, size, synchronous_mode=mode, synchronous_node_count=count)
     writer = cluster.writer(interval_s=0.001).start()
+    longest = 0.0
     for number in range(rounds):
-        before = sync_of(cluster)
+        before, died = sync_of(cluster), time.monotonic()
         if number % 4 == 3:  # it is back before its lease has ended
             cluster.primary().kill_everything()
             cluster.others(*(node for node in cluster.nodes if node.running))[0].start()
@@ -90,6 +91,8 @@ def test_no_acknowledged_commit_is_lost_however_often_the_primary_dies(
             old.start()
         assert writer.report().missing(cluster.present(new)) == []
         wait_for(lambda: whole(cluster), 60, f"all stream and vote again after death {number + 1}", interval_s=0.1)
+        longest = max(longest, time.monotonic() - died)
+    measured("at most from the death of the primary until all stream and are listed again", longest)
     assert lost_commits(cluster, writer) == []
     assert len(writer.report().acknowledged) > 100 * rounds
     assert len({note.server for note in writer.report().acknowledged}) > 1
