@@ -111,7 +111,7 @@ class SyncCluster(Cluster):
         confirmed = self._confirmed(node)
         if confirmed is None or not self._promised():
             return
-        told = replace(node.server, position=confirmed)
+        told = until(node.server, confirmed)
         if self.promise is not None and not self.forced:
             before = self.promise
             assert told.contains(before.server) or before.server.contains(told), (
@@ -244,3 +244,10 @@ class SyncCluster(Cluster):
         if settings.synchronous_mode != "off" and (sync.leader != self.leader or len(sync.standbys) < wanted):
             return f"/sync is {sync}, names {self.waiting[self.leader]}"
         return ""
+
+
+def until(server: Server, position: int) -> Server:
+    """What this server had when it was there: before a switch the timeline was an older one."""
+    passed = tuple(switch for switch in server.switches if switch[1] < position)
+    newest = server.switches[len(passed)][0] if len(passed) < len(server.switches) else server.timeline
+    return replace(server, position=position, timeline=newest, switches=passed)
