@@ -20,6 +20,8 @@ from pgcore.postgres.programs import OsUser
 logger = logging.getLogger(__name__)
 
 RECOVERY_FILES = ("standby.signal", "recovery.signal", "recovery.conf")
+ROOM_BYTES = 32 << 20
+"""Two WAL files of the usual size."""
 
 
 def look(data_dir: str) -> DataDir:
@@ -45,6 +47,15 @@ def look(data_dir: str) -> DataDir:
 
 def _ignorable(name: str) -> bool:
     return name.startswith(".") or name == "lost+found"
+
+
+def is_full(directory: str) -> bool:
+    """There is hardly any room left on its file system."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < ROOM_BYTES
 
 
 def major_version(data_dir: str) -> int | None:
