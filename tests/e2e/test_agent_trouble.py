@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from harness import Cluster, Gap, Node, Writer
+from harness import Cluster, Gap, Node, Writer, wait_for
+from harness.processes import send
 
 UNDISTURBED_S = 0.5
 
@@ -56,6 +59,25 @@ def test_killed_agent_does_not_leave_a_writable_primary_behind(
     old.start()
     cluster.wait_healthy()
     assert cluster.primary() is not old
+
+
+def test_killed_guard_is_replaced_and_its_successor_stops_a_frozen_agents_server(
+        etcd_cluster: Cluster, measured: Callable[[str, Gap | float], None]) -> None:
+    cluster = etcd_cluster
+    old = cluster.primary()
+    before = old.postmaster_pid()
+
+    def guards() -> list[int]:
+        return [pid for pid in old.helper_pids() if Path(f"/proc/{pid}/comm").read_text().strip() == "pgcore-guard"]
+
+    (first,) = guards()
+    send(first, signal.SIGKILL)
+    wait_for(lambda: guards() not in ([], [first]), 2 * cluster.loop_wait + 2, "another guard is there")
+    assert old.postmaster_pid() == before and cluster.primary() is old
+    old.freeze_agent()
+    _stopped_leading(cluster, old, measured, "frozen agent with a second guard")
+    old.thaw_agent()
+    cluster.wait_healthy()
 
 
 def test_agent_killed_and_restarted_at_once_adopts_its_primary(

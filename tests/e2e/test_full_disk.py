@@ -56,6 +56,5 @@ def test_full_disk_under_the_primary_moves_it_once_and_it_comes_back_when_there_
         assert new.timeline() == timeline + 1, "one failover, no flapping"
         assert lost_commits(cluster, writer) == []
         filler.unlink()
-        new.query("SELECT pg_switch_wal()")
         cluster.wait_healthy(60)
         assert cluster.primary() is new

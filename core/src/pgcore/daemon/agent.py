@@ -92,11 +92,12 @@ class Agent:
         node: NodeView,
         signals: Signals,
         reloaded: Callable[[], None],
+        new_guard: Callable[[], Guard | None] = lambda: None,
     ) -> None:
         self.performer, self.board, self.guard, self.signals = performer, board, guard, signals
         self.mailbox = performer.ports.mailbox
         self.postmaster = PostmasterWatch(self.mailbox)
-        self._reloaded = reloaded
+        self._reloaded, self._new_guard = reloaded, new_guard
         self.memory = Memory()
         self._orders = Orders()
         self.node = node
@@ -127,6 +128,7 @@ class Agent:
     def _beat(self, reasons: tuple[str, ...]) -> Beat | None:
         """One heartbeat. A bug ends the beat, never the agent; the guard stays armed with the last proven lease."""
         began = now()
+        self._replace_guard()
         memory = replace(self.memory, stopping=True) if self.signals.asked.is_set() else self.memory
         steps = heartbeat(fresh_world(memory, self.settings, self.node, began, time.time()))
         try:
@@ -172,6 +174,16 @@ class Agent:
         return Instant(min(due, now() + beat.wake_after)) if beat.wake_after is not None else Instant(due)
 
     # -- guard --------------------------------------------------------------------------------------------------------------
+
+    def _replace_guard(self) -> None:
+        """A guard that was killed is replaced; the new one takes the lease over as the old one had it. (docs/guard.md)"""
+        if self.guard is None or not self.guard.gone:
+            return
+        logger.error("the guard (process %d) is gone: starting another, as nobody else would stop a hung primary", self.guard.pid)
+        found = self._new_guard()
+        if found is not None:
+            self.guard.close(stop=False)
+            self.guard, self._guarded_pid = found, None
 
     def _sync_guard(self, world: World) -> None:
         """Tell the guard until when the lease is proven, or that there is nothing to guard; a few memory writes.

@@ -216,6 +216,11 @@ class Guard:
         if status is not None:
             self._write(server_pid=postmaster_pid, server_start=status.start)
 
+    @property
+    def gone(self) -> bool:
+        """Its process has ended: nobody enforces the lease."""
+        return not self._process.alive()
+
     def alive(self) -> bool:
         """Whether the guard runs and has looked at the page in the last seconds."""
         found = self._page.report.read()

@@ -143,7 +143,7 @@ class LongActions:
         self._begin(TaskKind.CHECKPOINT, self._ports.postgres.checkpoint)
 
     def _promote(self, action: a.Promote, world: World) -> None:
-        command = self._ports.configuration.server.pre_promote
+        command, received = self._ports.configuration.server.pre_promote, world.node.received
         scope, name = world.settings.scope, world.me
         nobody_accepted(self._ports.failsafe)
 
@@ -160,7 +160,7 @@ class LongActions:
             if until is None or until - now() < PROMOTE_LEAST_LEASE_S:
                 raise ServerError("no promotion: the lock is not proven to be ours any more")
             told = partial(self._tell, "on_role_change", Role.PRIMARY)
-            self._ports.postgres.promote(ctx, timeout_s=action.timeout_s, accepted=told)
+            self._ports.postgres.promote(ctx, timeout_s=action.timeout_s, accepted=told, received=received)
             self._ports.mpp.promoted()
 
         self._begin(TaskKind.PROMOTE, run)

@@ -389,7 +389,8 @@ def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, noti
             finally:
                 configure_log(configuration.local)
 
-        agent = Agent(Performer(ports), board, guard, node, stop, reloaded)
+        directory = configuration.server.data_dir
+        agent = Agent(Performer(ports), board, guard, node, stop, reloaded, lambda: _guard(directory, None))
         watch_store(ports.store, ports.mailbox, lambda: agent.performer.revision, lambda: float(agent.settings.timing.loop_wait))
         systemd.notify(notify_address, "READY=1")
         _tell_life(ports, agent, "pgcore_started")

@@ -192,8 +192,12 @@ class Postgres(QuickServer):
         finally:
             session.close()
 
-    def promote(self, ctx: TaskContext, *, timeout_s: float, accepted: Callable[[], None] = lambda: None) -> None:
+    def promote(self, ctx: TaskContext, *, timeout_s: float, accepted: Callable[[], None] = lambda: None,
+                received: Lsn | None = None) -> None:
         """Promote a standby; returns as soon as it accepts writes. Raises ServerError when the time is over or it dies.
+
+        ``received``: how far it had WAL. Where the old primary died in the middle of a record, its standbys ask for what
+        follows the part they have: the new primary moves there at once, or they would not stream until it has written as much.
 
         The caller must own the lock: nothing is asked here.
         """
@@ -207,6 +211,19 @@ class Postgres(QuickServer):
             promote.watch(running, self._settings.data_dir, lambda _: local.superuser(self._settings, self._user),
                           Deadline.after(timeout_s, self._now), ctx.check)
             self.role = Role.PRIMARY
+            if received is not None:
+                self._pass(received)
+
+    def _pass(self, received: Lsn) -> None:
+        try:
+            session = Session(local.superuser(self._settings, self._user), Deadline.after(QUICK_S, self._now))
+            try:
+                session.query("SELECT pg_catalog.pg_switch_wal() WHERE pg_catalog.pg_current_wal_lsn() < %s::pg_catalog.pg_lsn",
+                              (str(received),), deadline=Deadline.after(QUICK_S, self._now))
+            finally:
+                session.close()
+        except ServerError as error:
+            logger.warning("standbys that hold part of the last record may not stream before %s is written: %s", received, error)
 
     def rewind(self, ctx: TaskContext, source: Upstream) -> None:
         """Make a stopped (or first stop a running) diverged server a follower of ``source`` (HA rules 12.4).
