@@ -8,10 +8,11 @@ import pytest
 
 from pgcore.decide import MAIN, decide
 from pgcore.model.actions import AcquireLease, BeginDemotion, DemoteMode, Phase, PollPeers, Refuse, ReleaseLease, WriteFailover
+from pgcore.model.basics import Instant
 from pgcore.model.cluster import FailoverRequest, SyncView
 from pgcore.model.node import TaskKind
 from pgcore.model.world import PeerView, World
-from pgcore.testing.builders import crashed, doing, history, member, peer, peers, primary, request, standby, view, world
+from pgcore.testing.builders import NOW, crashed, doing, history, member, peer, peers, primary, request, standby, view, world
 from rules.cases import Case, case, nothing
 from rules.demoting import GRACEFUL, STOPPED
 from rules.demoting import during as demoting
@@ -129,6 +130,21 @@ BUSY = (
 )
 
 
+def unheeded(failover: FailoverRequest, *, seconds: float = 31, **facts: Any) -> World:
+    """The old leader ``a`` after the lock has been free for so long."""
+    at = view(None, failover=failover)
+    return world(standby(), at, unlocked_since=Instant(NOW - seconds), peers=GOOD, **facts)
+
+
+UNHEEDED = (
+    case("nobody followed it for ttl: over, not the next outage", unheeded(request("a", "b")), "race.came_to_nothing", *DROPPED),
+    case("a manual failover as well", unheeded(request(None, "b")), "race.came_to_nothing", *DROPPED),
+    nothing("it is still b's turn", unheeded(request("a", "b"), seconds=29), "race.candidate_first"),
+    case("another leader was asked to go: its own affair", unheeded(request("b", "c")), "race.acquire"),
+    case("a schedule is for later", unheeded(request("a", "b", due=60)), "race.acquire"),
+)
+
+
 def came_back(*answers: PeerView, candidate: str | None = None, sync: SyncView = SyncView(), position: int = 1000) -> World:
     """The lock is free after a switchover away from ``a``, whose server runs again as a standby."""
     cluster = view(None, failover=request("a", candidate), sync=sync)
@@ -161,7 +177,7 @@ OLD_LEADER = (
     ),
 )
 
-CASES: tuple[Case, ...] = HOLDER + BUSY + OLD_LEADER
+CASES: tuple[Case, ...] = HOLDER + BUSY + OLD_LEADER + UNHEEDED
 
 
 @pytest.mark.parametrize("each", CASES, ids=str)

@@ -228,12 +228,16 @@ class Cluster(Servers):
         """Between two actions of a beat the agent is not scheduled for a while."""
         return False
 
+    def noted(self, node: Node, at: World, *, over: bool = False) -> None:
+        """What the heartbeat knows by now, before its next action or at its end."""
+
     def _go_on(self, node: Node, pending: Pending) -> None:
         node.stalled = None
         steps, action, at = pending.steps, pending.action, pending.at
         while True:
             node.memory = at.memory
             self._arm(node, at)
+            self.noted(node, at)
             if self.stalls(node):
                 node.stalled = Pending(steps, action, at)
                 return
@@ -246,6 +250,7 @@ class Cluster(Servers):
                 break
         node.memory, node.finished = beat.world.memory, None
         self._arm(node, beat.world)
+        self.noted(node, beat.world, over=True)
         self._check()
         node.due = self.now + min(beat.wake_after or 99.0, beat.world.settings.timing.loop_wait)
         node.trail += [decision.rule for decision in beat.decisions if not decision.rule.startswith(("publish", "upkeep"))]
@@ -360,4 +365,5 @@ WRITES: dict[type, tuple[Key, Callable[[Any], str]]] = {
     a.WriteHistory: (Key.HISTORY, lambda action: codec.encode_history(action.entries)),
     a.WriteFailover: (Key.FAILOVER, lambda action: codec.encode_failover(action.leader, action.candidate)),
 }
-STORE_ACTIONS = (a.ReadCluster, a.AcquireLease, a.RenewLease, a.ReleaseLease, a.Announce, a.WriteSync, a.DropSync, *WRITES)
+STORE_ACTIONS = (a.ReadCluster, a.AcquireLease, a.RenewLease, a.ReleaseLease, a.Announce, a.WriteSync, a.DropSync,
+                 a.WriteFailsafe, *WRITES)

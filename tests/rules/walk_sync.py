@@ -235,14 +235,14 @@ class SyncCluster(Cluster):
         return self.dice.random() < self.stalling
 
     def unsettled(self) -> str:
-        why = super().unsettled()
-        if why or self.leader is None:
+        why, leader = super().unsettled(), self.leader
+        if why or leader is None:
             return why
-        sync = codec.decode(self[self.leader].store.read(fresh=True, deadline=NEVER)).sync
-        settings = self[self.leader].settings
+        sync = codec.decode(self[leader].store.read(fresh=True, deadline=NEVER)).sync
+        settings = self[leader].settings
         wanted = min(settings.synchronous_node_count, len(NAMES) - 1)
-        if settings.synchronous_mode != "off" and (sync.leader != self.leader or len(sync.standbys) < wanted):
-            return f"/sync is {sync}, names {self.waiting[self.leader]}"
+        if settings.synchronous_mode != "off" and (sync.leader != leader or len(sync.standbys) < wanted):
+            return f"/sync is {sync}, names {self.waiting[leader]}"
         return ""
 
 

@@ -47,6 +47,23 @@ def failsafe_key(w: World) -> Decision | None:
     )
 
 
+def name_whoever_takes_over(w: World) -> Decision | None:
+    """Before the lock is given away ``/failsafe`` names everybody who may take it: who is missing would stand back. (EC 25, 32)
+
+    Once: if the write fails, the hand-over does not wait for it.
+    """
+    named, known = w.cluster.failsafe, w.memory.failsafe_map
+    if not (w.settings.failsafe_mode and w.holds and named) or known.unsure:
+        return None
+    missing = [name for name in wanted_members(w) if name not in named]
+    if not missing:
+        return None
+    return act(
+        WriteFailsafe({**named, **wanted_members(w)}, w.cluster.failsafe_version),
+        because=f"about to give the lock away, and /failsafe does not name {', '.join(missing)}",
+    )
+
+
 def ask_members(w: World) -> Decision | None:
     """The store is away and the lease still proven: ask everybody in ``/failsafe`` to keep me as the leader. (HA rules 9.4)"""
     if not (w.settings.failsafe_mode and w.node.is_primary) or w.failsafe_answers is not None or lease_running_out(w):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgcore.decide.failsafe import name_whoever_takes_over
 from pgcore.decide.lease import renew
 from pgcore.decide.phases import other_names
 from pgcore.decide.sync_duty import leave_sync
@@ -54,4 +55,4 @@ def leave(w: World) -> Decision | None:
     return end(Exit(0, "stopped"), because="asked to end: nothing runs here")
 
 
-SHUTDOWN = Table("shutdown", renew, cancel_running, paused, hand_over, leave_sync, stop, release, leave)
+SHUTDOWN = Table("shutdown", renew, cancel_running, paused, name_whoever_takes_over, hand_over, leave_sync, stop, release, leave)

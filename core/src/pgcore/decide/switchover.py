@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pgcore.decide import failsafe
 from pgcore.decide.candidates import (
     able_instead_of_me,
     candidates_needed,
@@ -221,6 +222,11 @@ def candidate_not_streaming(w: World) -> Decision | None:
     return waiting or _refuse(request, f"{names} did not stream from {w.me} within {READY_WAIT_S:.0f} s")
 
 
+def name_for_hand_over(w: World) -> Decision | None:
+    """Who may take over is named in ``/failsafe`` first: else it would stand back. (EC 25, 32)"""
+    return failsafe.name_whoever_takes_over(w) if due(w) is not None else None
+
+
 def hand_over(w: World) -> Decision | None:
     """A good candidate streams: checkpoint, stop, and hand over to whoever has everything. (HA rules 16.2, 17)"""
     request = due(w)
@@ -235,8 +241,9 @@ def hand_over(w: World) -> Decision | None:
 
 _REQUEST = (unreadable_schedule, stale_schedule, scheduled, wrong_leader, candidate_is_leader)
 _CANDIDATES = (no_candidate, ask_candidates, candidate_starting, unfit_candidates)
-HOLDER_RULES = (*_REQUEST, paused_without_candidate, *_CANDIDATES, too_few_candidates, candidate_not_streaming, hand_over)
-STANDBY_LEADER_RULES = (*_REQUEST, *_CANDIDATES, candidate_not_streaming)
+HOLDER_RULES = (*_REQUEST, paused_without_candidate, *_CANDIDATES, too_few_candidates, candidate_not_streaming,
+                name_for_hand_over, hand_over)
+STANDBY_LEADER_RULES = (*_REQUEST, *_CANDIDATES, candidate_not_streaming, name_for_hand_over)
 """Nobody votes in a standby cluster, and in maintenance mode its leader deals with no request."""
 
 
@@ -248,6 +255,14 @@ def _now(w: World) -> FailoverRequest | None:
     request, since = w.cluster.failover, w.memory.unlocked_since
     over = since is not None and w.now - since > w.settings.timing.ttl
     return None if request is None or request.scheduled_at or over else request
+
+
+def came_to_nothing(w: World) -> Decision | None:
+    """Nobody followed the request for ttl: it is dropped, else whoever leads next would only move the lock away again."""
+    request = w.cluster.failover
+    if request is None or _now(w) is not None or request.scheduled_at or w.paused or request.leader not in (None, w.me):
+        return None
+    return _refuse(request, f"{request.candidate or 'nobody'} did not take the lock within {w.settings.timing.ttl} s")
 
 
 def requested(w: World) -> bool:
@@ -393,6 +408,7 @@ def refuse_while_busy(w: World) -> Decision | None:
 
 
 RACE_RULES = (
+    came_to_nothing,
     outside_sync,
     missing_wal,
     ask_candidate,

@@ -18,7 +18,7 @@ def _written(world: World, action: WriteFailsafe, outcome: Outcome) -> World:
     if not outcome.ok:
         return remember(world, failsafe_map=replace(known, unsure={**known.unsure, **action.members}))
     if not isinstance(outcome.value, str):
-        return world
+        return replace(world, last=replace(outcome, ok=False, error="/failsafe was changed by somebody else"))
     cluster = replace(world.cluster, failsafe=action.members, failsafe_version=outcome.value)
     written = replace(known, known=action.members, unsure={}, mine=True)
     return remember(replace(world, cluster=cluster), failsafe_map=written)

@@ -1,0 +1,74 @@
+"""Random walks in failsafe mode: one leads whatever happens, and an outage of the store alone changes nobody. (HA rules 9)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pgcore.dcs.store import Key
+from rules.faults import Trouble
+from rules.machines import Node
+from rules.test_sync_faults import SyncTrouble
+from rules.walk import Cluster
+from rules.walk_failsafe import FailsafeCluster, FailsafeSyncCluster
+
+TROUBLES = 20
+
+
+class FailsafeTrouble(Trouble):
+    """Trouble for such a cluster; the store goes away more often."""
+
+    def _cluster(self, seed: int) -> Cluster:
+        return FailsafeCluster(seed=seed)
+
+    def _more(self) -> tuple[Callable[[Node], None], ...]:
+        return self._outage, self._outage, self._mute, self._kill_agent, self._cut_from_store
+
+
+class FailsafeSyncTrouble(SyncTrouble):
+    """The same with synchronous replication."""
+
+    def _cluster(self, seed: int) -> Cluster:
+        self.sync = FailsafeSyncCluster(self.mode, count=1 + seed % 2, strict=self.strict, seed=seed)
+        self.sync.lag, self.sync.stalling, self.sync.late = 0.3, 0.02, 0.5
+        return self.sync
+
+    def _more(self) -> tuple[Callable[[Node], None], ...]:
+        return *super()._more(), self._outage, self._outage, self._outage, self._mute, self._kill_agent, self._cut_from_store
+
+
+def test_an_outage_of_the_store_changes_nothing_while_all_members_agree() -> None:
+    """EC 23, 24."""
+    cluster = FailsafeCluster()
+    cluster.run(15)
+    with cluster.kv.outage():
+        for _ in range(300):
+            cluster.run(1)
+            assert cluster.writable() == ["a"]
+    cluster.run(30)
+    assert not cluster.unsettled() and cluster["a"].server.timeline == 1
+
+
+@pytest.mark.parametrize("pauses", [False, True], ids=["", "with maintenance"])
+@pytest.mark.parametrize("tens", range(3))
+def test_whatever_happens_one_leads_and_it_settles(tens: int, pauses: bool) -> None:
+    for seed in range(10 * tens, 10 * tens + 10):
+        walked(seed, FailsafeTrouble(seed, pauses=pauses))
+
+
+@pytest.mark.parametrize("mode", ["on", "quorum"])
+def test_whatever_happens_no_acknowledged_commit_is_lost(mode: str) -> None:
+    for seed in range(10):
+        walked(seed, FailsafeSyncTrouble(seed, mode, strict=bool(seed % 2)))
+
+
+def walked(seed: int, trouble: Trouble) -> None:
+    """The walk kept every promise and settled; its story is in the failure."""
+    try:
+        trouble.rage(TROUBLES)
+        why = trouble.settle()
+    except AssertionError as error:
+        why = str(error)
+    assert not why, "\n".join([f"seed {seed}", *trouble.story, why])
+    assert Key.FAILSAFE in trouble.cluster.kv.entries
