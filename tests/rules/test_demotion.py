@@ -105,7 +105,7 @@ SERVING = (
     nothing(
         "the store is away for a moment while still serving (EC 21)",
         during(GRACEFUL, Phase.CHECKPOINT, doing(TaskKind.CHECKPOINT, primary()), None, lease_until=Instant(NOW + 10.1)),
-        "demotion.await_leader",
+        "demotion.checkpointing",
     ),
     case(
         "a checkpoint before the stop",
@@ -195,7 +195,7 @@ SERVING = (
     nothing(
         "the checkpoint goes on",
         during(GRACEFUL, Phase.CHECKPOINT, doing(TaskKind.CHECKPOINT, primary())),
-        "demotion.await_leader",
+        "demotion.checkpointing",
     ),
 )
 

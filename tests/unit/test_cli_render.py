@@ -11,7 +11,7 @@ import yaml
 from pgcore.cli import render
 from pgcore.cli.problems import problems
 from pgcore.model.basics import Lsn
-from pgcore.model.cluster import ClusterStatus, ClusterView, ConfigRecord, FailoverRequest, Member
+from pgcore.model.cluster import ClusterStatus, ClusterView, ConfigRecord, FailoverRequest, Member, SyncView
 from pgcore.rest.members import ClusterMode
 from unit.rest_board import member, view
 
@@ -27,6 +27,11 @@ def _at(name: str, lsn: int, **fields: object) -> Member:
 def _cluster(*members: Member, **fields: object) -> ClusterView:
     leader = replace(member("a", "primary"), conn_url="postgres://10.0.0.97:5432/postgres")
     return replace(view(**fields), members=(leader, *members), status=ClusterStatus(optime=Lsn(100 * MIB)))
+
+
+def _synchronous(cluster: ClusterView, mode: str, *standbys: str, quorum: int = 0, strict: bool = False) -> ClusterView:
+    document = {"synchronous_mode": mode, "synchronous_mode_strict": strict}
+    return replace(cluster, config=ConfigRecord("1", document), sync=SyncView("1", "a", standbys, quorum))
 
 
 HEALTHY = _cluster(_at("b", 100 * MIB), _at("c", 97 * MIB))
@@ -161,6 +166,12 @@ def test_nothing_is_wrong_with_a_healthy_cluster() -> None:
     assert _wrong(_cluster(_at("b", 100 * MIB))) == []
 
 
+def test_nothing_is_wrong_while_enough_standbys_of_a_quorum_stream() -> None:
+    one_down = _cluster(_at("b", 100 * MIB), replace(_at("c", 100 * MIB), replication_state=None))
+    assert not [line for line in _wrong(_synchronous(one_down, "quorum", "b", "c", quorum=1)) if "commits" in line]
+    assert [line for line in _wrong(_synchronous(one_down, "quorum", "b", "c")) if "commits on a may wait: 2 of" in line]
+
+
 @pytest.mark.parametrize(
     ("cluster", "words"),
     [
@@ -190,6 +201,24 @@ def test_nothing_is_wrong_with_a_healthy_cluster() -> None:
             _cluster(_at("b", 100 * MIB, pending_restart=True, pending_restart_reason={"max_connections": {}})),
             "b has to be restarted for max_connections (pgcore restart demo b)",
         ),
+        (
+            replace(HEALTHY, config=ConfigRecord("1", {"ttl": "soon", "pause": "perhaps"})),
+            "the agents keep the last good one: pause: wants true or false, has 'perhaps'",
+        ),
+        (
+            replace(
+                HEALTHY,
+                config=ConfigRecord("1", {"standby_cluster": {"host": "h"}}),
+                members=(replace(member("a", "standby_leader"), replication_state=None), _at("b", 100 * MIB)),
+            ),
+            "the standby leader a does not stream from the remote cluster nor read an archive",
+        ),
+        (
+            _synchronous(_cluster(replace(_at("b", 100 * MIB), replication_state=None)), "on", "b"),
+            "commits on a may wait: 1 of the synchronous standbys b must confirm them, but 0 stream",
+        ),
+        (_synchronous(HEALTHY, "on"), "no standby is synchronous: commits are not protected"),
+        (_synchronous(HEALTHY, "quorum", strict=True), "no standby is synchronous: commits wait until one streams"),
         (replace(HEALTHY, failsafe={"a": "", "x": ""}), "the member card of x is missing"),
         (
             replace(HEALTHY, status=ClusterStatus(Lsn(0), retain_slots=("b", "gone"))),

@@ -108,14 +108,14 @@ def test_every_setting_is_read() -> None:
 
 
 @pytest.mark.parametrize(("value", "mode"), [(True, "on"), ("true", "on"), ("yes", "on"), (1, "on"), (False, "off"), ("0", "off"),
-                                             ("QUORUM", "quorum"), ("sometimes", "off")])
+                                             ("QUORUM", "quorum")])
 def test_synchronous_mode_has_many_spellings(value: Any, mode: str) -> None:
     assert read({"synchronous_mode": value}).ha.synchronous_mode == mode
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("maximum_lag_on_failover", "1MB"), ("maximum_lag_on_failover", -1), ("primary_start_timeout", "5min"), ("pause", "perhaps"),
-    ("synchronous_mode", "sometimes"), ("member_slots_ttl", [])])
+    ("maximum_lag_on_failover", "1MB"), ("maximum_lag_on_failover", -1), ("primary_start_timeout", "5min"),
+    ("primary_race_backoff", -3), ("member_slots_ttl", [])])
 def test_a_refused_value_becomes_the_default_with_a_warning(key: str, value: Any) -> None:
     result = read({key: value, "loop_wait": 5})
     assert result.ha == read({}).ha and result.timing.loop_wait == 5
@@ -128,6 +128,44 @@ def test_a_failsafe_quorum_that_has_no_effect_is_named_with_the_reason() -> None
     assert "failsafe_mode is off" in warned(read(whole | {"failsafe_mode": False}))
     assert "synchronous_mode is on, not quorum" in warned(read(whole | {"synchronous_mode": "on"}))
     assert "a Patroni member" in warned(effective(_LOCAL, whole, patroni_present=True))
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("synchronous_mode", "qourum"), ("synchronous_mode_strict", "maybe"), ("synchronous_node_count", "two"),
+    ("failsafe_mode", "7"), ("failsafe_quorum", []), ("check_timeline", "new"), ("pause", "soon")])
+def test_a_misspelled_protection_refuses_the_document(key: str, value: Any) -> None:
+    """Its default would be less protection than what is in force."""
+    with pytest.raises(ConfigErrors, match=rf"dynamic configuration: {key}: wants .*correct it with PATCH /config"):
+        read({key: value, "loop_wait": 5})
+
+
+@pytest.mark.parametrize(("document", "words"), [
+    ({"synchronous_mode_strict": True}, "synchronous_mode_strict: has no effect: synchronous_mode is off"),
+    ({"synchronous_mode": "on", "synchronous_node_count": 0}, "synchronous_node_count: is 0: commits wait for no standby"),
+    ({"synchronous_mode": "quorum", "synchronous_mode_strict": True, "synchronous_node_count": 0}, "is 0: 1 is used"),
+    ({"slots": {"a": {"type": "physical", "cluster_type": "bogus"}}},
+     "slots.a.cluster_type: wants primary or standby, has 'bogus'"),
+    ({"ignore_slots": [{"nmae": "x"}]}, "ignore_slots[0].nmae: is no property of a slot and does not count: more slots match "
+                                        "(did you mean name?)"),
+])
+def test_what_does_not_do_what_it_seems_to_is_said(document: dict[str, Any], words: str) -> None:
+    assert words in warned(read(document))
+
+
+@pytest.mark.parametrize("document", [
+    {"synchronous_mode": "on", "synchronous_mode_strict": True}, {"synchronous_mode": "off", "synchronous_node_count": 0},
+    {"slots": {"a": {"type": "physical", "cluster_type": "standby"}}}, {"ignore_slots": [{"name": "x", "type": "physical"}]}])
+def test_what_fits_together_is_not_complained_about(document: dict[str, Any]) -> None:
+    assert warned(read(document)) == ""
+
+
+@pytest.mark.parametrize("document", [{"standby_cluster": {"host": "h", "port": "abc"}}, {"standby_cluster": "x"},
+                                      {"slots": ["a"]}, {"ignore_slots": {"name": "x"}}, {"ignore_slots": ["x"]}])
+def test_a_refusal_shows_the_value_and_a_remedy(document: dict[str, Any]) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        read(document)
+    (error,) = caught.value.errors
+    assert "has " in error.problem and error.hint
 
 
 def test_strict_mode_wants_at_least_one_synchronous_node() -> None:

@@ -202,11 +202,11 @@ def test_keys_without_effect_are_reported(write: Write) -> None:
     found = [str(warning).partition(": ")[2] for warning in load(write(text)).warnings]
     assert found == [
         "postgresql.create_replica_metods: is not a known key and has no effect (did you mean create_replica_methods?)",
-        "postgresql.use_slots: has no effect in a local file (set postgresql.use_slots with pgcore edit-config; "
+        "postgresql.use_slots: has no effect in a local file (set postgresql.use_slots with PATCH /config; "
         "bootstrap.dcs.postgresql.use_slots only counts while a new cluster is made)",
-        "ttl: has no effect in a local file (set ttl with pgcore edit-config; "
+        "ttl: has no effect in a local file (set ttl with PATCH /config; "
         "bootstrap.dcs.ttl only counts while a new cluster is made)",
-        "synchronous_mode: has no effect in a local file (set synchronous_mode with pgcore edit-config; "
+        "synchronous_mode: has no effect in a local file (set synchronous_mode with PATCH /config; "
         "bootstrap.dcs.synchronous_mode only counts while a new cluster is made)",
         "logs: is not a known key and has no effect (did you mean log?)",
     ]

@@ -163,7 +163,7 @@ def test_a_setting_of_the_cluster_in_the_local_file_has_no_effect(tmp_path: Path
     problems = check(tmp_path, node, {"ttl": 30, "postgresql": {"parameters": {"max_connections": 5}}})
     assert [(problem.level, problem.path) for problem in problems] == \
         [("warning", "ttl"), ("warning", "postgresql.parameters.max_connections")]
-    assert "bootstrap.dcs" in problems[0].remedy and "pgcore edit-config" in problems[0].remedy
+    assert "bootstrap.dcs" in problems[0].remedy and "PATCH /config" in problems[0].remedy
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -27,6 +27,7 @@ BROKEN: dict[str, Any] = {
     "parameters that are no mapping": {"postgresql": {"parameters": ["work_mem"]}},
     "slots that are no mapping": {"slots": ["one"]},
     "a wrong standby cluster": {"standby_cluster": {"host": "x", "port": "y"}},
+    "a synchronous mode that there is not": {"synchronous_mode": "qourum"},
 }
 
 
@@ -178,6 +179,39 @@ def test_the_same_mistake_after_it_was_taken_back_is_reported_again(tmp_path: Pa
     for document in (GOOD, {"ttl": "soon"}, GOOD, {"ttl": "soon"}):
         configuration.update(view(document), None)
     assert caplog.text.count("is not used") == 2
+
+
+def test_a_change_is_told_key_by_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    configuration = configured(tmp_path)
+    configuration.update(view(GOOD), None)
+    caplog.clear()
+    changed = {**GOOD, "pause": True, "synchronous_mode": "on", "slots": {"a": {}}}
+    changed["postgresql"] = {"parameters": {"max_connections": 70}}
+    del changed["loop_wait"]
+    configuration.update(view(changed), None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the dynamic configuration has changed: loop_wait: 5 -> not set, pause: not set -> true, "
+        "postgresql.parameters.max_connections: 55 -> 70, slots, synchronous_mode: not set -> on"]
+
+
+def test_it_is_told_when_the_last_good_document_is_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    configuration = configured(tmp_path)
+    for document in (GOOD, GOOD, {"ttl": "soon"}, GOOD, GOOD):
+        configuration.update(view(document), None)
+    assert caplog.text.count("is the one in force again") == 1
+
+
+def test_a_reload_tells_what_has_no_effect_in_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    configuration = configured(tmp_path)
+    configuration.reload()
+    assert "read again: nothing has changed" in caplog.text and "watchdog" not in caplog.text
+    local(tmp_path, {"watchdog": {"mode": "requird"}, "tags": {"nofailover": True, "failover_priority": 5}})
+    configuration.reload()
+    assert "read again: it has changed" in caplog.text
+    assert "watchdog.mode" in caplog.text and "requird" in caplog.text and "contradicts failover_priority 5" in caplog.text
 
 
 # -- members that are Patroni -------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from pgcore.daemon.mailbox import CancelRestart, CarryOut, Letter, ScheduleRestart
 from pgcore.daemon.orders import Orders
 from pgcore.model.node import TaskKind, TaskResult
@@ -56,6 +58,20 @@ def test_a_new_copy_is_answered_when_it_has_begun() -> None:
     letter, memory = taken(orders, CarryOut(ReinitOrder()))
     orders.settle(with_memory(doing(TaskKind.REINITIALIZE, standby()), replace(memory, order=None)))
     assert letter.reply.result(0) == ""
+
+
+def test_what_is_scheduled_and_what_is_taken_back_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    orders = Orders()
+    wanted = ScheduleRestart(RestartOrder(role="primary"), 7.0, {"schedule": "at noon", "role": "primary"})
+    _, memory = taken(orders, wanted)
+    _, memory = taken(orders, wanted, memory)
+    _, memory = taken(orders, CancelRestart(), memory)
+    taken(orders, CancelRestart(), memory)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a restart is scheduled on request: schedule at noon, role primary",
+        "the scheduled restart was deleted on request: schedule at noon, role primary",
+    ]
 
 
 def test_a_second_order_while_one_waits_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pgcore.config.dynamic import Notes, read_document
 from pgcore.model.basics import Role, slot_name
 from pgcore.model.cluster import ClusterView
 from pgcore.rest.members import ClusterMode, MemberRow, member_rows
@@ -16,15 +17,41 @@ def problems(scope: str, view: ClusterView, mode: ClusterMode) -> list[str]:
     if view.initialize is None and not view.members:
         return [f"there is no cluster {scope} here: no agent has ever run with this scope and namespace"]
     rows = member_rows(view, mode)
-    found = [*_leader(view, mode)]
+    found = [*_configuration(view), *_leader(view, mode), *_synchronous(view, mode, rows)]
     for row in rows:
         found += _member(scope, view, mode, row)
     return [*found, *_missing(view)]
 
 
+def _configuration(view: ClusterView) -> Iterator[str]:
+    """A document that every agent refuses stays in the store; what they go by is another."""
+    if view.config is None or view.config.document is None:
+        return
+    notes = Notes("the dynamic configuration is refused, the agents keep the last good one")
+    read_document(view.config.document, notes)
+    yield from (str(error) for error in notes.errors)
+
+
+def _synchronous(view: ClusterView, mode: ClusterMode, rows: list[MemberRow]) -> Iterator[str]:
+    """Commits that wait, or that nobody but the leader has."""
+    if mode.synchronous == "off" or view.unlocked:
+        return
+    listed = view.sync.standbys
+    if not listed:
+        means = "commits wait until one streams" if mode.strict else "commits are not protected, and nobody else may take over"
+        yield f"no standby is synchronous: {means}"
+        return
+    names = {name.lower() for name in listed}
+    streaming = [row for row in rows if row.member.name.lower() in names and row.member.replication_state == "streaming"]
+    needed = len(listed) - view.sync.quorum
+    if len(streaming) < needed:
+        yield (f"commits on {view.leader} may wait: {needed} of the synchronous standbys {', '.join(listed)} must confirm them, "
+               f"but {len(streaming)} stream")
+
+
 def _leader(view: ClusterView, mode: ClusterMode) -> Iterator[str]:
     if view.unlocked:
-        why = "; maintenance mode is on, so nobody takes over by himself (pgcore resume)" if mode.paused else ""
+        why = "; maintenance mode is on, so nobody takes over by himself (PATCH /config: pause null)" if mode.paused else ""
         yield f"there is no leader: nobody holds the leader lock{why}"
         return
     leader = view.leader_member
@@ -36,6 +63,8 @@ def _leader(view: ClusterView, mode: ClusterMode) -> Iterator[str]:
     elif leader.role not in (wanted, "master"):
         doing = "it does not follow the remote cluster yet" if mode.standby_cluster else "it is being promoted"
         yield f"the leader {leader.name} has the role {leader.role}, not yet {wanted}: {doing}"
+    elif mode.standby_cluster and leader.replication_state is None:
+        yield f"the standby leader {leader.name} does not stream from the remote cluster nor read an archive; see its log"
 
 
 def _member(scope: str, view: ClusterView, mode: ClusterMode, row: MemberRow) -> Iterator[str]:

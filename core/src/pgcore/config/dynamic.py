@@ -36,7 +36,11 @@ NEW_CLUSTER_TIMING = Timing(10, 3, 3)
 """Recorded for a cluster that pgcore makes, unless its bootstrap says otherwise."""
 
 NOTHING: Mapping[str, Json] = MappingProxyType({})
-_REMEDY = "correct it with pgcore edit-config"
+_REMEDY = "correct it with PATCH /config"
+_PROTECTING = frozenset({"synchronous_mode", "synchronous_mode_strict", "synchronous_node_count", "failsafe_mode",
+                         "failsafe_quorum", "check_timeline", "pause"})
+"""With the default in place of a misspelled value of these, commits or a server in maintenance would lose their protection."""
+_SLOT_PROPERTIES = ("name", "type", "database", "plugin")
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
 _SLOT_KEYS = ("permanent_replication_slots", "permanent_slots", "slots")
 
@@ -95,7 +99,8 @@ def effective(local: LocalConfig, document: Mapping[str, Json] | None, *, server
 
     A wrong value gives a warning and its default. Raises ConfigErrors if the document cannot be used at all: then nothing of it
     is in force and the caller keeps what it had. That is so for timing that is no number, for a ``postgresql``, ``parameters``,
-    ``slots`` or ``ignore_slots`` of the wrong shape, and for a wrong ``standby_cluster``, because the default would promote it.
+    ``slots`` or ``ignore_slots`` of the wrong shape, for a wrong ``standby_cluster``, because the default would promote it, and
+    for a setting that protects commits or a server in maintenance, because its default would not.
     """
     notes = Notes("dynamic configuration")
     if document is None:
@@ -155,14 +160,27 @@ def _timing(document: Mapping[str, Json], notes: Notes, patroni_present: bool, t
 
 def _ha(document: Mapping[str, Json], notes: Notes, server_major: int | None) -> DynamicSection:
     parsed = parse_fields(DynamicSection, document, "", notes.source, unknown="ignore")
-    notes.downgrade(parsed.errors)
+    for error in parsed.errors:
+        if error.path in _PROTECTING:
+            notes.fail(error.path, error.problem, error.hint or _REMEDY)
+    notes.downgrade([error for error in parsed.errors if error.path not in _PROTECTING])
     notes.warnings += parsed.warnings
     section = DynamicSection(**parsed.values)
+    _synchronous(section, notes)
     if server_major is not None and server_major < 11:
         section = replace(section, member_slots_ttl=0)  # such servers cannot advance slots (config 12.4)
     if section.synchronous_node_count < 1 and section.synchronous_mode_strict:
         return replace(section, synchronous_node_count=1)
     return section
+
+
+def _synchronous(ha: DynamicSection, notes: Notes) -> None:
+    """Say when a setting of synchronous replication does not do what it seems to."""
+    if ha.synchronous_mode_strict and ha.synchronous_mode == "off":
+        notes.warn("synchronous_mode_strict", "has no effect: synchronous_mode is off", "set synchronous_mode to on or quorum")
+    if ha.synchronous_mode != "off" and ha.synchronous_node_count < 1:
+        effect = "1 is used, as the mode is strict" if ha.synchronous_mode_strict else "commits wait for no standby"
+        notes.warn("synchronous_node_count", f"is 0: {effect}", "set it to 1 or more")
 
 
 def _failsafe_quorum(ha: DynamicSection, notes: Notes, patroni_present: bool) -> None:
@@ -185,7 +203,8 @@ def _standby_cluster(value: Any, notes: Notes) -> StandbyClusterSection | None:
     if value is None or value == {}:
         return None
     parsed = parse_fields(StandbyClusterSection, value, "standby_cluster", notes.source)
-    notes.errors += parsed.errors
+    for error in parsed.errors:
+        notes.fail(error.path, error.problem, error.hint or _REMEDY)
     notes.warnings += parsed.warnings
     section = StandbyClusterSection(**parsed.values)
     if section.host or section.port or section.restore_command:
@@ -201,7 +220,7 @@ def _slots(document: Mapping[str, Json], notes: Notes) -> dict[str, Mapping[str,
         return {}
     value = document[key]
     if not isinstance(value, Mapping):
-        notes.fail(key, "wants a mapping from slot name to its properties")
+        notes.fail(key, f"wants a mapping from slot name to its properties, has {value!r}")
         return {}
     slots = {}
     for name, wanted in value.items():
@@ -227,6 +246,10 @@ def _slot(path: str, name: str, wanted: Any, notes: Notes) -> Mapping[str, Json]
         notes.warn(path, f"wants type physical, or logical with database and plugin, has {dict(wanted)!r}; the slot is left out",
                    _REMEDY)
         return None
+    if wanted.get("cluster_type") not in (None, "primary", "standby"):
+        seen = wanted["cluster_type"]
+        notes.warn(f"{path}.cluster_type", f"wants primary or standby, has {seen!r}; the slot is left out", _REMEDY)
+        return None
     return {**wanted, "type": kind}
 
 
@@ -234,11 +257,17 @@ def _ignore_slots(value: Any, notes: Notes) -> tuple[Mapping[str, Json], ...]:
     if not value:
         return ()
     if not isinstance(value, list):
-        notes.fail("ignore_slots", "wants a list of mappings")
+        notes.fail("ignore_slots", f"wants a list of mappings, has {value!r}")
         return ()
     good = tuple(item for item in value if isinstance(item, Mapping))
     if len(good) < len(value):
-        notes.fail("ignore_slots", "wants mappings with name, type, database or plugin as its items")
+        notes.fail("ignore_slots", f"wants mappings with name, type, database or plugin as its items, has {value!r}")
+    for index, item in enumerate(good):
+        for key in item:
+            if key not in _SLOT_PROPERTIES:
+                near = nearest(str(key), _SLOT_PROPERTIES)
+                notes.warn(f"ignore_slots[{index}].{key}", "is no property of a slot and does not count: more slots match",
+                           f"did you mean {near}?" if near else "use name, type, database, plugin")
     return good
 
 

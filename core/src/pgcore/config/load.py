@@ -424,4 +424,4 @@ def _check_top_level(draft: Draft) -> None:
 
 
 def _dynamic_remedy(key: str) -> str:
-    return f"set {key} with pgcore edit-config; bootstrap.dcs.{key} only counts while a new cluster is made"
+    return f"set {key} with PATCH /config; bootstrap.dcs.{key} only counts while a new cluster is made"

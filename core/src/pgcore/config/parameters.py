@@ -92,7 +92,7 @@ def merge_parameters(dynamic: Mapping[str, Json], local: Mapping[str, Json], war
             rule = CONTROLLED[name]
             accepted = rule.accepted(value)
             if accepted is None:
-                warn(path, f"wants {rule.wish}, has {value!r}; {rule.default} is used", "correct it with pgcore edit-config")
+                warn(path, f"wants {rule.wish}, has {value!r}; {rule.default} is used", "correct it with PATCH /config")
             merged[name] = rule.default if accepted is None else accepted
         elif _is_value(value, path, warn):
             merged[name] = _plain(value)
@@ -108,7 +108,7 @@ def local_parameters(given: Mapping[str, Json], path: str, warn: Warn) -> dict[s
             warn(f"{path}.{name}", "has no effect", "it follows from postgresql.listen and scope")
         elif lower in CONTROLLED:
             warn(f"{path}.{name}", "has no effect here: every node must have the same value",
-                 f"set postgresql.parameters.{lower} with pgcore edit-config")
+                 f"set postgresql.parameters.{lower} with PATCH /config")
         elif _is_value(value, f"{path}.{name}", warn):
             kept[lower] = _plain(value)
     return kept

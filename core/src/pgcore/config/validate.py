@@ -291,7 +291,7 @@ def _check_seed(draft: Draft) -> None:
         read_document(raw["dcs"], notes)
         for findings, report in ((notes.errors, draft.fail), (notes.warnings, draft.warn)):
             for finding in findings:
-                hint = finding.hint.replace("correct it with pgcore edit-config", "correct it")
+                hint = finding.hint.replace("correct it with PATCH /config", "correct it")
                 report(f"bootstrap.dcs.{finding.path}".rstrip("."), finding.problem, hint)
     _check_options(draft, "bootstrap.initdb", raw.get("initdb"))
 

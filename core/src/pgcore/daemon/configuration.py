@@ -25,6 +25,24 @@ QUICK_RETURN = {"wal_retrieve_retry_interval": "1s"}
 CACHE_NAME = "patroni.dynamic.json"
 
 
+def changes(before: Mapping[str, Json], after: Mapping[str, Json], path: str = "") -> str:
+    """What differs, key by key: values of single settings, of longer ones the key alone."""
+    found = []
+    for key in sorted({*before, *after}):
+        old, new, name = before.get(key), after.get(key), f"{path}{key}"
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = changes(old, new, f"{name}.")
+            found += [inner] if inner else []
+        elif old != new:
+            plain = not any(isinstance(value, Mapping | list) for value in (old, new))
+            found.append(f"{name}: {_spelled(old)} -> {_spelled(new)}" if plain else name)
+    return ", ".join(found)
+
+
+def _spelled(value: Json) -> str:
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def own_standby_names(value: Effective) -> str:
     """The user's ``synchronous_standby_names``; a server has them only while synchronous mode is off."""
     found = {name.lower(): text for name, text in value.postgresql.parameters.items()}.get("synchronous_standby_names")
@@ -129,7 +147,9 @@ class Configuration:
         refused = self._refused is not None and equal(wanted, self._refused)
         if not reshaped and (refused or wanted is self.effective.document or equal(wanted, self.effective.document)):
             if not refused:
-                self._refused = None  # the one in force is back
+                if self._refused is not None:
+                    logger.info("the dynamic configuration in the store is the one in force again")
+                self._refused = None
             return False
         if not refused and self._accept(wanted):
             return True
@@ -148,6 +168,7 @@ class Configuration:
             logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", error)
             return False
         self._refused = None
+        logger.info("the dynamic configuration has changed: %s", changes(self.effective.document, wanted))
         self._log_warnings(new)
         self.effective = new
         self._recompose()
@@ -160,8 +181,11 @@ class Configuration:
         except ConfigErrors as error:
             logger.error("the configuration was not reloaded, the old one stays in force:\n%s", error)
             return False
+        for warning in local.warnings:
+            logger.warning("%s", warning)
         local = self._without_fixed(local)
         changed = local != self.local
+        logger.info("the configuration of this node was read again: %s", "it has changed" if changed else "nothing has changed")
         self.local = local
         self.effective = self._effective(self.effective.document)
         self._recompose()

@@ -272,7 +272,7 @@ def _refuse_second_agent(former: Duty, path: str) -> None:
 
 
 def _describe(report: Report) -> str:
-    """One sentence for the log and for ``pgcore explain``."""
+    """One sentence for the log."""
     server = f"the server (postmaster {report.pid})" if report.pid else "the server"
     left = (report.until_ns - report.at_ns) / 1e9
     when = f"{left:.2f} s before the end of the leader lease" if left >= 0 else f"{-left:.2f} s after the end of the leader lease"

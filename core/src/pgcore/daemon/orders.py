@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from pgcore.clock import now
@@ -9,6 +10,8 @@ from pgcore.daemon.mailbox import CancelRestart, CarryOut, Letter, ScheduleResta
 from pgcore.model.node import TaskResult
 from pgcore.model.orders import RestartOrder, ScheduledRestart
 from pgcore.model.world import Memory, World
+
+logger = logging.getLogger(__name__)
 
 STILL_STARTING = "postgres is still starting"
 FAILED = "restart failed"
@@ -26,10 +29,14 @@ class Orders:
         request = letter.request
         if isinstance(request, CancelRestart):
             letter.reply.set_result(memory.scheduled_restart is not None)
+            if memory.scheduled_restart is not None:
+                logger.info("the scheduled restart was deleted on request: %s", _shown(memory.scheduled_restart))
             return replace(memory, scheduled_restart=None)
         if isinstance(request, ScheduleRestart):
             letter.reply.set_result(memory.scheduled_restart is None)
             scheduled = ScheduledRestart(request.order, request.due_at, request.shown, postmaster_start)
+            if memory.scheduled_restart is None:
+                logger.info("a restart is scheduled on request: %s", _shown(scheduled))
             return replace(memory, scheduled_restart=memory.scheduled_restart or scheduled)
         assert isinstance(request, CarryOut)
         if memory.order is not None:
@@ -52,6 +59,10 @@ class Orders:
         if self._restarting is not None and memory.restart_result is not None:
             letter, self._restarting = self._restarting, None
             letter.reply.set_result(_ended(memory.restart_result, world))
+
+
+def _shown(scheduled: ScheduledRestart) -> str:
+    return ", ".join(f"{name} {value}" for name, value in scheduled.shown.items())
 
 
 def _ended(result: TaskResult, world: World) -> str:

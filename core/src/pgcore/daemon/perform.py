@@ -14,6 +14,7 @@ from typing import Any
 
 from pgcore.clock import Deadline, now
 from pgcore.daemon.callbacks import CallbackLane
+from pgcore.daemon.complaints import Complaints
 from pgcore.daemon.configuration import Configuration
 from pgcore.daemon.failsafe import FailsafeActions, FailsafeReceiver
 from pgcore.daemon.long_actions import LongActions
@@ -79,6 +80,7 @@ class Performer:
         self.lease_until: Instant | None = None
         """End of the proven lease as of the last action; read by long actions right before what needs it."""
         self._beat_began = now()
+        self._complaints = Complaints()
         self._complained: set[str] = set()
         self._checkpoint = _Checkpoint(ports)
         self.watchdog = Watchdog(lambda: ports.configuration.local.watchdog)
@@ -133,8 +135,9 @@ class Performer:
         try:
             value = handler(action, world)
         except PgcoreError as error:
-            logger.warning("%s: %s", type(action).__name__, error)
+            self._complaints.failed(type(action).__name__, error, now())
             return a.Outcome(now(), ok=False, error=str(error), began=began)
+        self._complaints.worked(type(action).__name__, now())
         return a.Outcome(now(), value=value, began=began)
 
     def _store_deadline(self, world: World) -> Deadline:

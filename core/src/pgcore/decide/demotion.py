@@ -110,6 +110,13 @@ def checkpoint_done(w: World) -> Decision | None:
     return act(EnterPhase(Phase.STOP), because="checkpoint done; stopping")
 
 
+def checkpointing(w: World) -> Decision | None:
+    """The checkpoint before the stop is being written while the server still serves."""
+    if within(w, Phase.CHECKPOINT) and w.busy:
+        return rest(because="the checkpoint before the stop is being written; the server still serves", wake_after=0.5)
+    return None
+
+
 def verify(w: World) -> Decision | None:
     """Ask the candidates for what they have received, while still serving."""
     if within(w, Phase.VERIFY) and w.peers is None:
@@ -283,6 +290,7 @@ DEMOTION = Table(
     checkpoint,
     checkpoint_too_long,
     checkpoint_done,
+    checkpointing,
     verify,
     verified,
     unverified,

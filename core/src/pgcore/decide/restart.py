@@ -117,7 +117,8 @@ def restart_due(w: World) -> Decision | None:
     free = not w.paused and not w.busy and w.memory.order is None and w.memory.procedure is None
     if scheduled is None or not free or w.wall < scheduled.due_at:
         return None
-    return Decision("the scheduled restart is due", (TakeSchedule(),), Then.AGAIN, wake_after=0.0)
+    when = scheduled.shown.get("schedule", "now")
+    return Decision(f"the restart scheduled for {when} is due", (TakeSchedule(),), Then.AGAIN, wake_after=0.0)
 
 
 def restart_ahead(w: World) -> Decision | None:

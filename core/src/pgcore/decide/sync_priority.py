@@ -85,7 +85,7 @@ def _reduce(p: Picture) -> Step | None:
         p.me,
         in_order(keep),
         0,
-        f"/sync lists {_listing(p.sync.standbys)} with quorum {p.sync.quorum}, but every commit waits for {_listing(keep)} only",
+        f"/sync lists {_listing(p.sync.standbys)} with quorum {p.sync.quorum}, but only {_listing(keep)} must have every commit",
     )
 
 

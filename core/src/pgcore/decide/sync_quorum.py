@@ -158,7 +158,7 @@ def _transition(p: Picture) -> Step | None:
     names_first = state.waits_for != begin.waits_for
     while (following := _advance(state, goal)) is not None and names_first == (following.waits_for != state.waits_for):
         state = following
-    reason = f"{goal.wanted} of {_listing(goal.active)} wanted, {goal.proven} known to have everything"
+    reason = f"commits shall wait for any {goal.wanted} of {_listing(goal.active)}; {goal.proven} known to have everything"
     if names_first:
         return SetNames(any_of(state.count, state.names), reason)
     return _write(p.me, state.voters, state.quorum, reason)

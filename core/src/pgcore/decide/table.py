@@ -29,6 +29,6 @@ class Table:
         return None
 
     def listing(self) -> Iterator[tuple[str, str]]:
-        """Name and sentence of each rule, in order, for the documentation and ``explain``."""
+        """Name and sentence of each rule, in order, for the documentation."""
         for rule in self.rules:
             yield f"{self.name}.{rule.__name__}", " ".join((rule.__doc__ or "").split())

@@ -20,7 +20,7 @@ from pgcore.postgres.programs import OsUser
 logger = logging.getLogger(__name__)
 
 HEADER = "# Written by pgcore: whatever is changed here will be lost.\n"
-HINT = "# Use `pgcore edit-config` for the cluster, the node's configuration file, or the included file for this node.\n"
+HINT = "# Use `PATCH /config` of any agent for the cluster, the node's configuration file, or the included file for this node.\n"
 RECOVERY_TITLE = "# recovery.conf"
 
 _SETTING = re.compile(r"\s*([A-Za-z_][\w.]*)(?:\s*=\s*|\s+)(?:'((?:[^'\\]|''|\\.)*)'|([^\s#']+))")

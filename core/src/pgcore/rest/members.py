@@ -17,6 +17,8 @@ class ClusterMode:
     standby_cluster: bool = False
     paused: bool = False
     maximum_lag_on_failover: int = 1048576
+    strict: bool = False
+    """Writes wait rather than go on without a synchronous standby."""
 
     @classmethod
     def of(cls, view: ClusterView) -> ClusterMode:
@@ -31,6 +33,7 @@ class ClusterMode:
             standby_cluster=standby_cluster,
             paused=parse_bool(document.get("pause")) is True,
             maximum_lag_on_failover=lag if isinstance(lag, int) and not isinstance(lag, bool) else 1048576,
+            strict=parse_bool(document.get("synchronous_mode_strict")) is True,
         )
 
 

@@ -128,7 +128,9 @@ class Watcher:
         """Drop the stream; the next one goes to another server, at once until all were tried, then with growing pauses."""
         servers = self._gateway.locator.endpoints
         server = self._stream.url if self._stream is not None else next(iter(servers.urls), "")
-        log.info("the watch on %s at %s ended: %s", self._prefix, server, error)
+        if not self._gateway.closing.is_set():
+            level = logging.DEBUG if self._failures else logging.INFO  # said once until something is heard again
+            log.log(level, "the watch on %s at %s ended and is opened again: %s", self._prefix, server, error)
         servers.avoid(server)
         self._drop()
         if isinstance(error, EtcdError) and (error.stale_login or "permission denied" in error.message.lower()):
