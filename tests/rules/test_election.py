@@ -75,7 +75,7 @@ def test_may_it_lead(situation: str, found: bool, expected: bool) -> None:
 
 def test_the_verdict_names_the_numbers() -> None:
     found = verdict(Claim("a", Lsn(1000), 1), OUTSIDE, "quorum", [peer("b")])
-    assert found.because == "1 of 2 votes needed, one more as a is not in /sync"
+    assert found.because == "1 votes, 2 needed, one more as a is not in /sync"
 
 
 # -- the race ----------------------------------------------------------------------------------------------------------

@@ -177,6 +177,16 @@ HOLDER = (
     ),
     nothing("all is well", of_remote(LEADER, **STILL), "standby_leader.keep"),
     nothing(
+        "no stream from the remote is up",
+        of_remote(standby(role=Role.STANDBY_LEADER, timeline=1, streaming=False), **STILL),
+        "standby_leader.not_streaming",
+    ),
+    nothing(
+        "nothing to stream from: it lives from the archive",
+        of_remote(standby(role=Role.STANDBY_LEADER, timeline=1, streaming=False), remote=ARCHIVE, **STILL),
+        "standby_leader.keep",
+    ),
+    nothing(
         "a standby leader in maintenance mode keeps the lock (EC 197)",
         of_remote(LEADER, paused=True, **STILL),
         "standby_leader.keep",

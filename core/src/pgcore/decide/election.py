@@ -78,7 +78,7 @@ def verdict(claim: Claim, sync: SyncView, mode: str, peers: Iterable[PeerView]) 
     votes = sum(1 for peer in others if votes_for(claim, peer))
     ahead = [peer.name for peer in others if is_ahead(claim, peer)]
     needed = max(0, sync.quorum) + (0 if inside else 1)
-    count = f"{votes} of {needed} votes needed" + ("" if inside else f", one more as {claim.name} is not in /sync")
+    count = f"{votes} votes, {needed} needed" + ("" if inside else f", one more as {claim.name} is not in /sync")
     if votes >= needed:
         return Verdict(True, count)
     if same_name(sync.leader, claim.name):

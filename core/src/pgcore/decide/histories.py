@@ -69,7 +69,8 @@ def verdict(w: World) -> Verdict:
     leader = w.leader_timeline
     own = own_end(w.node, leader) if leader is not None else None
     if leader is None or own is None:
-        return None, "the leader did not answer" if leader is None else "the own position is unknown"
+        asked = w.rewind_source.label if w.rewind_source is not None else "the leader"
+        return None, f"{asked} did not answer" if leader is None else "the own position is unknown"
     if leader.in_recovery:
         return None, "the leader is still in recovery"
     if own.timeline > leader.timeline:

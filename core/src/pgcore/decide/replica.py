@@ -116,7 +116,7 @@ def follow_by_reload(w: World) -> Decision | None:
 
 def _whom(w: World) -> str:
     source = upstream(w)
-    return f"following {source.label} at {source.host}:{source.port}" if source else "following nobody"
+    return f"following {source.label} at {source.host}:{source.port}" if source else "following nobody until a leader is known"
 
 
 def probe_leader(w: World) -> Decision | None:

@@ -143,6 +143,16 @@ def waiting_for_comparison(w: World) -> Decision | None:
     return None
 
 
+def not_streaming(w: World) -> Decision | None:
+    """The remote is a server, but no stream from it is up: PostgreSQL goes on trying."""
+    remote = w.settings.standby_cluster
+    if remote is None or not (remote.host or remote.port) or w.node.replication_state == "streaming":
+        return None
+    state = w.node.replication_state or "not streaming"
+    because = f"the standby leader with the lock; {state}, PostgreSQL goes on trying {described(w)}: its log says why"
+    return rest(because=because)
+
+
 def keep(w: World) -> Decision | None:
     """Everything is as it should be."""
     return rest(because=f"the standby leader with the lock, following {described(w)}")
@@ -173,5 +183,6 @@ STANDBY_LEADER = Table(
     *switchover.STANDBY_LEADER_RULES,
     hand_over,
     waiting_for_comparison,
+    not_streaming,
     keep,
 )

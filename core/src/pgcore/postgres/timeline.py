@@ -119,8 +119,8 @@ def compare_timelines(source: Upstream, replication: Mapping[str, Any], ordinary
             beginning = _beginning(session, history, deadline) if history and not in_recovery else None
         finally:
             session.close()
-    except ServerUnavailableError:
-        raise
+    except ServerUnavailableError as error:
+        raise ServerUnavailableError(f"{source.label} cannot be asked for its timeline: {error}") from error
     except ServerError as error:
         raise ServerUnavailableError(f"the timeline of {source.label} is undecided: {error}") from error
     return LeaderTimeline(timeline, in_recovery, history, system_id, beginning)
