@@ -303,6 +303,32 @@ def test_a_request_in_an_outage_is_answered_with_the_reason(looping: Looping) ->
     assert looping.ask(WriteFailover(candidate="b")) is True
 
 
+class SilentStore:
+    """A store that takes each write and never answers."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put(self, *args: Any, deadline: Deadline, **options: Any) -> Any:
+        time.sleep(max(0.0, deadline.left()))
+        raise StoreUnavailableError("no answer")
+
+
+def test_many_requests_while_the_store_is_silent_do_not_keep_the_heartbeat_from_its_lease(looping: Looping) -> None:
+    """They share half a retry_timeout (1 s here, ttl is 5 s)."""
+    looping.board.wait(None, 5)
+    looping.member.ports.store = SilentStore(looping.member.store)
+    asked = [looping.member.mailbox.ask(WriteFailover(candidate="b")) for _ in range(12)]
+    began = time.monotonic()
+    for each in asked:
+        with pytest.raises(StoreUnavailableError):
+            each.result(10)
+    assert time.monotonic() - began < 3.0
+
+
 def test_an_outage_is_published_and_its_end_too(looping: Looping) -> None:
     looping.board.wait(None, 5)
     with looping.member.server.outage():

@@ -475,10 +475,10 @@ def test_every_action_that_is_no_memory_has_a_performer(member: Bench) -> None:
 
 def test_a_write_another_thread_asked_for_is_answered_as_the_store_did(member: Bench) -> None:
     performer: Performer = member.performer
-    assert isinstance(performer.write_key(Key.FAILOVER, "{}", ANYTHING, SHORT), Stored)
-    assert isinstance(performer.write_key(Key.FAILOVER, "{}", Expect(version="0"), SHORT), Refused)
+    assert isinstance(performer.write_key(Key.FAILOVER, "{}", ANYTHING, Deadline.after(1)), Stored)
+    assert isinstance(performer.write_key(Key.FAILOVER, "{}", Expect(version="0"), Deadline.after(1)), Refused)
     with member.server.outage(), pytest.raises(StoreUnavailableError):
-        performer.write_key(Key.FAILOVER, "{}", ANYTHING, SHORT)
+        performer.write_key(Key.FAILOVER, "{}", ANYTHING, Deadline.after(1))
 
 
 def test_an_error_of_the_server_is_an_outcome(member: Bench) -> None:

@@ -120,8 +120,10 @@ class Agent:
                 return self.performer.exit
             due = self._next_due(began, beat)
             reasons, letters = self.mailbox.wait(Instant(max(due, now() + LEAST_PAUSE_S)))
+            # all of them together, however many there are: the lease must be proven again in time
+            deadline = Deadline.after(self.settings.timing.retry_timeout / 2)
             for letter in letters:
-                self._answer(letter)
+                self._answer(letter, deadline)
             if self.signals.take_reload():
                 self.reload()
 
@@ -285,22 +287,21 @@ class Agent:
 
     # -- requests of other threads ---------------------------------------------------------------------------------------------
 
-    def _answer(self, letter: Letter) -> None:
+    def _answer(self, letter: Letter, deadline: Deadline) -> None:
         try:
             if isinstance(letter.request, CarryOut | ScheduleRestart | CancelRestart):
                 self.memory = self._orders.take(letter, self.memory, self.node.postmaster_start)
             else:
-                letter.reply.set_result(self._fulfil(letter))
+                letter.reply.set_result(self._fulfil(letter, deadline))
         except PgcoreError as error:
             letter.reply.set_exception(error)
         except Exception as error:
             logger.exception("bug while fulfilling %s", type(letter.request).__name__)
             letter.reply.set_exception(error)
 
-    def _fulfil(self, letter: Letter) -> bool | ConfigChange:
+    def _fulfil(self, letter: Letter, deadline: Deadline) -> bool | ConfigChange:
         request = letter.request
         if isinstance(request, ChangeConfig):
-            deadline = Deadline.after(self.settings.timing.retry_timeout / 2)
             return change_config(self.performer.ports.store, request, deadline)
         if isinstance(request, ReloadConfig):
             return self.reload()
@@ -308,7 +309,7 @@ class Agent:
         self.memory = replace(self.memory, refusal="")
         expect = at_version(request.version) if request.version else ANYTHING
         text = codec.encode_failover(request.leader, request.candidate, request.scheduled_at)
-        answer = self.performer.write_key(Key.FAILOVER, text, expect, self.settings.timing)
+        answer = self.performer.write_key(Key.FAILOVER, text, expect, deadline)
         return not isinstance(answer, Refused)
 
     def reload(self) -> bool:

@@ -37,7 +37,7 @@ from pgcore.decide.lease import demote_left_s, failsafe_ask_s
 from pgcore.errors import PgcoreError
 from pgcore.hookspecs import CallbackEvent, Facts
 from pgcore.model import actions as a
-from pgcore.model.basics import Instant, Json, Role, Timing
+from pgcore.model.basics import Instant, Json, Role
 from pgcore.model.cluster import HistoryEntry
 from pgcore.model.failsafe import FailsafeRecord
 from pgcore.model.world import World
@@ -230,9 +230,9 @@ class Performer:
         answer = self.ports.store.put(key, value, expect=expect, deadline=self._spare_deadline(world))
         return None if isinstance(answer, Refused) else answer
 
-    def write_key(self, key: Key, value: str, expect: Expect, timing: Timing) -> Stored | Refused:
+    def write_key(self, key: Key, value: str, expect: Expect, deadline: Deadline) -> Stored | Refused:
         """A write that another thread asked for, between two heartbeats. Raises StoreUnavailableError when undecided."""
-        return self.ports.store.put(key, value, expect=expect, deadline=Deadline.after(timing.retry_timeout / 2))
+        return self.ports.store.put(key, value, expect=expect, deadline=deadline)
 
     def _claim(self, action: a.ClaimInitialize, world: World) -> str | None:
         stored = self._put(Key.INITIALIZE, "", ABSENT, world)
