@@ -59,6 +59,9 @@ from rules.demoting import (
     during,
 )
 
+WRITING = doing(TaskKind.CHECKPOINT, primary())
+"""The checkpoint before the stop is being written."""
+
 
 def verifying(node: NodeView | None = None, *, cluster: ClusterView | None = MINE, **facts: Any) -> World:
     """The checkpoint ended at 1100; who has received it is being asked."""
@@ -101,6 +104,19 @@ SERVING = (
         during(GRACEFUL, Phase.CHECKPOINT, doing(TaskKind.CHECKPOINT, primary()), None, lease_until=Instant(NOW + 10)),
         "demotion.unproven_while_serving",
         BeginDemotion(OFFLINE, Phase.STOP),
+    ),
+    case(
+        "the store is away in failsafe mode: the members are asked instead, the hand-over waits",
+        during(GRACEFUL, Phase.CHECKPOINT, WRITING, None, failsafe_mode=True, lease_until=Instant(NOW + 20)),
+        "demotion.store_lost_while_serving",
+        CancelTask(),
+        EndProcedure(),
+        then=Then.AGAIN,
+    ),
+    case(
+        "the agent ends anyway",
+        during(SHUTDOWN, Phase.CHECKPOINT, WRITING, None, failsafe_mode=True, lease_until=Instant(NOW + 20)),
+        "demotion.await_leader",
     ),
     nothing(
         "the store is away for a moment while still serving (EC 21)",

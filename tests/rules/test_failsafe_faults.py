@@ -50,6 +50,23 @@ def test_an_outage_of_the_store_changes_nothing_while_all_members_agree() -> Non
     assert not cluster.unsettled() and cluster["a"].server.timeline == 1
 
 
+def test_a_switchover_caught_by_an_outage_of_the_store_stops_nobody_and_is_done_afterwards() -> None:
+    """The candidate receives nothing yet, so the old leader still serves when the store goes away."""
+    cluster = FailsafeCluster()
+    cluster.run(15)
+    cluster.ask("a", "b")
+    cluster.run(5, until=lambda: cluster["a"].memory.procedure is not None)
+    cluster["b"].cut = True
+    with cluster.kv.outage():
+        for _ in range(100):
+            cluster.run(1)
+            assert cluster.writable() == ["a"]
+        cluster["b"].cut = False
+        cluster.run(2)
+    cluster.run(40)
+    assert cluster.leader == "b" and not cluster.unsettled() and cluster["b"].server.timeline == 2
+
+
 @pytest.mark.parametrize("pauses", [False, True], ids=["", "with maintenance"])
 @pytest.mark.parametrize("tens", range(3))
 def test_whatever_happens_one_leads_and_it_settles(tens: int, pauses: bool) -> None:

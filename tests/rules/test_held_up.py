@@ -72,6 +72,16 @@ CASES = (
         "no_data.clone",
     ),
     nothing(
+        "a new copy that was asked for ended before the old data was removed: it is not taken for a half-made one",
+        world(down(system_id=None), B_LEADS, last_result=did(TaskKind.REINITIALIZE, "the leader does not answer")),
+        "identity.unreadable",
+    ),
+    case(
+        "it ended after that",
+        world(down(Role.UNINITIALIZED, system_id=None), B_LEADS, last_result=did(TaskKind.REINITIALIZE, "no copy")),
+        "no_data.clone",
+    ),
+    nothing(
         "such a directory is not made into a new cluster",
         world(
             standby(running=False, answering=False, system_id=None),

@@ -13,7 +13,7 @@ from pgcore.model.actions import Announce, BeginDemotion, LeaveSync, Restart, Re
 from pgcore.model.basics import Instant, Tags
 from pgcore.model.cluster import ClusterView, SyncView
 from pgcore.model.node import NodeView, TaskKind
-from pgcore.model.orders import RestartOrder
+from pgcore.model.orders import ReinitOrder, RestartOrder
 from pgcore.model.world import World
 from pgcore.testing.builders import NOW, doing, down, primary, standby, view, world
 from rules.cases import Case, case, nothing, silent
@@ -40,6 +40,13 @@ CASES: tuple[Case, ...] = (
     case("a listed standby ends: it asks to be released (EC 133)", ending(LISTED), "shutdown.leave_sync", LeaveSync()),
     nothing("it is not released yet (EC 133)", ending(LISTED, **ASKED), "shutdown.leave_sync"),
     case("it is released: stop (EC 133)", ending(FREED, **ASKED), "shutdown.stop", BeginDemotion),
+    case(
+        "a new copy of a listed standby was asked for: it asks to be released first",
+        restarting(LISTED, order=ReinitOrder(False, False, Instant(NOW - 1))),
+        "reinit.leave_sync",
+        LeaveSync(),
+    ),
+    case("it is released: the copy", restarting(FREED, order=ReinitOrder(False, False, Instant(NOW - 1))), "reinit.ask_leader"),
     case("nobody released it within two loops: stop (EC 133)", ending(LISTED, **LONG_AGO), "shutdown.stop"),
     case("the store is away: stop (EC 133)", ending(None), "shutdown.stop"),
     case("it went away while waiting: stop (EC 133)", ending(None, **ASKED), "shutdown.stop"),

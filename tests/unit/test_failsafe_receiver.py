@@ -16,7 +16,7 @@ from pgcore.model.cluster import ClusterView
 from pgcore.model.failsafe import FailsafeRecord
 from pgcore.model.node import NodeView, TaskKind
 from pgcore.model.world import LeaseState, World
-from pgcore.testing.builders import doing, primary, standby, view, world
+from pgcore.testing.builders import doing, down, primary, standby, view, world
 
 ASKED = {"name": "b", "conn_url": "postgres://10.0.0.2:5432/postgres", "api_url": "http://10.0.0.2:8008/patroni"}
 MAP = {"a": "x", "b": "y", "c": "z"}
@@ -99,6 +99,13 @@ def test_two_primaries_are_never_accepted_at_the_same_time() -> None:
     a = receiver()
     assert a.accept(asking("b")).code == 200
     assert "b was accepted as the leader" in a.accept(asking("c")).text
+
+
+def test_a_primary_that_is_being_restarted_accepts_nobody() -> None:
+    """It comes back as a primary, whatever stands about its lease."""
+    stopped = down(Role.PRIMARY)
+    assert receiver(doing(TaskKind.RESTART, stopped)).accept(ASKED).text == "Running as a leader"
+    assert receiver(stopped).accept(ASKED).code == 200
 
 
 def test_this_nodes_own_name_is_not_accepted() -> None:

@@ -21,7 +21,6 @@ from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Lsn, Role
 from pgcore.model.cluster import ClusterView
 from pgcore.model.failsafe import FailsafeAnswer, FailsafeRecord, FailsafeVerdict
-from pgcore.model.node import TaskKind
 from pgcore.model.world import LeaseState, World
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ class FailsafeReceiver:
         """
         node, settings = world.node, world.settings
         primary = node.is_primary or (node.running and node.role in (Role.PRIMARY, Role.PROMOTED))
-        primary = primary or world.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY)
+        primary = primary or world.becoming_primary
         lease_until = world.memory.lease_until
         with self._lock:
             self._standing = _Standing(

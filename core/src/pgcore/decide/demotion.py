@@ -65,6 +65,15 @@ def lost_while_serving(w: World) -> Decision | None:
     return None
 
 
+def store_lost_while_serving(w: World) -> Decision | None:
+    """In failsafe mode the members may carry this primary: it serves on, the hand-over waits for the store. (HA rules 9)"""
+    asked = w.settings.failsafe_mode and demotion_of(w).mode is DemoteMode.GRACEFUL
+    if asked and _serving(w) and w.store_lost and w.node.is_primary:
+        cancel = (CancelTask(),) if w.busy else ()
+        return act(*cancel, EndProcedure(), because="the store does not answer: the hand-over is begun anew when it is back")
+    return None
+
+
 def unproven_while_serving(w: World) -> Decision | None:
     """The store is away and the lease runs out before the stop. (HA rules 9.3)"""
     if _serving(w) and w.store_lost and lease_running_out(w):
@@ -286,6 +295,7 @@ DEMOTION = Table(
     asked_to_end,
     renew,
     lost_while_serving,
+    store_lost_while_serving,
     unproven_while_serving,
     checkpoint,
     checkpoint_too_long,

@@ -22,8 +22,12 @@ from pgcore.model.world import World
 
 
 def half_copied(w: World) -> bool:
-    """A copy failed and what its method keeps is no cluster yet: the next attempt goes on from there. (HA rules 6.3, EC 180)"""
-    result = w.ended(TaskKind.CLONE) or w.ended(TaskKind.REINITIALIZE)
+    """A copy failed and what its method keeps is no cluster yet: the next attempt goes on from there. (HA rules 6.3, EC 180)
+
+    A new copy that failed before the old data was removed has left the role as it was, and the data whole.
+    """
+    removed = w.node.role is Role.UNINITIALIZED
+    result = w.ended(TaskKind.CLONE) or (w.ended(TaskKind.REINITIALIZE) if removed else None)
     return result is not None and not result.ok and not w.node.running and w.node.system_id is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide.restart import in_progress, without_store
+from pgcore.decide.sync_duty import leave_sync
 from pgcore.decide.table import Table
 from pgcore.decide.upstream import clone_source, upstream
 from pgcore.model.actions import CancelTask, CompareTimelines, RefuseOrder, Reinitialize
@@ -73,4 +74,5 @@ def begin(w: World) -> Decision | None:
     )
 
 
-REINIT = Table("reinit", without_store, no_leader, leader_itself, cancel_running, in_progress, ask_leader, leader_silent, begin)
+REINIT = Table("reinit", without_store, no_leader, leader_itself, cancel_running, in_progress, leave_sync, ask_leader,
+               leader_silent, begin)

@@ -13,7 +13,6 @@ from pgcore.model.actions import LeaveSync, ReturnToSync
 from pgcore.model.basics import Tags
 from pgcore.model.decision import Decision, act, rest
 from pgcore.model.node import TaskKind
-from pgcore.model.orders import RestartOrder
 from pgcore.model.world import World
 
 AGAIN_S = 1.0
@@ -46,10 +45,10 @@ def return_to_sync(w: World) -> Decision | None:
     """Nothing that this node left synchronous duty for is under way any more: it may be synchronous again. (HA rules 19.9)"""
     needed = (
         w.memory.stopping
-        or isinstance(w.memory.order, RestartOrder)
-        or w.task_is(TaskKind.RESTART, TaskKind.COPY_SLOTS)
+        or w.memory.order is not None
+        or w.task_is(TaskKind.RESTART, TaskKind.REINITIALIZE, TaskKind.COPY_SLOTS)
         or slot_copies.copying(w) is not None
     )
     if w.memory.leaving_sync is None or needed:
         return None
-    return act(ReturnToSync(), because="the restart is over: this node may be synchronous again")
+    return act(ReturnToSync(), because="nothing stops this server any more: this node may be synchronous again")
