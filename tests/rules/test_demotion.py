@@ -116,7 +116,7 @@ SERVING = (
     case(
         "the agent ends anyway",
         during(SHUTDOWN, Phase.CHECKPOINT, WRITING, None, failsafe_mode=True, lease_until=Instant(NOW + 20)),
-        "demotion.await_leader",
+        "demotion.checkpointing",
     ),
     nothing(
         "the store is away for a moment while still serving (EC 21)",

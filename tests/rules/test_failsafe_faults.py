@@ -50,7 +50,7 @@ def test_an_outage_of_the_store_changes_nothing_while_all_members_agree() -> Non
     assert not cluster.unsettled() and cluster["a"].server.timeline == 1
 
 
-def test_a_switchover_caught_by_an_outage_of_the_store_stops_nobody_and_is_done_afterwards() -> None:
+def test_a_switchover_caught_by_an_outage_of_the_store_stops_nobody() -> None:
     """The candidate receives nothing yet, so the old leader still serves when the store goes away."""
     cluster = FailsafeCluster()
     cluster.run(15)
@@ -58,13 +58,29 @@ def test_a_switchover_caught_by_an_outage_of_the_store_stops_nobody_and_is_done_
     cluster.run(5, until=lambda: cluster["a"].memory.procedure is not None)
     cluster["b"].cut = True
     with cluster.kv.outage():
-        for _ in range(100):
+        for _ in range(25):  # long enough for a demotion
             cluster.run(1)
             assert cluster.writable() == ["a"]
         cluster["b"].cut = False
         cluster.run(2)
     cluster.run(40)
-    assert cluster.leader == "b" and not cluster.unsettled() and cluster["b"].server.timeline == 2
+    assert cluster.leader == "a" and not cluster.unsettled() and cluster["a"].server.timeline == 1
+
+
+def test_a_leader_that_dies_right_after_an_outage_of_the_store_is_replaced() -> None:
+    """The lock has outlived the outage, the cards of the others have not: they are still named in /failsafe. (EC 25, 32)"""
+    for moment in range(10):
+        cluster = FailsafeCluster()
+        cluster.run(15 + moment)
+        cluster["a"].due = cluster.now
+        cluster.run(0.5, only="a")
+        with cluster.kv.outage():
+            cluster.run(25)
+        cluster["a"].due = cluster.now
+        cluster.run(0.5, only="a")
+        cluster["a"].alive = False
+        cluster.run(90)
+        assert cluster.writable() in (["b"], ["c"]), f"at {moment} s: {cluster.kv.entries[Key.FAILSAFE].value}"
 
 
 @pytest.mark.parametrize("pauses", [False, True], ids=["", "with maintenance"])

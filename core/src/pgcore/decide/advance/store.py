@@ -53,6 +53,10 @@ def _not_first(world: World, outcome: Outcome) -> World:
 
 
 def _held(world: World, outcome: Outcome) -> World:
+    """Proven by the store. After a time in failsafe mode the cards of living members come back one by one."""
+    if world.memory.failsafe_until is not None:
+        keep_until = Instant(world.now + world.settings.timing.ttl)
+        world = remember(world, failsafe_map=replace(world.memory.failsafe_map, keep_until=keep_until))
     began = outcome.began if outcome.began is not None else outcome.at
     accepted = None if world.node.is_primary else world.memory.failsafe
     return remember(world, lease_until=began + world.settings.timing.ttl, failsafe_until=None, failsafe=accepted)
