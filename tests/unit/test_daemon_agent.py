@@ -19,7 +19,7 @@ from pgcore.daemon.agent import Agent
 from pgcore.daemon.board import Board
 from pgcore.daemon.guard import Guard, Prepared
 from pgcore.daemon.guard_page import Duty, GuardPage, page_path
-from pgcore.daemon.mailbox import ReloadConfig, WriteFailover
+from pgcore.daemon.mailbox import CarryOut, Letter, ReloadConfig, WriteFailover
 from pgcore.daemon.run import configure_log
 from pgcore.dcs.store import Key
 from pgcore.errors import ConfigError, StoreUnavailableError
@@ -27,6 +27,7 @@ from pgcore.model import actions as a
 from pgcore.model.actions import DemoteMode, Phase
 from pgcore.model.basics import Instant, Role, State, Timing
 from pgcore.model.node import NodeView, TaskKind, TaskView
+from pgcore.model.orders import RestartOrder
 from pgcore.model.world import Demotion, World
 from pgcore.postgres.server import Postgres
 from unit.test_daemon_kit import Bench, eventually, local, write_node_file
@@ -219,6 +220,19 @@ def test_a_bug_in_every_heartbeat_does_not_prolong_the_lease_and_the_guard_ends_
         assert guarded.agent._beat(("timer",)) is None
     assert guarded.until == before
     assert "bug 5 in a heartbeat" in caplog.text
+    broken.close()
+
+
+def test_an_order_that_meets_a_bug_is_given_up_and_cannot_end_every_heartbeat_from_now_on(guarded: Guarded) -> None:
+    """Else one request over REST would cost the leader its lease."""
+    agent, letter = guarded.agent, Letter(CarryOut(RestartOrder()))
+    agent._answer(letter, Deadline.after(1))
+    broken, works = Broken(guarded.member.configuration.server), guarded.member.ports.postgres
+    guarded.member.ports.postgres = broken
+    assert agent.memory.order is not None and agent._beat(("timer",)) is None
+    guarded.member.ports.postgres = works
+    assert agent.memory.order is None and agent._beat(("timer",)) is not None
+    assert "bug" in str(letter.reply.result(0))
     broken.close()
 
 

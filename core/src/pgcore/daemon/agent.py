@@ -148,6 +148,8 @@ class Agent:
             logger.exception(
                 "bug %d in a heartbeat (woken by %s): it ended early; the lease was not touched", self._bugs, ", ".join(reasons)
             )
+            if self.memory.order is not None:  # it may be what meets the bug, and would in every beat from now on
+                self.memory = replace(self.memory, order=None, order_refused="a bug ended the heartbeat, the log has the details")
             return None
         world = beat.world
         self._sync_guard(world)
