@@ -128,9 +128,9 @@ def writes_blocked(w: World) -> Decision | None:
     if nobody == w.memory.sync.blocked:
         return None
     if nobody:
-        because = "synchronous_mode_strict and no standby that can be synchronous: writes wait until one streams"
+        because = "synchronous_mode_strict and no standby that can be synchronous: writes wait for one"
         return act(a.MarkBlocked(True), because=because)
-    return act(a.MarkBlocked(False), because="writes wait for a missing standby no longer")
+    return act(a.MarkBlocked(False), because="writes do not wait for a missing standby any more")
 
 
 UPKEEP_RULES = (writes_blocked, synchronous_step)
