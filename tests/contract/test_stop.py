@@ -130,6 +130,16 @@ def test_background_workers_and_helpers_are_not_taken_for_sessions(make: Callabl
         session.close()
 
 
+def test_an_orderly_stop_with_a_log_collector_alarms_nobody(make: Callable[..., Node], caplog: pytest.LogCaptureFixture) -> None:
+    node = make("collected", parameters={"logging_collector": "on"})
+    node.bootstrap()
+    for _ in range(3):
+        node.stop(timeout_s=20.0)
+        assert not postmaster.orphans(node.settings.data_dir)
+        node.start()
+    assert "whose postmaster is dead" not in caplog.text
+
+
 @pytest.mark.parametrize(("title", "serves"), [
     ("postgres: demo: admin postgres 127.0.0.1(5432) idle in transaction", True),
     ("postgres: admin my db [local] SELECT", True),

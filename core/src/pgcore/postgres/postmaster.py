@@ -18,6 +18,8 @@ from pgcore.postgres.programs import descendants
 
 logger = logging.getLogger(__name__)
 
+_LINGER_S = 0.2
+"""The log collector reads what is left in its pipe when the postmaster has ended, and then ends by itself."""
 START_TOLERANCE_S = 3.0
 _POLL_S = 0.05
 _EXECUTABLES = ("postgres", "postmaster")
@@ -245,10 +247,20 @@ def orphans(data_dir: str) -> list[int]:
     return found
 
 
+def _ends_by_itself(pid: int) -> bool:
+    """The log collector, or a process that has given its memory back already."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            title = file.read().strip(b" \0")
+    except OSError:
+        return True
+    return not title or title.endswith(b"logger")
+
+
 def clear_orphans(data_dir: str, timeout_s: float = 5.0) -> int:
     """End the leftovers of a dead postmaster, first politely (SIGQUIT), then by SIGKILL; how many there were."""
     left = orphans(data_dir)
-    if not left:
+    if all(_ends_by_itself(pid) and Postmaster(pid).wait(_LINGER_S) for pid in left):
         return 0
     logger.warning("ending %d server processes of %s whose postmaster is dead: %s", len(left), data_dir, left)
     handles = [Postmaster(pid) for pid in left]
