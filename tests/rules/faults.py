@@ -48,6 +48,7 @@ class Trouble:
         for node in cluster.nodes.values():
             if not node.agent or node.exit is not None:
                 cluster.restart_agent(node)
+        cluster.run(2.0)  # a lock that ran out while the store was away is seen to be gone
         end = cluster.now + SETTLES_WITHIN_S
         while cluster.unsettled() and cluster.now < end:
             cluster.run(1.0)
