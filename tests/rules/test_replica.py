@@ -154,6 +154,11 @@ CASES: tuple[Case, ...] = (
         ),
         "replica.keep",
     ),
+    nothing(
+        "the leader took its lock back before its card: nobody lets go of the stream meanwhile (EC 199)",
+        world(standby(), view("b", member("a")), rewind=RewindState.NOT_NEED, timeline_asked=True),
+        "replica.keep_upstream",
+    ),
     case(
         "a change that a reload can make",
         world(standby(), B_LEADS, rewind=RewindState.NOT_NEED, recovery_change="reload", timeline_asked=True),

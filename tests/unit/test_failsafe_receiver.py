@@ -164,7 +164,7 @@ def test_a_new_primary_forgets_whom_it_accepted_but_a_standby_with_the_lock_does
     """(EC 33)"""
     a = receiver()
     a.accept(ASKED)
-    held = {"lease": LeaseState.HELD, "lease_until": Instant(now() + 30)}
+    held = {"lease": LeaseState.HELD, "lease_until": Instant(now() + 3600)}
     a.know(seen(standby(), view("a"), **held))
     assert a.record() is not None
     a.know(seen(primary(), view("a"), **held))

@@ -66,8 +66,8 @@ def new_history(w: World) -> Decision | None:
 
 
 def keep_upstream(w: World) -> Decision | None:
-    """The holder has no address at the moment: go on following whoever is followed. (HA rules 11.2.6, EC 199)"""
-    if w.standby_cluster and upstream(w) is None and not w.settings.tags.nostream:
+    """The holder has no address at the moment, as its card ended before its lock: go on as it is. (HA rules 11.2.6, EC 199)"""
+    if upstream(w) is None and not w.settings.tags.nostream:
         return rest(because=f"{w.cluster.leader} has published no address; keeping the present upstream", wake_after=1.0)
     return None
 
