@@ -9,6 +9,9 @@ QUICK := $(wildcard tests/house tests/unit tests/rules)
 ORDER := $(QUICK) $(filter-out $(QUICK) tests/e2e tests/downstream,$(patsubst %/,%,$(wildcard tests/*/))) \
          $(wildcard plugins/*/tests) $(wildcard tests/downstream tests/e2e)
 
+# Two at a time, a file on one of them: the end-to-end tests mostly wait.
+PARALLEL := -n 2 --dist loadfile
+
 .PHONY: help demo test check wheels clean
 
 help:
@@ -24,7 +27,7 @@ demo:
 
 test:
 	@$(BOOTSTRAP) test
-	@$(ENVIRONMENT) && exec .venv/bin/python -m pytest $(or $(PYTEST),$(ORDER))
+	@$(ENVIRONMENT) && exec .venv/bin/python -m pytest $(or $(PYTEST),$(PARALLEL) $(ORDER))
 
 check:
 	@$(BOOTSTRAP) test

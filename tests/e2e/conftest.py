@@ -19,7 +19,7 @@ from harness.agents import chosen_agent
 from harness.cluster import StoreKind
 
 _open_clusters: list[Cluster] = []
-_measured: list[str] = []
+MEASURED = "measured"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,9 +47,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what was measured, also when everything passed."""
-    if _measured:
+    reports = [report for found in terminalreporter.stats.values() for report in found if getattr(report, "when", "") == "call"]
+    measured = [line for report in reports for name, line in report.user_properties if name == MEASURED]
+    if measured:
         terminalreporter.section("measured")
-        for line in _measured:
+        for line in measured:
             terminalreporter.write_line(line)
 
 
@@ -59,7 +61,7 @@ def measured(request: pytest.FixtureRequest) -> Callable[[str, Gap | float], Non
 
     def note(name: str, value: Gap | float) -> None:
         shown = f"{value:.3f} s" if isinstance(value, float) else str(value)
-        _measured.append(f"{shown:>10}  {name} [{request.node.name}]")
+        request.node.user_properties.append((MEASURED, f"{shown:>10}  {name} [{request.node.name}]"))
 
     return note
 
