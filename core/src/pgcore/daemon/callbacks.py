@@ -1,4 +1,4 @@
-"""The callback lanes: plugins are told what happened, in order, never in the way of the heartbeat. (HA rules 25)"""
+"""The callback lanes: plugins are told what happened, in order, never in the way of the heartbeat. (HA rules 25, 30.6)"""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def recover_before_rewind(w: World) -> Decision | None:
 
 
 def rewind(w: World) -> Decision | None:
-    """Diverged, and pg_rewind is possible: wait for the leader's checkpoint, then rewind. (HA rules 12.3, 12.4)"""
+    """Diverged, and pg_rewind is possible: wait for the leader's checkpoint, then rewind. (HA rules 11.2.4, 12.3, 12.4)"""
     source = w.rewind_source
     if w.memory.rewind is not RewindState.NEED or source is None or not w.node.rewind_possible:
         return None

@@ -1,4 +1,4 @@
-"""Somebody else holds the lock and PostgreSQL runs. (HA rules 11)"""
+"""Somebody else holds the lock and PostgreSQL runs. (HA rules 11, 11.2)"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ PROOF_WAIT_S, SETTLE_S = 2.0, 1.0
 
 
 def next_step(picture: Picture) -> Step | None:
-    """What the primary writes next; None when all is as wanted. (HA rules 19.2, 19.5, 19.7)"""
+    """What the primary writes next; None when all is as wanted. (HA rules 19.2, 19.5, 19.7, 20.7)"""
     p = spelled(picture)
     return fenced(p, _claim(p) or _reduce(p) or _settle(p) or _without_candidates(p) or _towards_chosen(p))
 

@@ -48,7 +48,7 @@ class _Goal:
 
 
 def next_step(picture: Picture) -> Step | None:
-    """What the primary writes next; None when all is as wanted. (HA rules 20.3, 20.6)
+    """What the primary writes next; None when all is as wanted. (HA rules 20.1, 20.3, 20.4, 20.6, 20.7)
 
     Adjacent writes of the same half are merged. An unsafe state, made by hand or by another program, is repaired first.
     """

@@ -159,7 +159,7 @@ class TaskResult:
     error: str = ""
     cancelled: bool = False
     retriable: bool = False
-    """It failed because another server was not there; the same may work later."""
+    """It failed because another server was not there; the same may work later. (HA rules 12.4.6)"""
 
     @property
     def ok(self) -> bool:

@@ -35,7 +35,7 @@ class Names:
     placeholder: bool = False
     """Nobody can confirm, so commits wait."""
     everybody: bool = False
-    """``*`` was found: any replication client confirms, so it proves nothing."""
+    """``*`` was found: any replication client confirms, so it proves nothing. (HA rules 30.7)"""
 
     def same(self, other: Names) -> bool:
         """Both make PostgreSQL wait for the same standbys."""

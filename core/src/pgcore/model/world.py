@@ -337,7 +337,7 @@ class World:
     def known_peers(self) -> tuple[Member, ...]:
         """Members of the last view with a leader, of ``/failsafe`` and of the present view, by name, not me, with a REST URL.
 
-        (HA rules 15.3) The newest card of a name counts; one that has none is known by ``/failsafe`` alone.
+        (HA rules 15.3, 30.8) The newest card of a name counts; one that has none is known by ``/failsafe`` alone.
         """
         vouching = (self.cluster.failsafe or {}) if self.settings.failsafe_mode else {}
         by_name = {m.name: m for m in self.memory.old_cluster.members} if self.memory.old_cluster else {}
@@ -396,5 +396,5 @@ class World:
 
     @property
     def crashed(self) -> bool:
-        """The agent itself saw the server running before it died."""
+        """The agent itself saw the server running before it died. (HA rules 4.12)"""
         return self.node.state is State.CRASHED

@@ -73,7 +73,10 @@ class Management:
         return Reply(202, "reload scheduled")
 
     def switchover(self, action: str, body: dict[str, Json]) -> Reply:
-        """``POST /switchover`` and ``POST /failover``; unscheduled ones are answered when their outcome is known."""
+        """``POST /switchover`` and ``POST /failover``; unscheduled ones are answered when their outcome is known.
+
+        (HA rules 16.1)
+        """
         ask = Ask.read(action, body)
         status = self._board.status
         refusal = _refused_request(ask, paused=bool(status and status.paused))

@@ -1,0 +1,33 @@
+"""Every edge case has a test that names it, every HA rule has code that cites it and a test of that code."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import ModuleType
+
+from house.sources import ROOT
+
+
+def script(name: str) -> ModuleType:
+    """A script of this workspace as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_edge_case_of_rules_and_shell_is_named_by_a_test() -> None:
+    """``python scripts/edge_cases.py`` prints the missing ones."""
+    assert script("edge_cases").missing() == []
+
+
+def test_every_ha_rule_is_cited_by_code_that_has_a_test() -> None:
+    """``python scripts/ha_rules.py --missing`` prints the missing ones."""
+    assert script("ha_rules").missing() == []
+
+
+def test_the_page_from_rules_to_code_and_tests_is_current() -> None:
+    """If not: ``python scripts/ha_rules.py docs/ha-rules.md``."""
+    assert (ROOT / "docs" / "ha-rules.md").read_text() == script("ha_rules").page()
