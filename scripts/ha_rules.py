@@ -35,7 +35,8 @@ CONTRACT: Mapping[str, str] = {
     "20.7": "change of mode",
     "21.1": "which slots", "21.2": "feedback of positions", "21.3": "changes: 1-6", "21.4": "copies of logical slots",
     "21.5": "ignored slots", "22": "standby cluster: 1-11", "23": "pause", "24": "restart, reload, reinitialise: 1-5",
-    "25": "callbacks and hooks", "26": "tags", "27": "end of the agent", "28": "several sites, in [several-sites.md](several-sites.md)",
+    "25": "callbacks and hooks", "26": "tags", "27": "end of the agent",
+    "28": "several sites, in [several-sites.md](several-sites.md)",
     "29": "MPP, Citus",
     "30": "safer than the predecessor: 1-13",
 }
