@@ -53,7 +53,6 @@ def test_primary_race_backoff_waits_for_a_frozen_agent_whose_server_goes_on_and_
     assert cluster.loop_wait <= took < cluster.loop_wait + 5
     cluster.wait_healthy()
 
-    timeline = new.timeline()
     with _dynamic(cluster, primary_race_backoff=BACKOFF_S), cluster.direct_writer(new):
         time.sleep(cluster.loop_wait + 1)
         guards = [pid for pid in new.helper_pids() if pid != new.pid]
@@ -65,12 +64,7 @@ def test_primary_race_backoff_waits_for_a_frozen_agent_whose_server_goes_on_and_
         time.sleep(cluster.loop_wait + 3)
         assert new.is_writable() and cluster.etcd.get(cluster.leader_key()) is None
         new.thaw_agent()
-        wait_for(lambda: cluster.etcd and cluster.etcd.get(cluster.leader_key()) == new.name, 10, f"{new.name} leads again")
-    assert new.timeline() == timeline
-    new.kill_agent()  # begins anew with a guard
-    new.start()
-    cluster.wait_healthy()
-    assert (cluster.primary(), new.timeline()) == (new, timeline)
+    cluster.wait_healthy()  # its agent gives it a guard again, which ends what the lease does not cover any more
 
 
 def _sync(cluster: Cluster) -> tuple[str, str | None, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -124,6 +125,12 @@ def test_with_quorum_commit_a_silent_standby_does_not_end_the_primary(
     primary = cluster.primary()
     silent, other = cluster.others(primary)
     before = _before(primary)
+
+    def nobody_is_young() -> bool:
+        """An agent binds itself only when it remembers a whole ttl."""
+        return all(time.time() - os.stat(f"/proc/{node.pid}").st_ctime > cluster.ttl for node in cluster.nodes)
+
+    wait_for(nobody_is_young, 2 * cluster.ttl, "every agent is older than ttl")
 
     def one_may_be_missing() -> bool:
         sync = json.loads(etcd.get(f"/service/{cluster.scope}/sync") or "{}")

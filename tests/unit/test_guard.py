@@ -25,6 +25,7 @@ import psycopg2
 import pytest
 
 import pgcore
+from harness.processes import MARKER, marked
 from pgcore.clock import now
 from pgcore.daemon.guard_page import GuardPage, Stage, live_duty, page_path
 from pgcore.daemon.guard_server import Process, status_of
@@ -452,24 +453,16 @@ def test_the_guard_keeps_nothing_of_the_agent_open(place: Place) -> None:
     assert Process.find(agent.guard)
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
 def test_a_forked_guard_that_is_never_told_what_to_guard_ends_with_its_agent(place: Place) -> None:
-    mark = f"GUARD_TEST={uuid.uuid4().hex}"
+    mark = uuid.uuid4().hex
     script = "from pgcore.daemon.guard import prefork; import time; p = prefork(); print('up', flush=True); time.sleep(60)"
     source = str(Path(pgcore.__file__).parent.parent)
     idle = subprocess.Popen([str(PYTHON), "-c", script], user=USER, stdout=subprocess.PIPE, cwd="/",
-                            env={"PYTHONPATH": source, mark.partition("=")[0]: mark.partition("=")[2]})
+                            env={"PYTHONPATH": source, MARKER: mark})
     assert idle.stdout and idle.stdout.readline()
 
     def waiting() -> list[int]:
-        ours = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if mark.encode() in _content(path)]
-        return [pid for pid in ours if (status := status_of(pid)) and status.name == "pgcore-guard"]
+        return [pid for pid in marked(mark) if (status := status_of(pid)) and status.name == "pgcore-guard"]
 
     assert len(eventually(waiting, 2)) == 1
     idle.kill()

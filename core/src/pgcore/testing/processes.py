@@ -93,9 +93,12 @@ class ServerProcess:
         self.process = None
 
     def freeze(self) -> None:
-        """Stop the process without closing its sockets (SIGSTOP)."""
+        """Stop the process without closing its sockets (SIGSTOP); returns once each of its threads stands still."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 5
+        while not _stands_still(self.process.pid) and time.monotonic() < deadline:
+            time.sleep(0.002)
 
     def thaw(self) -> None:
         """Let a frozen process go on."""
@@ -236,3 +239,12 @@ class EtcdCluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _stands_still(pid: int) -> bool:
+    """Every thread is stopped; true as well where that cannot be read."""
+    try:
+        states = [path.read_text().rpartition(") ")[2][:1] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return True
+    return all(state in "TZX" for state in states)
