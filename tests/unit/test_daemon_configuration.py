@@ -195,6 +195,17 @@ def test_a_change_is_told_key_by_key(tmp_path: Path, caplog: pytest.LogCaptureFi
         "postgresql.parameters.max_connections: 55 -> 70, slots, synchronous_mode: not set -> on"]
 
 
+def test_a_server_whose_version_became_known_is_no_change_of_the_configuration(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    configuration = configured(tmp_path)
+    configuration.update(view(GOOD), None)
+    caplog.clear()
+    configuration.update(view(GOOD), 15)
+    assert "has changed" not in caplog.text
+
+
 def test_it_is_told_when_the_last_good_document_is_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     configuration = configured(tmp_path)

@@ -168,7 +168,8 @@ class Configuration:
             logger.error("the dynamic configuration in the store is not used, the last good one stays in force: %s", error)
             return False
         self._refused = None
-        logger.info("the dynamic configuration has changed: %s", changes(self.effective.document, wanted))
+        if changed := changes(self.effective.document, wanted):  # else only the members or the server's version have
+            logger.info("the dynamic configuration has changed: %s", changed)
         self._log_warnings(new)
         self.effective = new
         self._recompose()
