@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pgcore.decide import divergence, standby_cluster
+from pgcore.decide.following import FOLLOWING_RULES
 from pgcore.decide.table import Table
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import (
     BeginDemotion,
-    CompareRecovery,
     DemoteMode,
-    FollowByReload,
-    FollowByRestart,
     Phase,
     ProbePeers,
     RewindState,
@@ -18,7 +16,7 @@ from pgcore.model.actions import (
     SetRole,
 )
 from pgcore.model.basics import Role
-from pgcore.model.decision import Decision, act, end, rest
+from pgcore.model.decision import Decision, act, rest
 from pgcore.model.world import World
 
 
@@ -84,41 +82,6 @@ def timeline_grew(w: World) -> Decision | None:
     return None
 
 
-def compare_recovery(w: World) -> Decision | None:
-    """Look whether the recovery settings fit the upstream. (HA rules 11.3)"""
-    if w.recovery_change is None and w.node.answering:
-        return act(CompareRecovery(upstream(w), Role.REPLICA), because="comparing the recovery settings")
-    return None
-
-
-def compare_before_following(w: World) -> Decision | None:
-    """The upstream changed: before its WAL is asked for, the history is compared with the leader's. (HA rules 12.1)"""
-    changes = w.recovery_change in ("reload", "restart") and w.rewind_source is not None
-    if changes and not w.timeline_asked and w.memory.rewind not in (RewindState.CHECK, RewindState.NEED):
-        return act(SetRewind(RewindState.CHECK), because=f"{_whom(w)}: its history is compared first")
-    return None
-
-
-def follow_by_restart(w: World) -> Decision | None:
-    """The upstream changed in a way only a restart can apply. (HA rules 11.2.7)"""
-    source = upstream(w)
-    if w.recovery_change == "restart" and not w.cooling_down:
-        return end(SetRewind(RewindState.CHECK), FollowByRestart(source, Role.REPLICA), because=_whom(w))
-    return None
-
-
-def follow_by_reload(w: World) -> Decision | None:
-    """The upstream changed: point the WAL receiver at it. (HA rules 11.2.7)"""
-    if w.recovery_change == "reload":
-        return act(FollowByReload(upstream(w), Role.REPLICA), because=_whom(w))
-    return None
-
-
-def _whom(w: World) -> str:
-    source = upstream(w)
-    return f"following {source.label} at {source.host}:{source.port}" if source else "following nobody until a leader is known"
-
-
 def probe_leader(w: World) -> Decision | None:
     """Know whether the leader still answers, so that at its lease's end nobody waits for a dead node. (architecture 11)"""
     leader = w.cluster.leader_member
@@ -165,10 +128,7 @@ REPLICA = Table(
     divergence.copy_anew,
     divergence.stay_apart,
     standby_cluster.keep_upstream,
-    compare_recovery,
-    compare_before_following,
-    follow_by_restart,
-    follow_by_reload,
+    *FOLLOWING_RULES,
     probe_leader,
     diverged,
     not_streaming,

@@ -6,16 +6,14 @@ Nobody in such a cluster is promoted; when the section is removed from the confi
 from __future__ import annotations
 
 from pgcore.decide import divergence, leader, switchover
+from pgcore.decide.following import FOLLOWING_RULES
 from pgcore.decide.lease import renew
 from pgcore.decide.phases import other_names
 from pgcore.decide.table import Table
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import (
     BeginDemotion,
-    CompareRecovery,
     DemoteMode,
-    FollowByReload,
-    FollowByRestart,
     Phase,
     ReadHistory,
     ReleaseLease,
@@ -94,39 +92,6 @@ def become_standby_leader(w: World) -> Decision | None:
     return None
 
 
-def compare_recovery(w: World) -> Decision | None:
-    """Look whether the recovery settings fit the remote. (HA rules 11.3, 22.2)"""
-    if w.recovery_change is None and w.node.answering:
-        return act(CompareRecovery(upstream(w), Role.STANDBY_LEADER), because="comparing the recovery settings")
-    return None
-
-
-def compare_before_following(w: World) -> Decision | None:
-    """The remote changed: before its WAL is asked for, the history is compared with its own. (HA rules 12.1)"""
-    changes = w.recovery_change in ("reload", "restart") and w.remote is not None
-    if changes and not w.timeline_asked and w.memory.rewind not in (RewindState.CHECK, RewindState.NEED):
-        return act(SetRewind(RewindState.CHECK), because=f"following {described(w)}: its history is compared first")
-    return None
-
-
-def follow_by_restart(w: World) -> Decision | None:
-    """The remote changed in a way only a restart can apply. (HA rules 11.2.7)"""
-    if w.recovery_change == "restart" and not w.cooling_down:
-        return end(
-            SetRewind(RewindState.CHECK),
-            FollowByRestart(upstream(w), Role.STANDBY_LEADER),
-            because=f"following {described(w)}",
-        )
-    return None
-
-
-def follow_by_reload(w: World) -> Decision | None:
-    """Point the WAL receiver, or the archive recovery, at the remote. (HA rules 11.2.7, 22.2)"""
-    if w.recovery_change == "reload":
-        return act(FollowByReload(upstream(w), Role.STANDBY_LEADER), because=f"following {described(w)}")
-    return None
-
-
 def hand_over(w: World) -> Decision | None:
     """A switchover is asked for and a good candidate streams: it only takes the lock, no server stops. (HA rules 22.11)"""
     request = switchover.due(w)
@@ -176,10 +141,7 @@ STANDBY_LEADER = Table(
     divergence.confirm,
     divergence.copy_anew,
     divergence.stay_apart,
-    compare_recovery,
-    compare_before_following,
-    follow_by_restart,
-    follow_by_reload,
+    *FOLLOWING_RULES,
     *switchover.STANDBY_LEADER_RULES,
     hand_over,
     waiting_for_comparison,

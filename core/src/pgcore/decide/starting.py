@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgcore.decide import divergence, replica
+from pgcore.decide import divergence, following
 from pgcore.decide.candidates import another_could_lead, could_lead, fit
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
@@ -89,8 +89,8 @@ STARTING = Table(
     divergence.judge,
     divergence.rewind,
     compare_recovery,
-    replica.compare_before_following,
-    replica.follow_by_restart,
-    replica.follow_by_reload,
+    following.compare_before_following,
+    following.follow_by_restart,
+    following.follow_by_reload,
     wait,
 )
