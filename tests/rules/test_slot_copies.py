@@ -281,3 +281,24 @@ def test_synchronous_duty_is_left_for_the_copy_and_taken_up_after_it() -> None:
     done = after(begun)
     done = replace(done, node=replace(done.node, task=None, slots=(B, C, MADE), finished=did(TaskKind.COPY_SLOTS)))
     assert play(done).did(ReturnToSync)
+
+
+def test_standbys_restart_for_a_copy_one_after_the_other() -> None:
+    """Of two standbys that lack the slot at the same time one restarts; nobody waits longer than a round of turns."""
+    members = told()
+    one = follow(cluster=members)
+    other = replace(one, settings=replace(one.settings, name="c"))
+    loop_wait = one.settings.timing.loop_wait
+    begun = {"a": 0, "c": 0}
+    for second in range(4 * loop_wait):
+        copying = [at.me for at in (one, other) if slot_copies.copying(replace(at, wall=at.wall + second)) is not None]
+        assert len(copying) <= 1
+        for name in copying:
+            begun[name] += 1
+    assert begun == {"a": loop_wait + 1, "c": loop_wait + 1}
+
+
+def test_who_has_left_synchronous_duty_for_the_copy_does_not_wait_for_another_turn() -> None:
+    members = told(sync=SYNC)
+    left = follow(cluster=members, leaving_sync=Instant(NOW - 1))
+    assert all(slot_copies.copying(replace(left, wall=left.wall + second)) for second in range(60))

@@ -134,7 +134,20 @@ def _free_to_restart(w: World) -> bool:
     settled = w.memory.rewind not in (RewindState.CHECK, RewindState.NEED) and not w.cooling_down
     vouching = w.memory.failsafe is not None and w.memory.failsafe.valid(w.now)
     wanted_elsewhere = w.paused or w.memory.stopping or w.cluster.failover is not None or vouching
-    return settled and not wanted_elsewhere and not w.node.is_primary
+    return settled and not wanted_elsewhere and not w.node.is_primary and _is_my_turn(w)
+
+
+def _is_my_turn(w: World) -> bool:
+    """One standby after the other restarts, so that somebody can confirm commits and take over: each has its part of the time.
+
+    By the wall clock, as it is the same for all; who has left synchronous duty for the copy does not wait again.
+    """
+    if w.memory.leaving_sync is not None:
+        return True
+    names = sorted({m.name for m in w.cluster.members if m.name != w.cluster.leader} | {w.me})
+    loop_wait = w.settings.timing.loop_wait
+    part, within = divmod(w.wall, 2 * loop_wait)
+    return names[int(part) % len(names)] == w.me and within <= loop_wait
 
 
 def began(w: World, action: CopySlots, outcome: Outcome) -> SlotMemory:
