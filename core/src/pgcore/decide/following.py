@@ -16,7 +16,8 @@ def _role(w: World) -> Role:
 def _whom(w: World) -> str:
     source = upstream(w)
     if source is not None:
-        return f"following {source.label} at {source.host}:{source.port}"
+        where = f"{source.host}:{source.port}"
+        return f"following {source.name} at {where}" if source.name else f"following the remote {where}"
     return "following the archive" if _role(w) is Role.STANDBY_LEADER else "following nobody until a leader is known"
 
 

@@ -187,12 +187,17 @@ class Lookout:
     # -- recovery settings -------------------------------------------------------------------------------------------
 
     def recovery_change(self, configuration: Configuration, settings: ServerSettings, upstream: Upstream | None, role: Role,
-                        ask: Asker) -> recovery.Change:
-        """Compare the recovery settings wanted in this role with those in force (HA rules 11.3)."""
+                        ask: Asker, *, settling: bool) -> recovery.Change:
+        """Compare the recovery settings wanted in this role with those in force (HA rules 11.3).
+
+        While it is ``settling`` after a reload the server is not asked: what it showed then would be kept for good.
+        """
         if not os.path.exists(os.path.join(settings.data_dir, "standby.signal")):
             return "restart"
         major = data_dir.major_version(settings.data_dir) or parameters.NEWEST
         want = configuration.wanted_recovery(upstream, role)
+        if settling:
+            return self._by_what_was_written(configuration, want, major)
         try:
             current = self._in_force(configuration, settings, ask)
         except ServerError:

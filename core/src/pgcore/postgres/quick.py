@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 QUICK_S = 5.0
 """A quick method has this long when its caller gives no deadline."""
+SETTLE_S = 1.0
+"""How long after a reload the server may still show what was in force before."""
 
 _PROGRAM_LIMIT_S = 30.0
 
@@ -50,6 +52,7 @@ class QuickServer:
 
     def __init__(self, settings: ServerSettings, *, now: Callable[[], Instant] = clock.now) -> None:
         self._now = now
+        self._followed_at: Instant | None = None
         self._settings = settings
         self._user = os_user(settings)
         self.role = Role.UNINITIALIZED
@@ -340,19 +343,22 @@ class QuickServer:
     def recovery_change(self, upstream: Upstream | None, *, role: Role) -> Change:
         """What it takes to let the running standby follow this upstream (HA rules 11.3).
 
-        A server that does not answer is compared by what was written last; nothing known means no change: ask again.
+        A server that does not answer is compared by what was written last; nothing known means no change: ask again. So is one
+        that was told to reload a moment ago, as it may still show the former values.
         """
         deadline = Deadline.after(self._settings.retry_timeout / 2, self._now)
 
         def ask(action: Callable[[Session, Deadline], recovery.Current]) -> recovery.Current:
             return self._heartbeat.use(self._settings, self._user, deadline, lambda session: action(session, deadline))
 
-        return self._lookout.recovery_change(self._configuration, self._settings, upstream, role, ask)
+        settling = self._followed_at is not None and self._now() - self._followed_at < SETTLE_S
+        return self._lookout.recovery_change(self._configuration, self._settings, upstream, role, ask, settling=settling)
 
     def follow_by_reload(self, upstream: Upstream | None, *, role: Role = Role.REPLICA) -> None:
         """Write the recovery settings for this upstream and reload. Raises ServerError."""
         self.write_files(role=role, upstream=upstream, standby=True)
         self.reload()
+        self._followed_at = self._now()
 
     def resume_replay(self) -> bool:
         """Go on with a replay that waits because pg_control asks for more than this server was started with; whether it did.
