@@ -45,6 +45,8 @@ def _says(node: Node, *words: str) -> None:
     pytest.param({"restapi": {"listen": "127.0.0.1"}}, ("restapi.listen", "127.0.0.1", "host:port"), id="REST without port"),
     pytest.param({"postgresql": {"listen": "nowhere"}}, ("postgresql.listen", "nowhere"), id="PostgreSQL address without port"),
     pytest.param({"bootstrap": {"dcs": {"ttl": "soon"}}}, ("bootstrap.dcs", "ttl", "soon"), id="ttl that is no number"),
+    pytest.param({"etcd3": None, "raft": {"self_addr": "127.0.0.1:2222"}, "citus": {"group": 1, "database": "app"}},
+                 ("citus", "raft", "etcd3"), id="groups that cannot see each other"),
     pytest.param({"postgresql": {"bin_dir": "/nonexistent/bin"}}, ("postgresql.bin_dir", "/nonexistent/bin"), id="no binaries"),
 ])
 def test_mistake_in_the_node_file_ends_the_agent_before_it_touches_anything(

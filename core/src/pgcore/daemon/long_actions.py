@@ -113,7 +113,7 @@ class LongActions:
                     ctx.report(shut_down_end=int(control.checkpoint_end))
 
             if handing_over:
-                self._ports.mpp.before_demote()
+                self._ports.mpp.before_demote(ctx.check)
             signalled = postgres.stop(
                 ctx,
                 mode=action.mode.value,

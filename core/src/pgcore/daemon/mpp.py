@@ -30,6 +30,7 @@ from pgcore.postgres.server import Postgres
 
 logger = logging.getLogger(__name__)
 
+CHECK_EVERY_S = 0.05
 _GROUP = re.compile(r"(0|[1-9][0-9]*)/(.+)", re.DOTALL)
 
 
@@ -164,9 +165,19 @@ class Mpp:
         if self.handler is not None and self.tools is not None:
             self.handler.bootstrapped(self.tools)
 
-    def before_demote(self) -> None:
-        """The primary is about to be stopped."""
-        self._tell("before_demote")
+    def before_demote(self, check: Callable[[], None]) -> None:
+        """The primary is about to be stopped: wait until its clients may lose it, ttl at most.
+
+        ``check`` raises when the wait must end at once, as the lock is lost meanwhile and the server still accepts writes.
+        """
+        if self.handler is None or self.tools is None:
+            return
+        told = threading.Thread(target=self._tell, args=("before_demote",), name="before-demote", daemon=True)
+        told.start()
+        deadline = Deadline.after(self.tools.ttl)
+        while told.is_alive() and not deadline.expired:
+            check()
+            told.join(min(CHECK_EVERY_S, deadline.left()))
 
     def before_promote(self) -> None:
         """The promotion is about to be asked for; told beside it, as nothing waits for the answer."""

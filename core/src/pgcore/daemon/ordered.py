@@ -48,7 +48,7 @@ class OrderedActions:
         def run(ctx: TaskContext) -> None:
             before_stop(ctx, stop_limit)
             if needs_lock:
-                self._ports.mpp.before_demote()
+                self._ports.mpp.before_demote(ctx.check)
             up = postgres.restart(
                 ctx,
                 role=action.role,

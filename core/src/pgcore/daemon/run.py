@@ -94,6 +94,10 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
         local, floor, major, lambda: _enforced(registry, local), reason, lambda wanted: works_without_leader(registry, wanted)
     )
     refuse_unsupported(configuration)
+    handler = registry.mpp_handler(dict(local.plugin_sections) | ({"citus": local.citus} if local.citus is not None else {}))
+    if handler is not None and backend.name == "raft":
+        problem = "a cluster of several groups cannot use raft, as an agent sees the store of its own group only"
+        raise ConfigError(handler.rest_path, problem, "use a store that all groups share, such as etcd3", local.source)
     postgres = Postgres(configuration.server)
     check_programs(postgres)
     check_listen(configuration.server.listen)
@@ -101,7 +105,6 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     threading.stack_size(local.node.thread_stack_size)
     mailbox, board = Mailbox(), Board()
     stop = _Signals(mailbox)
-    handler = registry.mpp_handler(dict(local.plugin_sections) | ({"citus": local.citus} if local.citus is not None else {}))
     path = local.node.store_path + (f"/{handler.group}" if handler is not None else "")
     request = StoreRequest(section, path, local.node.name, configuration.effective.timing)
     store = ShieldedStore(backend.open(request))
@@ -128,7 +131,8 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
         )
         if handler is not None:
             above = StoreRequest(section, local.node.store_path, local.node.name, Timing(), observer=True)
-            ports.mpp = _mpp(handler, Reach(backend.open(above), postgres, board, configuration.peer_access), configuration)
+            others = ShieldedStore(backend.open(above))
+            ports.mpp = _mpp(handler, Reach(others, postgres, board, configuration.peer_access), configuration)
         return _serve(ports, board, guard, stop, notify_address)
     finally:
         store.close()
