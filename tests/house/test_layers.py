@@ -50,7 +50,7 @@ def test_the_core_has_no_clock_no_chance_and_no_world(package: str) -> None:
 
 @pytest.mark.parametrize("package", PORTS)
 def test_a_port_knows_neither_the_other_ports_nor_the_rules(package: str) -> None:
-    allowed = [package, "model", "clock", "errors", *BESIDES.get(package, ())]
+    allowed = [package, "model", "clock", "threads", "errors", *BESIDES.get(package, ())]
     refuse([each for each in own(of(package)) if each.module != "pgcore"
             and not each.within(*(f"pgcore.{name}" for name in allowed))],
            f"`{package}` may import {', '.join(allowed)}; `postgres`, `dcs`, `net` and `config` never import each other "

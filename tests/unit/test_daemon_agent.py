@@ -21,6 +21,7 @@ from pgcore.daemon.guard import Guard, Prepared
 from pgcore.daemon.guard_page import Duty, GuardPage, page_path
 from pgcore.daemon.mailbox import CarryOut, Letter, ReloadConfig, WriteFailover
 from pgcore.daemon.run import configure_log
+from pgcore.daemon.watchers import PostmasterWatch
 from pgcore.dcs.store import Key
 from pgcore.errors import ConfigError, StoreUnavailableError
 from pgcore.model import actions as a
@@ -66,7 +67,8 @@ class Guarded:
         self.guard = Guard.start(str(folder / "data"), prepared=Prepared(command[1], reply[0]), run_dir=str(folder))
         self.page = GuardPage.open(page_path(str(folder / "data"), str(folder)))
         node = self.member.world().node
-        self.agent = Agent(self.member.performer, Board(), self.guard, node, Signals(), lambda: None)
+        watch = PostmasterWatch(self.member.mailbox)
+        self.agent = Agent(self.member.performer, Board(), self.guard, node, Signals(), watch, lambda: None)
 
     def sync(self, lease_until: float | None = None, **facts: Any) -> World:
         """Show the agent a world: a running primary unless ``facts`` say otherwise."""
@@ -245,7 +247,9 @@ class Looping:
         self.member.performer.perform(short, self.member.world())
         self.board, self.signals = Board(), Signals()
         node = self.member.postgres.observe(Deadline.after(1))
-        self.agent = Agent(self.member.performer, self.board, None, node, self.signals, lambda: reloaded(self.member))
+        self.agent = Agent(
+            self.member.performer, self.board, None, node, self.signals, PostmasterWatch(self.member.mailbox),
+            lambda: reloaded(self.member))
         self.exit: a.Exit | BaseException | None = None
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()

@@ -250,7 +250,7 @@ def test_members_are_asked_with_the_threads_there_are_when_no_more_can_be_had(
     servers = [serve() for _ in range(THREADS + 3)]
     members = [server.member(f"m{number}") for number, server in enumerate(servers)]
     with monkeypatch.context() as patched:
-        patched.setattr("pgcore.daemon.peers.threading", NoThreads())
+        patched.setattr("pgcore.threads.threading", NoThreads())
         answers = peers.poll(members, 2)
     assert all(answer.reachable for answer in answers.values())
     assert f"members are asked by {THREADS} threads instead of {THREADS + 4}: can't start new thread" in caplog.text

@@ -14,9 +14,28 @@ from pgcore.model.basics import Instant
 _CLOCK_ID = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
+def _boot_time() -> float:
+    return time.clock_gettime(_CLOCK_ID)
+
+
+_steady: Callable[[], float] = _boot_time
+_wall: Callable[[], float] = time.time
+
+
+def use(steady: Callable[[], float] = _boot_time, wall: Callable[[], float] = time.time) -> None:
+    """Read other clocks from now on; for simulations. Without arguments: the system's again."""
+    global _steady, _wall
+    _steady, _wall = steady, wall
+
+
 def now() -> Instant:
     """Seconds on the system-wide clock that never jumps and never stops; equal in all processes of a machine."""
-    return Instant(time.clock_gettime(_CLOCK_ID))
+    return Instant(_steady())
+
+
+def wall() -> float:
+    """Seconds since 1970 by the clock on the wall, which may jump: for people and for appointments, never for leases."""
+    return _wall()
 
 
 class Deadline:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from pgcore.clock import Deadline, now
+from pgcore.clock import Deadline, now, wall
 from pgcore.daemon.board import Board, Status
 from pgcore.daemon.config_change import ConfigChange, change_config
 from pgcore.daemon.guard import Guard, GuardAction
@@ -18,7 +16,6 @@ from pgcore.daemon.heartbeat import Beat, heartbeat
 from pgcore.daemon.mailbox import CancelRestart, CarryOut, ChangeConfig, Letter, ReloadConfig, ScheduleRestart, WriteFailover
 from pgcore.daemon.orders import Orders
 from pgcore.daemon.perform import Performer
-from pgcore.daemon.watchers import PostmasterWatch
 from pgcore.dcs import codec
 from pgcore.dcs.store import ANYTHING, Key, Refused
 from pgcore.dcs.store import version as at_version
@@ -30,6 +27,7 @@ from pgcore.model.basics import Instant
 from pgcore.model.decision import Decision
 from pgcore.model.node import NodeView
 from pgcore.model.world import Memory, World
+from pgcore.threads import Event
 
 logger = logging.getLogger("pgcore.decisions")
 
@@ -74,11 +72,19 @@ def _loud(action: a.Action) -> bool:
 class Signals(Protocol):
     """What the agent needs to know of the signals it was sent."""
 
-    asked: threading.Event
-    """Set when the agent was asked to end."""
+    @property
+    def asked(self) -> Event:
+        """Set when the agent was asked to end."""
 
     def take_reload(self) -> bool:
         """True once after each SIGHUP."""
+
+
+class Follows(Protocol):
+    """Wakes the heartbeat when the postmaster ends."""
+
+    def follow(self, pid: int | None) -> None:
+        """Watch this process from now on."""
 
 
 class Agent:
@@ -91,12 +97,13 @@ class Agent:
         guard: Guard | None,
         node: NodeView,
         signals: Signals,
+        postmaster: Follows,
         reloaded: Callable[[], None],
         new_guard: Callable[[], Guard | None] = lambda: None,
     ) -> None:
         self.performer, self.board, self.guard, self.signals = performer, board, guard, signals
         self.mailbox = performer.ports.mailbox
-        self.postmaster = PostmasterWatch(self.mailbox)
+        self.postmaster = postmaster
         self._reloaded, self._new_guard = reloaded, new_guard
         self.memory = Memory()
         self._orders = Orders()
@@ -132,7 +139,7 @@ class Agent:
         began = now()
         self._replace_guard()
         memory = replace(self.memory, stopping=True) if self.signals.asked.is_set() else self.memory
-        steps = heartbeat(fresh_world(memory, self.settings, self.node, began, time.time()))
+        steps = heartbeat(fresh_world(memory, self.settings, self.node, began, wall()))
         try:
             action, world = next(steps)
             while True:
@@ -168,7 +175,7 @@ class Agent:
         if isinstance(action, a.ReadCluster):
             self.cluster_known = outcome.ok
             if outcome.ok:
-                self.performer.dcs_last_seen = int(time.time())
+                self.performer.dcs_last_seen = int(wall())
 
     def _next_due(self, began: Instant, beat: Beat | None) -> Instant:
         loop_wait = float(self.settings.timing.loop_wait)
@@ -277,7 +284,7 @@ class Agent:
         logger.debug("heartbeat of %d ms, woken by %s", took_ms, ", ".join(reasons) or "the timer")
 
     def _log_decision(self, decision: Decision, took_ms: int) -> None:
-        self.trail.append((time.time(), decision.rule, decision.because))
+        self.trail.append((wall(), decision.rule, decision.because))
         what = ", ".join(type(action).__name__ for action in decision.actions if _loud(action))
         logger.info(
             "%s: %s%s",

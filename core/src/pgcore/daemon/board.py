@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pgcore import threads
 from pgcore.clock import now
 from pgcore.model.basics import Instant, Json, Timing
 from pgcore.model.cluster import ClusterView
@@ -66,7 +66,7 @@ class Board:
 
     def __init__(self) -> None:
         self._status: Status | None = None
-        self._changed = threading.Condition()
+        self._changed = threads.condition()
 
     @property
     def status(self) -> Status | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
+from pgcore import threads
 from pgcore.clock import Deadline
 from pgcore.hookspecs import CallbackEvent
 from pgcore.registry import Registry
@@ -48,10 +48,10 @@ class _Lane:
     def __init__(self, registry: Registry, name: str) -> None:
         self._registry = registry
         self._waiting: deque[CallbackEvent | Callable[[], None]] = deque()
-        self._condition = threading.Condition()
+        self._condition = threads.condition()
         self._active = False
-        self._cancelled = threading.Event()
-        threading.Thread(target=self._loop, name=name, daemon=True).start()
+        self._cancelled = threads.event()
+        threads.start(name, self._loop)
 
     def tell(self, event: CallbackEvent) -> None:
         """Queue an event, and end what is in its way if it says so."""
@@ -81,7 +81,7 @@ class _Lane:
                 while not self._waiting:
                     self._condition.wait()
                 event = self._waiting.popleft()
-                self._cancelled = cancelled = threading.Event()
+                self._cancelled = cancelled = threads.event()
                 self._active = True
             try:
                 if isinstance(event, CallbackEvent):

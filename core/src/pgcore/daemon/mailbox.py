@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from pgcore import threads
 from pgcore.clock import now
 from pgcore.model.basics import Instant, Json
 from pgcore.model.orders import Order, RestartOrder
@@ -64,14 +64,14 @@ class Letter:
     """A request with the future its sender waits on; the result is True, False (refused), an order's text or an exception."""
 
     request: Request
-    reply: Future[Json] = field(default_factory=Future)
+    reply: Future[Json] = field(default_factory=threads.future)
 
 
 class Mailbox:
     """Wakes the heartbeat. Any thread posts; only the heartbeat thread waits and collects."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._condition = threads.condition()
         self._reasons: list[str] = []
         self._letters: list[Letter] = []
 

@@ -15,7 +15,6 @@ from pgcore.model import actions as a
 from pgcore.model.basics import Lsn
 from pgcore.model.node import NodeView, TaskKind
 from pgcore.model.world import LeaderTimeline, OwnTimeline, Switches, World
-from pgcore.postgres import data_dir
 
 if TYPE_CHECKING:
     from pgcore.daemon.perform import Ports
@@ -69,7 +68,7 @@ class Mending:
             try:
                 postgres.rewind(ctx, source)
             except ServerError as error:
-                if data_dir.is_full(postgres.settings.data_dir):
+                if postgres.disk_full():
                     # Started as a standby it would read on in WAL of the old timeline, and pg_rewind would see nothing to do.
                     full = "the disk is full, and pg_rewind is tried again until there is room"
                     raise ServerUnavailableError(f"{error}: {full}") from error

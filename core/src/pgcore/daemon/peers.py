@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import queue
 import re
 import ssl
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 from urllib.parse import urlsplit
 
+from pgcore import threads
 from pgcore.clock import Deadline, now
 from pgcore.errors import PgcoreError
 from pgcore.model.basics import Instant, Json, Lsn, State, Tags
@@ -65,17 +65,46 @@ class PeerAccess:
         return {"Authorization": f"Basic {token}"}
 
 
+class Transport(Protocol):
+    """How a request reaches a member."""
+
+    def request(
+        self, access: PeerAccess, method: str, url: str, path: str, body: bytes | None, deadline: Deadline
+    ) -> Response:
+        """The answer. Raises PgcoreError when there is none in time."""
+
+
+class Http:
+    """Requests over the network, each on a connection of its own."""
+
+    def __init__(self) -> None:
+        self._resolver = Resolver()  # for all, so that a name that was looked up once is known while the name service is away
+
+    def request(
+        self, access: PeerAccess, method: str, url: str, path: str, body: bytes | None, deadline: Deadline
+    ) -> Response:
+        """Send it and wait for the answer."""
+        parts = urlsplit(url)
+        context = access.context() if parts.scheme == "https" else None
+        client = HttpClient((f"{parts.scheme}://{parts.netloc}",), Connector(resolver=self._resolver, _context=context))
+        headers = access.headers() | ({"Content-Type": "application/json"} if body is not None else {})
+        try:
+            return client.request(method, path, body, headers=headers, deadline=deadline, idempotent=True)
+        finally:
+            client.close()
+
+
 class Peers:
     """Polls and probes members. One caller at a time: the heartbeat."""
 
-    def __init__(self, access: PeerAccess, threads: int = THREADS) -> None:
+    def __init__(self, access: PeerAccess, threads_: int = THREADS, transport: Transport | None = None) -> None:
         self.access = access
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._transport = transport if transport is not None else Http()
+        self._work: threads.Queue = threads.Queue()
         self._silent: dict[str, Instant] = {}
-        self._resolver = Resolver()  # for all, so that a name that was looked up once is known while the name service is away
         self._probing: Future[PeerView] | None = None
         self._threads = 0
-        self._grow(max(threads, THREADS))
+        self._grow(max(threads_, THREADS))
 
     def poll(
         self, members: Sequence[Member], timeout_s: float, brief: Collection[str] = (), *, announced: bool = False
@@ -101,7 +130,7 @@ class Peers:
         """``POST /failsafe`` to each of these REST URLs, tried twice; a member without an answer in time has not accepted."""
         self._grow(len(members) + 1)
         deadline, body = Deadline.after(timeout_s), json.dumps(document).encode()
-        asked: dict[str, Future[FailsafeAnswer]] = {name: Future() for name in members}
+        asked: dict[str, Future[FailsafeAnswer]] = {name: threads.future() for name in members}
         for name, url in members.items():
             self._work.put(partial(self._answer_failsafe, asked[name], name, url, body, deadline))
         answers = {}
@@ -128,14 +157,14 @@ class Peers:
         """One thread for each member that is asked at once, so that silent ones delay nobody."""
         while self._threads < min(count, MOST_THREADS):
             try:
-                threading.Thread(target=self._loop, name=f"peer-{self._threads}", daemon=True).start()
+                threads.start(f"peer-{self._threads}", self._loop)
             except RuntimeError as error:  # no more to be had: those there are will do
                 logger.warning("members are asked by %d threads instead of %d: %s", self._threads, count, error)
                 return
             self._threads += 1
 
     def _submit(self, member: Member, deadline: Deadline, query: str = "fresh=1") -> Future[PeerView]:
-        future: Future[PeerView] = Future()
+        future: Future[PeerView] = threads.future()
         self._work.put(partial(self._answer_poll, future, member, deadline, query))
         return future
 
@@ -163,7 +192,7 @@ class Peers:
         for attempt in (1, 2):
             share = deadline.within(min(FAILSAFE_TRY_S, deadline.left() / (3 - attempt)))
             try:
-                answer = parse_acceptance(self._request("POST", url, "/failsafe", body, share))
+                answer = parse_acceptance(self._transport.request(self.access, "POST", url, "/failsafe", body, share))
                 break
             except _UNREADABLE as error:
                 answer = FailsafeAnswer(False, problem=str(error) or type(error).__name__)
@@ -176,18 +205,8 @@ class Peers:
         if not urlsplit(url).hostname or deadline.expired:
             return PeerView(member.name, False)
         path = urlsplit(url).path or "/patroni"
-        response = self._request("GET", url, f"{path}?{query}", None, deadline)
+        response = self._transport.request(self.access, "GET", url, f"{path}?{query}", None, deadline)
         return parse_status(member.name, json.loads(response.body))
-
-    def _request(self, method: str, url: str, path: str, body: bytes | None, deadline: Deadline) -> Response:
-        parts = urlsplit(url)
-        context = self.access.context() if parts.scheme == "https" else None
-        client = HttpClient((f"{parts.scheme}://{parts.netloc}",), Connector(resolver=self._resolver, _context=context))
-        headers = self.access.headers() | ({"Content-Type": "application/json"} if body is not None else {})
-        try:
-            return client.request(method, path, body, headers=headers, deadline=deadline, idempotent=True)
-        finally:
-            client.close()
 
 
 def parse_acceptance(response: Response) -> FailsafeAnswer:

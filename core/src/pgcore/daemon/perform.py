@@ -6,12 +6,11 @@ A failure is an outcome, never an exception: the rules decide what it means. Onl
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pgcore import threads
 from pgcore.clock import Deadline, now
 from pgcore.daemon.callbacks import CallbackLane
 from pgcore.daemon.complaints import Complaints
@@ -194,11 +193,7 @@ class Performer:
         *older, newest = self.ports.postgres.history(action.timeline) or (None,)
         if newest is None:
             return ()
-        path = os.path.join(self.ports.postgres.settings.data_dir, "pg_wal", f"{action.timeline:08X}.history")
-        try:
-            written_at = os.stat(path).st_mtime
-        except OSError:
-            written_at = world.wall
+        written_at = self.ports.postgres.history_written_at(action.timeline) or world.wall
         return (
             *(HistoryEntry(timeline, lsn, reason, raw=(timeline, int(lsn), reason)) for timeline, lsn, reason in older),
             HistoryEntry(*newest, codec.local_moment(written_at), world.me),
@@ -324,11 +319,11 @@ class _Checkpoint:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._wanted = threading.Event()
+        self._wanted = threads.event()
         self._running = False
         self._done: tuple[int | None] | None = None
         self._timeline: int | None = None
-        threading.Thread(target=self._loop, name="checkpoint", daemon=True).start()
+        threads.start("checkpoint", self._loop)
 
     def ask(self, timeline: int | None) -> bool:
         """Start it unless it runs; true, once, when one begun on this timeline has been written. (EC 106)"""

@@ -33,7 +33,7 @@ from pgcore.daemon.mpp import Mpp, Reach, Tools
 from pgcore.daemon.peers import PeerAccess, Peers
 from pgcore.daemon.perform import Performer, Ports
 from pgcore.daemon.tasks import Tasks
-from pgcore.daemon.watchers import watch_store
+from pgcore.daemon.watchers import PostmasterWatch, watch_store
 from pgcore.dcs import codec
 from pgcore.dcs.shield import ShieldedStore
 from pgcore.dcs.store import Store
@@ -394,7 +394,8 @@ def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, noti
                 configure_log(configuration.local)
 
         directory = configuration.server.data_dir
-        agent = Agent(Performer(ports), board, guard, node, stop, reloaded, lambda: _guard(directory, None))
+        watch = PostmasterWatch(ports.mailbox)
+        agent = Agent(Performer(ports), board, guard, node, stop, watch, reloaded, lambda: _guard(directory, None))
         watch_store(ports.store, ports.mailbox, lambda: agent.performer.revision, lambda: float(agent.settings.timing.loop_wait))
         systemd.notify(notify_address, "READY=1")
         _tell_life(ports, agent, "pgcore_started")

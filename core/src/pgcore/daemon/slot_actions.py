@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pgcore import threads
 from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import TaskContext
 from pgcore.model import actions as a
@@ -96,11 +96,11 @@ class SlotWorker:
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._lock = threading.Condition()
+        self._lock = threads.condition()
         self._work: a.ServeSlots | None = None
         self._report = SlotReport()
         self._trouble = Trouble()
-        threading.Thread(target=self._loop, name="slots", daemon=True).start()
+        threads.start("slots", self._loop)
 
     def serve(self, work: a.ServeSlots) -> SlotReport:
         """Begin this work unless some is under way; what was found out since the last call."""

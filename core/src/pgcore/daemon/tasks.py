@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from pgcore import threads
 from pgcore.clock import now
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.errors import CancelledError, PgcoreError, ServerUnavailableError
@@ -26,20 +26,19 @@ class Tasks:
 
     def __init__(self, mailbox: Mailbox, user: Callable[[], OsUser | None]) -> None:
         self._mailbox, self._user = mailbox, user
-        self._lock = threading.Condition()
+        self._lock = threads.condition()
         self._queued: tuple[TaskKind, Callable[[TaskContext], None]] | None = None
         self._view: TaskView | None = None
         self._result: TaskResult | None = None
-        self._cancelled = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="task", daemon=True)
-        self._thread.start()
+        self._cancelled = threads.event()
+        threads.start("task", self._loop)
 
     def begin(self, kind: TaskKind, action: Callable[[TaskContext], None]) -> str:
         """Start an action; the answer is empty, or the name of the one that is still running."""
         with self._lock:
             if self._view is not None:
                 return str(self._view.kind)
-            self._cancelled = threading.Event()
+            self._cancelled = threads.event()
             self._result = None
             self._view = TaskView(kind, now())
             self._queued = (kind, action)
@@ -69,7 +68,7 @@ class Tasks:
                 self._result, self._view = result, None
             self._mailbox.wake(f"{kind} ended")
 
-    def _run(self, kind: TaskKind, action: Callable[[TaskContext], None], cancelled: threading.Event) -> TaskResult:
+    def _run(self, kind: TaskKind, action: Callable[[TaskContext], None], cancelled: threads.Event) -> TaskResult:
         try:
             action(ProgramRunner(self._user(), cancelled, self._report))
         except CancelledError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import threading
-import time
 from collections.abc import Callable
 
+from pgcore import threads
+from pgcore.clock import now
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.dcs.store import Store
 
@@ -25,19 +25,19 @@ def watch_store(store: Store, mailbox: Mailbox, revision: Callable[[], str], pau
         while True:
             seen = revision()
             if not seen:  # nothing was read yet
-                time.sleep(0.05)
+                threads.sleep(0.05)
                 continue
-            began = time.monotonic()
+            began = now()
             changed = store.watch(seen, timeout=pause_s())
-            if not changed and time.monotonic() - began < LEAST_WATCH_S:
-                time.sleep(LEAST_WATCH_S)  # a closed store answers at once
+            if not changed and now() - began < LEAST_WATCH_S:
+                threads.sleep(LEAST_WATCH_S)  # a closed store answers at once
             if changed:
                 mailbox.wake("the store changed")
-                deadline = time.monotonic() + SETTLE_S
-                while revision() == seen and time.monotonic() < deadline:
-                    time.sleep(0.002)
+                deadline = now() + SETTLE_S
+                while revision() == seen and now() < deadline:
+                    threads.sleep(0.002)
 
-    threading.Thread(target=loop, name="watch", daemon=True).start()
+    threads.start("watch", loop)
 
 
 class PostmasterWatch:
@@ -45,9 +45,9 @@ class PostmasterWatch:
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
-        self._condition = threading.Condition()
+        self._condition = threads.condition()
         self._pid: int | None = None
-        threading.Thread(target=self._loop, name="postmaster", daemon=True).start()
+        threads.start("postmaster", self._loop)
 
     def follow(self, pid: int | None) -> None:
         """Watch this process from now on."""
@@ -93,5 +93,5 @@ class PostmasterWatch:
                 return True
             except PermissionError:
                 pass
-            time.sleep(PORTABLE_POLL_S)
+            threads.sleep(PORTABLE_POLL_S)
         return False

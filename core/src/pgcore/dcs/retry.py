@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from pgcore import threads
 from pgcore.clock import Deadline
 from pgcore.errors import StoreUnavailableError
 
@@ -23,5 +23,5 @@ def retrying(call: Callable[[Deadline], T], deadline: Deadline) -> T:
         except StoreUnavailableError:
             if deadline.left() <= pause_s:
                 raise
-            time.sleep(pause_s)
+            threads.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

@@ -14,13 +14,13 @@ import select
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pgcore import threads
 from pgcore.errors import CancelledError, CommandFailedError, ServerError
 from pgcore.model.basics import Json
 from pgcore.model.server import ServerSettings
@@ -138,11 +138,11 @@ class ProgramRunner:
     ``cancelled`` may be set by any thread: the running program is terminated, and killed with all its children after 10 s.
     """
 
-    def __init__(self, user: OsUser | None = None, cancelled: threading.Event | None = None,
+    def __init__(self, user: OsUser | None = None, cancelled: threads.Event | None = None,
                  report: Callable[[Mapping[str, Json]], None] | None = None, limit_s: float | None = None) -> None:
         """``limit_s`` bounds every single program; one that takes longer is ended and counts as failed."""
         self.user = user
-        self.cancelled = cancelled or threading.Event()
+        self.cancelled = cancelled or threads.event()
         self._report = report
         self._limit_s = limit_s
 

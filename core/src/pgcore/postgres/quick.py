@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,6 +119,17 @@ class QuickServer:
     def history(self, timeline_: int) -> tuple[Switch, ...]:
         """The local history file of a timeline, oldest first; empty if there is none."""
         return timeline.local_history(self._settings.data_dir, timeline_)
+
+    def history_written_at(self, timeline_: int) -> float | None:
+        """When that file was written, seconds since 1970; None if it is not there."""
+        try:
+            return os.stat(os.path.join(self._settings.data_dir, "pg_wal", f"{timeline_:08X}.history")).st_mtime
+        except OSError:
+            return None
+
+    def disk_full(self) -> bool:
+        """The data directory cannot take another file."""
+        return data_dir.is_full(self._settings.data_dir)
 
     def control_data(self) -> ControlData | None:
         """pg_controldata of this moment, remembered until the file changes; None if it can't be read."""
