@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 
 from pgcore.clock import Deadline, now, wall
@@ -24,6 +23,7 @@ from pgcore.decide.sync_duty import effective_tags
 from pgcore.errors import PgcoreError
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant
+from pgcore.model.changes import replace
 from pgcore.model.decision import Decision
 from pgcore.model.node import NodeView
 from pgcore.model.world import Memory, World

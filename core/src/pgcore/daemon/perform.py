@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pgcore import threads
@@ -37,6 +37,7 @@ from pgcore.errors import PgcoreError
 from pgcore.hookspecs import CallbackEvent, Facts
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Role
+from pgcore.model.changes import replace
 from pgcore.model.cluster import HistoryEntry
 from pgcore.model.failsafe import FailsafeRecord
 from pgcore.model.world import World

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from urllib.parse import parse_qs, urlsplit
 
 from pgcore.dcs.store import MEMBERS, Key, Record, Snapshot
@@ -18,6 +19,9 @@ from pgcore.model.cluster import (
     Member,
     SyncView,
 )
+
+_CARDS, _OTHERS = 128, 8
+"""So many texts are remembered with what they mean: a record that has not changed is not read again."""
 
 
 def scope_path(namespace: str, scope: str) -> str:
@@ -56,6 +60,7 @@ def decode(snapshot: Snapshot) -> ClusterView:
     )
 
 
+@lru_cache(maxsize=_CARDS)
 def decode_member(name: str, text: str) -> Member:
     """One member card; bad JSON makes a member without data, the ancient URL form is understood."""
     if text.startswith("postgres"):
@@ -153,10 +158,12 @@ def _lsn(value: Json) -> Lsn | None:
     return None if number is None else Lsn(number)
 
 
+@lru_cache(maxsize=_OTHERS)
 def _config(record: Record | None) -> ConfigRecord | None:
     return ConfigRecord(record.version, _object(record.value)) if record else None
 
 
+@lru_cache(maxsize=_OTHERS)
 def _status(record: Record | None, legacy: Record | None) -> ClusterStatus:
     if record is None:
         return ClusterStatus(optime=_lsn(legacy.value) if legacy else None)
@@ -180,6 +187,7 @@ def _maybe_text(value: Json) -> Json:
         return None
 
 
+@lru_cache(maxsize=_OTHERS)
 def _failover(record: Record | None) -> FailoverRequest | None:
     if record is None:
         return None
@@ -194,6 +202,7 @@ def _failover(record: Record | None) -> FailoverRequest | None:
     return FailoverRequest(record.version, leader, candidate, scheduled, parse_moment(scheduled) if scheduled else None)
 
 
+@lru_cache(maxsize=_OTHERS)
 def _sync(record: Record | None) -> SyncView:
     if record is None:
         return SyncView()
@@ -205,6 +214,7 @@ def _sync(record: Record | None) -> SyncView:
     return SyncView(record.version, str(document["leader"]), standbys, _int(document.get("quorum")) or 0)
 
 
+@lru_cache(maxsize=_OTHERS)
 def _history(record: Record | None) -> tuple[HistoryEntry, ...] | None:
     if record is None:
         return None
@@ -219,6 +229,7 @@ def _tail(line: list[Json]) -> tuple[str | None, str | None]:
     return (line[3] if len(line) > 3 else None, line[4] if len(line) > 4 else None)
 
 
+@lru_cache(maxsize=_OTHERS)
 def _failsafe(record: Record | None) -> Mapping[str, str] | None:
     if record is None:
         return None

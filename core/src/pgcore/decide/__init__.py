@@ -58,13 +58,19 @@ def decide(stage: str, world: World, done: Container[str] = ()) -> Decision | No
     In those stages each rule of ``done`` has had its turn in this beat; in the main stage every rule is asked again.
     """
     if stage == MAIN:
-        table = next(table for _, holds, table in SITUATIONS if holds(world))
-        return table.decide(world)
+        return _situation(world).decide(world)
     if stage == "publish":
         return PUBLISH.decide(world)
     if world.store_lost:
         return None
     return (PREPARE if stage == "prepare" else UPKEEP).decide(world, done)
+
+
+def _situation(world: World) -> Table:
+    for _, holds, table in SITUATIONS:
+        if holds(world):
+            return table
+    raise AssertionError("the last situation always holds")
 
 
 TABLES = (PREPARE, *(table for _, _, table in SITUATIONS), UPKEEP, PUBLISH)

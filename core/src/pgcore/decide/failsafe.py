@@ -7,13 +7,13 @@ from then on. So when all of them have accepted, nobody can lead before my lease
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from pgcore.decide import slot_copies, slots
 from pgcore.decide.election import by_votes, same_name, sync_in_force
 from pgcore.decide.lease import demote_left_s, failsafe_ask_s, lease_running_out
 from pgcore.model.actions import AskFailsafe, ChangeSlots, PollPeers, ReleaseLease, ServeSlots, WriteFailsafe
 from pgcore.model.basics import Lsn, slot_name
+from pgcore.model.changes import replace
 from pgcore.model.cluster import ClusterView, Member, SyncView
 from pgcore.model.decision import Decision, act, end, rest
 from pgcore.model.failsafe import FailsafeRecord

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from pgcore.decide.slots import here, limit, patience, unknown
 from pgcore.decide.slots_wanted import chain, feedback, mistakes, wanted
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import ComplainAboutSlots, CopySlots, LeaderSlots, Outcome, RewindState, ServeSlots
 from pgcore.model.basics import Lsn
+from pgcore.model.changes import replace
 from pgcore.model.cluster import Member
 from pgcore.model.node import Slot, SlotReport
 from pgcore.model.settings import PermanentSlot

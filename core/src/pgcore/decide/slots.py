@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from pgcore.decide.slots_wanted import Wanted, seen, wanted
 from pgcore.model.actions import ChangeSlots
-from pgcore.model.basics import Lsn
-from pgcore.model.cluster import ClusterView, Member
+from pgcore.model.basics import Lsn, slot_name
+from pgcore.model.changes import replace
+from pgcore.model.cluster import ClusterView
 from pgcore.model.node import Slot
 from pgcore.model.slots import SlotMemory
 from pgcore.model.world import World
@@ -18,7 +18,7 @@ from pgcore.model.world import World
 
 def published(w: World) -> dict[str, Lsn]:
     """Positions of the slots on the leader plus the leader itself, for ``/status``. (HA rules 21.2)"""
-    want, mine = wanted(w), Member(w.me).slot
+    want, mine = wanted(w), slot_name(w.me)
     permanent = {slot.name for slot in w.settings.permanent_slots}
     everything = w.settings.member_slots_ttl > 0
     positions = {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from pgcore.model.basics import Instant, Lsn, Tags
+from pgcore.model.basics import Instant, Lsn, Tags, slot_name
+from pgcore.model.changes import once
 from pgcore.model.cluster import Member
 from pgcore.model.settings import PermanentSlot
 from pgcore.model.world import World
@@ -34,12 +35,13 @@ class Wanted:
         return name in self.physical or name in self.logical
 
 
+@once
 def wanted(w: World) -> Wanted:
     """The slots this node should have. (HA rules 21.1)"""
     if not w.settings.use_slots:
         return Wanted({}, {})
     members = {m.slot: m for m in w.others}
-    mine = Member(w.me).slot
+    mine = slot_name(w.me)
     physical = {m.slot: PhysicalSlot(_streams_from_me(w, m), _position(w, m)) for m in _members(w)}
     if not _stands_aside(w):
         for name in retained(w):
@@ -58,7 +60,7 @@ def _stands_aside(w: World) -> bool:
 
 def _members(w: World) -> list[Member]:
     """Members for whom this node keeps a slot. (HA rules 21.1, EC 154, 166)"""
-    mine = Member(w.me).slot
+    mine = slot_name(w.me)
     others = [m for m in w.others if not m.tags.nostream and m.slot != mine]
     if w.settings.member_slots_ttl > 0 and _can_advance(w):
         return [m for m in others if not _stands_aside(w) or m.tags.replicatefrom == w.me]
@@ -92,13 +94,15 @@ def _can_advance(w: World) -> bool:
 # -- members that were here -----------------------------------------------------------------------------------------------
 
 
+@once
 def seen(w: World) -> Mapping[str, Instant]:
     """When each member slot was last wanted by a live member card. (HA rules 21.2)"""
-    mine = Member(w.me).slot
+    mine = slot_name(w.me)
     live = {m.slot: w.now for m in w.others if not m.tags.nostream and m.slot != mine}
     return {**w.memory.slots.seen, **live}
 
 
+@once
 def retained(w: World) -> tuple[str, ...]:
     """Slots of members that were here within ``member_slots_ttl``; a standby also believes its leader. (HA rules 21.2, EC 152)"""
     limit = w.settings.member_slots_ttl
@@ -108,7 +112,7 @@ def retained(w: World) -> tuple[str, ...]:
     if not w.is_holder:
         names |= set(w.cluster.status.retain_slots)
     elsewhere = {m.slot for m in w.others if m.tags.nostream} | {slot.name for slot in _permanent(w, physical=True)}
-    return tuple(sorted(names - elsewhere - {Member(w.me).slot}))
+    return tuple(sorted(names - elsewhere - {slot_name(w.me)}))
 
 
 # -- permanent slots ------------------------------------------------------------------------------------------------------

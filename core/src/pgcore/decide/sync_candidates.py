@@ -6,10 +6,11 @@ Pure functions over values; names compare case-insensitively, as PostgreSQL comp
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pgcore.decide.sync_names import SetNames, Step, WriteSync
 from pgcore.model.basics import Lsn
+from pgcore.model.changes import replace
 from pgcore.model.cluster import Member, SyncView
 from pgcore.model.node import WalSender
 from pgcore.model.synchronous import OFF, Anchor, Names

@@ -5,12 +5,11 @@ While this is asked for, the card and REST say ``nosync``; the primary takes thi
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pgcore.decide import slot_copies
 from pgcore.decide.election import same_name, sync_in_force
 from pgcore.model.actions import LeaveSync, ReturnToSync
 from pgcore.model.basics import Tags
+from pgcore.model.changes import replace
 from pgcore.model.decision import Decision, act, rest
 from pgcore.model.node import TaskKind
 from pgcore.model.world import World

@@ -8,10 +8,11 @@ holds for the commits to come, ``/sync`` is only written when it holds for the c
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pgcore.decide.sync_candidates import Picture, fenced, spelled
 from pgcore.decide.sync_names import QUORUM_PLACEHOLDER, SetNames, Step, Wait, WriteSync, any_of, in_order
+from pgcore.model.changes import replace
 from pgcore.model.cluster import SyncView
 from pgcore.model.synchronous import OFF, Names
 

@@ -101,4 +101,4 @@ WATCHDOG = Table("watchdog", paused, switched_off, safe_point, nothing_runs, sta
 
 def due(w: World) -> bool:
     """The watchdog must be started, fed or stopped before anything else is decided."""
-    return WATCHDOG.decide(w) is not None
+    return (_active(w) or w.settings.watchdog != "off") and WATCHDOG.decide(w) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NewType
 
 Instant = NewType("Instant", float)
@@ -174,6 +175,7 @@ def _priority(value: Json) -> int:
         return 1
 
 
+@lru_cache(maxsize=256)
 def slot_name(member: str) -> str:
     """The physical slot of a member, by the rule every member and Patroni share (HA rules 1)."""
 

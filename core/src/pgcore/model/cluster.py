@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from pgcore.model.basics import Json, Lsn, Role, State, Tags, slot_name
+from pgcore.model.changes import once
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,21 @@ class Member:
     @property
     def address(self) -> tuple[str, int] | None:
         """Host and port of ``conn_url``; None when the member cannot be followed."""
-        try:
-            parts = urlsplit(self.conn_url or "")
-            return (parts.hostname, parts.port or 5432) if parts.hostname else None
-        except ValueError:
-            return None
+        return _address(self.conn_url) if self.conn_url else None
 
     @property
     def slot(self) -> str:
         """Name of this member's physical slot."""
         return slot_name(self.name)
+
+
+@lru_cache(maxsize=256)
+def _address(conn_url: str) -> tuple[str, int] | None:
+    try:
+        parts = urlsplit(conn_url)
+        return (parts.hostname, parts.port or 5432) if parts.hostname else None
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,7 @@ class HistoryEntry:
     raw: tuple[Json, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClusterView:
     """The whole scope as read at one time. ``leader`` None means unlocked."""
 
@@ -149,9 +156,13 @@ class ClusterView:
 
     def member(self, name: str | None) -> Member | None:
         """The card of that name, None if it has none."""
-        return next((m for m in self.members if m.name == name), None)
+        for member in self.members:
+            if member.name == name:
+                return member
+        return None
 
     @property
+    @once
     def leader_member(self) -> Member | None:
         """The card of the lock holder."""
         return self.member(self.leader)

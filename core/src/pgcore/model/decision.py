@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from pgcore.model.actions import Action
@@ -28,7 +28,7 @@ class Decision:
 
     def named(self, rule: str) -> Decision:
         """The same decision under the name of its rule."""
-        return replace(self, rule=rule)
+        return Decision(self.because, self.actions, self.then, self.wake_after, rule)
 
 
 def act(*actions: Action, because: str) -> Decision:

@@ -48,7 +48,7 @@ class FailsafeVerdict:
     binding: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FailsafeMap:
     """What is known of ``/failsafe``, from one heartbeat to the next."""
 

@@ -177,7 +177,7 @@ class WatchdogState(StrEnum):
     """Mode ``automatic``: it could not be used, and is not tried again until its configuration changes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NodeView:
     """One look at this node. A failed query is a value in it (``answering`` false), never an exception."""
 

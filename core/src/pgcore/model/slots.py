@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pgcore.model.basics import Instant
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SlotMemory:
     """Bookkeeping of slots: whose they were, since when nobody wants them, which logical ones can be relied on."""
 

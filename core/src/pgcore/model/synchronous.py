@@ -99,7 +99,7 @@ class Anchor:
     in_force: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SyncMemory:
     """What a primary remembers of synchronous replication between heartbeats. (HA rules 3.18)"""
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from pgcore.model.actions import BootstrapPhase, DemoteMode, Outcome, Phase, RewindState
 from pgcore.model.basics import Instant, Lsn, Role, State, slot_name
+from pgcore.model.changes import once
 from pgcore.model.cluster import ClusterStatus, ClusterView, Member, SyncView
 from pgcore.model.failsafe import FailsafeAnswer, FailsafeMap, FailsafeRecord
 from pgcore.model.node import DataDir, NodeView, TaskKind, TaskResult
@@ -117,7 +118,7 @@ class Told:
     postmaster: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Memory:
     """What one heartbeat leaves for the next (HA rules 3, nothing else)."""
 
@@ -195,7 +196,7 @@ class Memory:
     """When this agent first looked at its node: what it promised before, it does not remember."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class World:
     """Memory + settings + node + cluster + the answers of this beat + now."""
 
@@ -330,6 +331,7 @@ class World:
     # -- others ----------------------------------------------------------------------------------------------
 
     @property
+    @once
     def others(self) -> tuple[Member, ...]:
         """Every member but me."""
         return tuple(m for m in self.cluster.members if m.name != self.me)
@@ -350,10 +352,11 @@ class World:
         if member is None or member.address is None:
             return None
         host, port = member.address
-        slot = Member(self.me).slot if self.settings.use_slots else None
+        slot = slot_name(self.me) if self.settings.use_slots else None
         return Upstream(host, port, name=member.name, slot=slot)
 
     @property
+    @once
     def leader_upstream(self) -> Upstream | None:
         """The lock holder as an upstream, None when there is none but me."""
         return None if self.is_holder else self.upstream_of(self.cluster.leader_member)

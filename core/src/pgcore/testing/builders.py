@@ -5,11 +5,12 @@ Every builder describes a healthy thing; what matters for a case is named. The n
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from pgcore.model.actions import Phase
 from pgcore.model.basics import Instant, Json, Lsn, Role, State, Tags, Timing
+from pgcore.model.changes import replace
 from pgcore.model.cluster import ClusterStatus, ClusterView, ConfigRecord, FailoverRequest, HistoryEntry, Member
 from pgcore.model.node import ControlData, ControlState, DataDir, NodeView, TaskKind, TaskResult, TaskView, WalReceiver, WalSender
 from pgcore.model.server import Upstream

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pgcore.decide.advance import failsafe, looks, orders, procedures, server, slots, store, synchronous, watchdog
 from pgcore.decide.advance.looks import ClusterReading
 from pgcore.decide.advance.memory import Handlers
 from pgcore.model.actions import Action, Outcome
 from pgcore.model.basics import Instant
+from pgcore.model.changes import replace
 from pgcore.model.node import NodeView
 from pgcore.model.settings import Settings
 from pgcore.model.world import Memory, World

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from pgcore.decide.advance.memory import Handlers, remember
 from pgcore.decide.failsafe import agreed
 from pgcore.model.actions import AskFailsafe, Outcome, WriteFailsafe
+from pgcore.model.changes import replace
 from pgcore.model.failsafe import FailsafeAnswer
 from pgcore.model.world import World
 

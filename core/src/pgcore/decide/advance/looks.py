@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pgcore.decide import slots
@@ -21,6 +21,7 @@ from pgcore.model.actions import (
     RewindState,
 )
 from pgcore.model.basics import Role
+from pgcore.model.changes import replace
 from pgcore.model.cluster import ClusterView, SyncView
 from pgcore.model.node import NodeView, TaskKind, TaskResult
 from pgcore.model.settings import Settings

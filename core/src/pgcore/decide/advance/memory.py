@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from pgcore.model.actions import Outcome
+from pgcore.model.changes import replace
 from pgcore.model.world import World
 
 Handler = Callable[[World, Any, Outcome], World]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pgcore.decide.advance.memory import Handlers, remember
 from pgcore.model.actions import Action, DropSchedule, Outcome, RefuseOrder, Reinitialize, Restart, TakeSchedule
 from pgcore.model.basics import Role
+from pgcore.model.changes import replace
 from pgcore.model.node import TaskKind, TaskView
 from pgcore.model.orders import RestartOrder
 from pgcore.model.world import World

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pgcore.decide.advance.memory import Handlers, remember
 from pgcore.model.actions import (
     BeginDemotion,
@@ -19,6 +17,7 @@ from pgcore.model.actions import (
     RewindState,
     SetRewind,
 )
+from pgcore.model.changes import replace
 from pgcore.model.world import Bootstrapping, Demotion, World
 
 

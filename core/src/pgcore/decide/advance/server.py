@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from pgcore.decide.advance.memory import Handlers, remember
@@ -30,6 +29,7 @@ from pgcore.model.actions import (
     TellChange,
 )
 from pgcore.model.basics import Role
+from pgcore.model.changes import replace
 from pgcore.model.node import TaskKind, TaskView
 from pgcore.model.world import Told, World
 

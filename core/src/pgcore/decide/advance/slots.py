@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pgcore.decide import slot_copies, slots
 from pgcore.decide.advance.memory import Handlers, remember
 from pgcore.model.actions import ChangeSlots, ComplainAboutSlots, CopySlots, ForceFeedback, Outcome, ServeSlots
+from pgcore.model.changes import replace
 from pgcore.model.node import SlotReport, TaskKind, TaskView
 from pgcore.model.world import World
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pgcore.decide import slots
 from pgcore.decide.advance.memory import Handlers, remember
 from pgcore.decide.failsafe import with_leader
@@ -20,6 +18,7 @@ from pgcore.model.actions import (
     WriteStatus,
 )
 from pgcore.model.basics import Instant
+from pgcore.model.changes import replace
 from pgcore.model.cluster import ConfigRecord
 from pgcore.model.failsafe import FailsafeRecord
 from pgcore.model.world import LeaseState, World

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pgcore.decide.advance.memory import Handlers, remember
@@ -10,6 +9,7 @@ from pgcore.decide.sync_candidates import anchored
 from pgcore.decide.sync_names import parse
 from pgcore.model.actions import DropSync, MarkBlocked, NoteProof, Outcome, RestoreStandbyNames, SetStandbyNames, WriteSync
 from pgcore.model.basics import Instant
+from pgcore.model.changes import replace
 from pgcore.model.cluster import SyncView
 from pgcore.model.node import NodeView
 from pgcore.model.synchronous import StandbyNames, SyncMemory

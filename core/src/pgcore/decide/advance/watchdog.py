@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from pgcore.decide.advance.memory import Handlers
 from pgcore.model.actions import ActivateWatchdog, DisableWatchdog, FeedWatchdog, Outcome
+from pgcore.model.changes import replace
 from pgcore.model.node import WatchdogState
 from pgcore.model.world import World
 
