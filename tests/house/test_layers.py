@@ -64,6 +64,12 @@ def test_rest_and_command_line_see_the_daemon_through_board_and_mailbox(package:
            "`rest` and `cli` see the daemon through `board` and `mailbox`, or the store through `dcs`.")
 
 
+def test_the_record_knows_the_heartbeat_and_nothing_else_of_the_daemon() -> None:
+    allowed = [f"pgcore.{name}" for name in ("record", "model", "decide", "daemon.heartbeat", "clock", "threads", "errors")]
+    refuse([each for each in own(of("record")) if each.module != "pgcore" and not each.within(*allowed)],
+           "`record` imports the model, the decisions and the heartbeat: agent, command line and simulator use it.")
+
+
 def test_the_daemon_is_not_imported_by_what_it_composes() -> None:
     found = [each for package in (*PORTS, "model", "decide", "builtin") for each in own(of(package))]
     refuse([each for each in found if each.within("pgcore.daemon", "pgcore.rest", "pgcore.cli", "pgcore.testing")],

@@ -11,6 +11,7 @@ from pgcore.decide.advance import advance
 from pgcore.decide.publish import card
 from pgcore.model.actions import (
     BeginDemotion,
+    BootstrapPhase,
     CancelTask,
     CompareTimelines,
     DemoteMode,
@@ -124,7 +125,7 @@ RESTARTS = (
     ),
     case(
         "the cluster is being created",
-        restart(primary(), procedure=Bootstrapping("post", NOW)),
+        restart(primary(), procedure=Bootstrapping(BootstrapPhase.POST, NOW)),
         "restart.in_progress",
         RefuseOrder("bootstrap already in progress"),
     ),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pgcore.decide import slots, slots_wanted
-from pgcore.model.actions import ChangeSlots, ComplainAboutSlots
+from pgcore.model.actions import ChangeSlots, ComplainAboutSlots, DemoteMode, Phase
 from pgcore.model.basics import Instant, Lsn, Tags
 from pgcore.model.cluster import ClusterStatus, ClusterView
 from pgcore.model.node import Slot
@@ -151,7 +151,7 @@ WHICH = (
         world(standby(slots=(C,)), replace(CASCADE_ON_ME, leader=None)),
     ),
     kept("and by a holder who has not proven the lock", world(primary(slots=()), view("a"), lease=LeaseState.GONE)),
-    kept("and during a demotion", replace(lead(), memory=replace(lead().memory, procedure=demotion("graceful", "stop")))),
+    kept("and during a demotion", lead(procedure=demotion(DemoteMode.GRACEFUL, Phase.STOP))),
     kept("and by a second primary, which must stop", world(primary(slots=()), view("b"))),
 )
 

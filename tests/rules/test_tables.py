@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pgcore.decide import TABLES
+from pgcore.decide import TABLES, explain
 from pgcore.testing import rules_page
 from rules.cases import Case
 
@@ -52,7 +52,7 @@ def test_the_page_of_the_rules_is_current() -> None:
 
 @pytest.mark.parametrize(("name", "docstring"), [row for table in TABLES for row in table.listing()])
 def test_a_rule_says_in_a_sentence_what_it_means(name: str, docstring: str) -> None:
-    sentence, _ = rules_page.split(docstring)
+    sentence, _ = explain.split(docstring)
     assert re.match(r"([A-Z`]|pg_).*[.)]$", sentence), name
 
 

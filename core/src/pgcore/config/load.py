@@ -22,6 +22,7 @@ from pgcore.config.sections import (
     LogSection,
     NodeSection,
     PostgresqlSection,
+    RecorderSection,
     RestapiSection,
     WatchdogSection,
 )
@@ -54,6 +55,7 @@ class LocalConfig:
     tree: Mapping[str, Json] = field(repr=False)
     node: NodeSection
     log: LogSection
+    recorder: RecorderSection
     restapi: RestapiSection
     ctl: CtlSection
     postgresql: PostgresqlSection
@@ -165,7 +167,8 @@ def examine(origin: Origin) -> Draft:
         return draft
     _legacy(draft)
     _parse(draft, "", NodeSection)
-    for name, cls in (("log", LogSection), ("restapi", RestapiSection), ("ctl", CtlSection), ("watchdog", WatchdogSection)):
+    for name, cls in (("log", LogSection), ("recorder", RecorderSection), ("restapi", RestapiSection), ("ctl", CtlSection),
+                      ("watchdog", WatchdogSection)):
         _parse(draft, name, cls)
     _optional(draft, "bootstrap", BootstrapSection)
     _optional(draft, "citus", CitusSection)
@@ -177,6 +180,7 @@ def examine(origin: Origin) -> Draft:
     _check_postgresql(draft)
     _check_bootstrap(draft)
     _check_watchdog(draft)
+    _check_recorder(draft)
     _check_top_level(draft)
     return draft
 
@@ -190,9 +194,10 @@ def _finish(draft: Draft) -> LocalConfig:
     restapi = sections["restapi"]
     restapi = replace(restapi, connect_address=restapi.connect_address or restapi.listen,
                       thread_pool_size=max(_MIN_THREADS, restapi.thread_pool_size))
-    return LocalConfig(draft.tree, node, sections["log"], restapi, _ctl(sections["ctl"], restapi), sections["postgresql"],
-                       sections.get("bootstrap"), sections["watchdog"], Tags(draft.tree.get("tags") or {}), sections.get("citus"),
-                       draft.stores, draft.plugin_sections, draft.source, tuple(draft.warnings), draft.origin)
+    return LocalConfig(draft.tree, node, sections["log"], sections["recorder"], restapi, _ctl(sections["ctl"], restapi),
+                       sections["postgresql"], sections.get("bootstrap"), sections["watchdog"],
+                       Tags(draft.tree.get("tags") or {}), sections.get("citus"), draft.stores, draft.plugin_sections,
+                       draft.source, tuple(draft.warnings), draft.origin)
 
 
 def _ctl(ctl: CtlSection, restapi: RestapiSection | None) -> CtlSection:
@@ -393,6 +398,24 @@ def _check_watchdog(draft: Draft) -> None:
         draft.warn("watchdog.mode", f"is {mode!r}, which counts as off", "write off, automatic or required")
 
 
+def record_path(recorder: RecorderSection, log: LogSection, postgresql: PostgresqlSection, node: NodeSection) -> str:
+    """The file of the flight recorder. Never below the data directory: copies, pg_rewind and a new copy would take it along."""
+    beside = os.path.normpath(os.path.expanduser(postgresql.data_dir)) + ".flight"
+    directory = recorder.dir or (beside if log.dir is None or _within(log.dir, postgresql.data_dir) else log.dir)
+    return os.path.join(os.path.expanduser(directory), f"flight-{node.scope}-{node.name}.jsonl")
+
+
+def _check_recorder(draft: Draft) -> None:
+    section, data_dir = draft.sections["recorder"], draft.sections["postgresql"].data_dir
+    if section.dir and data_dir and _within(section.dir, data_dir):
+        draft.fail("recorder.dir", f"lies in the data directory: {section.dir!r}", "name one outside, as a new copy removes it")
+
+
+def _within(path: str, directory: str) -> bool:
+    inner, outer = (os.path.realpath(os.path.expanduser(name)) for name in (path, directory))
+    return os.path.commonpath((inner, outer)) == outer
+
+
 def _unknown(draft: Draft, name: str, raw: Mapping[Any, Any], known: Mapping[str, str], methods: Collection[str]) -> None:
     """Other keys may be the options of a method; report those that are not, or look like a misspelling."""
     for key, value in raw.items():
@@ -406,8 +429,8 @@ def _unknown(draft: Draft, name: str, raw: Mapping[Any, Any], known: Mapping[str
 
 def _check_top_level(draft: Draft) -> None:
     """Keys that mean nothing here; several stores or none (config 1.3, 3)."""
-    known = {*key_names(NodeSection), "log", "restapi", "ctl", "postgresql", "bootstrap", "watchdog", "tags", "citus", "plugins",
-             *DISTRIBUTION_OF, *draft.origin.section_types}
+    known = {*key_names(NodeSection), "log", "recorder", "restapi", "ctl", "postgresql", "bootstrap", "watchdog", "tags", "citus",
+             "plugins", *DISTRIBUTION_OF, *draft.origin.section_types}
     for key in draft.tree:
         if key in DYNAMIC_ONLY:
             draft.warn(key, "has no effect in a local file", _dynamic_remedy(key))

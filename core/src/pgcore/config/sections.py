@@ -64,6 +64,16 @@ class LogSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderSection:
+    """``recorder``: pgcore's record of observations and decisions (docs/flight-recorder.md)."""
+
+    enabled: bool = option(True, doc="pgcore: keep a record of what this node saw and decided")
+    dir: str | None = option(None, doc="pgcore: directory of the record; default: log.dir, else <data_dir>.flight")
+    file_size: int = option(5_000_000, minimum=100_000, unit="bytes", doc="pgcore: size at which a file is rotated")
+    file_num: int = option(4, minimum=0, maximum=1000, doc="pgcore: rotated files kept")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoginSection:
     """``authentication`` of ``restapi`` and ``ctl``; both members are required (config 1.3)."""
 
@@ -282,8 +292,9 @@ DYNAMIC_ONLY = frozenset({
 def configuration_schema(section_types: Mapping[str, type]) -> dict[str, Json]:
     """The JSON Schema of a node file with the sections of plugins; other keys are allowed (custom methods)."""
     schema = json_schema(NodeSection)
-    own: dict[str, type] = {"log": LogSection, "restapi": RestapiSection, "ctl": CtlSection, "postgresql": PostgresqlSection,
-                            "bootstrap": BootstrapSection, "watchdog": WatchdogSection, "citus": CitusSection}
+    own: dict[str, type] = {"log": LogSection, "recorder": RecorderSection, "restapi": RestapiSection, "ctl": CtlSection,
+                            "postgresql": PostgresqlSection, "bootstrap": BootstrapSection, "watchdog": WatchdogSection,
+                            "citus": CitusSection}
     schema["properties"] |= {name: json_schema(cls) for name, cls in {**own, **section_types}.items()}
     schema["properties"]["tags"] = {"type": "object", "description": "tags of this node; other names are custom tags"}
     dynamic = json_schema(DynamicSection)

@@ -206,6 +206,10 @@ def _check_files(draft: Draft) -> None:
     folder = draft.sections["log"].dir
     if folder and not os.path.isdir(folder):
         draft.fail("log.dir", f"names {folder!r}, which is no directory", "create it")
+    folder = draft.sections["recorder"].dir
+    above = os.path.dirname(os.path.abspath(os.path.expanduser(folder))) if folder else None
+    if above and not os.path.isdir(above):
+        draft.fail("recorder.dir", f"names {folder!r}, but there is no directory {above}", "create it")
 
 
 def _check_server(draft: Draft, probe: bool) -> None:

@@ -11,7 +11,7 @@ from pgcore.clock import Deadline, now, wall
 from pgcore.daemon.board import Board, Status
 from pgcore.daemon.config_change import ConfigChange, change_config
 from pgcore.daemon.guard import Guard, GuardAction
-from pgcore.daemon.heartbeat import Beat, heartbeat
+from pgcore.daemon.heartbeat import Beat
 from pgcore.daemon.mailbox import CancelRestart, CarryOut, ChangeConfig, Letter, ReloadConfig, ScheduleRestart, WriteFailover
 from pgcore.daemon.orders import Orders
 from pgcore.daemon.perform import Performer
@@ -19,6 +19,7 @@ from pgcore.dcs import codec
 from pgcore.dcs.store import ANYTHING, Key, Refused
 from pgcore.dcs.store import version as at_version
 from pgcore.decide.advance import fresh_world
+from pgcore.decide.explain import loud
 from pgcore.decide.sync_duty import effective_tags
 from pgcore.errors import PgcoreError
 from pgcore.model import actions as a
@@ -27,31 +28,10 @@ from pgcore.model.changes import replace
 from pgcore.model.decision import Decision
 from pgcore.model.node import NodeView
 from pgcore.model.world import Memory, World
+from pgcore.record.recorder import Recorder
 from pgcore.threads import Event
 
 logger = logging.getLogger("pgcore.decisions")
-
-QUIET = (
-    a.RenewLease,
-    a.FeedWatchdog,
-    a.Announce,
-    a.WriteStatus,
-    a.PollPeers,
-    a.ProbePeers,
-    a.CompareRecovery,
-    a.CompareTimelines,
-    a.ReadHistory,
-    a.AskFailsafe,
-    a.ReadCluster,
-    a.NoteRequest,
-    a.MarkUndecided,
-    a.ObserveNode,
-    a.RunCheckpoint,
-    a.ResumeReplay,
-    a.ServeSlots,
-    a.ComplainAboutSlots,
-)
-"""Actions that do not make a decision worth a line of its own."""
 
 LEAST_PAUSE_S = 0.002
 """Between two heartbeats, so that a broken source of wake-ups cannot eat a processor."""
@@ -62,11 +42,6 @@ def _failsafe_until(world: World) -> Instant | None:
     """Until when the members, or this node for another, keep a leader without the store."""
     record = world.memory.failsafe
     return Instant(record.at + record.ttl) if record is not None else world.memory.failsafe_until
-
-
-def _loud(action: a.Action) -> bool:
-    routine = isinstance(action, a.ChangeSlots) and not action.create and not action.drop
-    return not isinstance(action, QUIET) and not routine
 
 
 class Signals(Protocol):
@@ -100,8 +75,10 @@ class Agent:
         postmaster: Follows,
         reloaded: Callable[[], None],
         new_guard: Callable[[], Guard | None] = lambda: None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.performer, self.board, self.guard, self.signals = performer, board, guard, signals
+        self.recorder = recorder or Recorder()
         self.mailbox = performer.ports.mailbox
         self.postmaster = postmaster
         self._reloaded, self._new_guard = reloaded, new_guard
@@ -139,7 +116,7 @@ class Agent:
         began = now()
         self._replace_guard()
         memory = replace(self.memory, stopping=True) if self.signals.asked.is_set() else self.memory
-        steps = heartbeat(fresh_world(memory, self.settings, self.node, began, wall()))
+        steps = self.recorder.heartbeat(fresh_world(memory, self.settings, self.node, began, wall()))
         try:
             action, world = next(steps)
             while True:
@@ -150,8 +127,9 @@ class Agent:
                 action, world = steps.send(outcome)
         except StopIteration as ended:
             beat: Beat = ended.value
-        except Exception:
+        except Exception as error:
             self._bugs += 1
+            self.recorder.failed(repr(error))
             logger.exception(
                 "bug %d in a heartbeat (woken by %s): it ended early; the lease was not touched", self._bugs, ", ".join(reasons)
             )
@@ -271,9 +249,9 @@ class Agent:
         """A line for every decision with an effect, and one when the resting rule changed."""
         took_ms = round((now() - began) * 1000)
         for decision in beat.decisions:
-            loud = any(_loud(action) for action in decision.actions)
+            acts = any(loud(action) for action in decision.actions)
             resting = decision is beat.main and decision.rule != self._last_rule
-            if loud or resting:
+            if acts or resting:
                 self._log_decision(decision, took_ms)
         if beat.repeated and beat.world.last is not None and beat.world.last.ok:
             logger.error(
@@ -285,7 +263,7 @@ class Agent:
 
     def _log_decision(self, decision: Decision, took_ms: int) -> None:
         self.trail.append((wall(), decision.rule, decision.because))
-        what = ", ".join(type(action).__name__ for action in decision.actions if _loud(action))
+        what = ", ".join(type(action).__name__ for action in decision.actions if loud(action))
         logger.info(
             "%s: %s%s",
             decision.rule,

@@ -38,11 +38,14 @@ class Beat:
 Step = tuple[Action, World]
 
 
-def heartbeat(world: World) -> Generator[Step, Outcome, Beat]:
-    """Observe, read, then ask each stage's rules until they rest. Yields each action with the world it is meant for."""
+def heartbeat(world: World, beat: Beat | None = None) -> Generator[Step, Outcome, Beat]:
+    """Observe, read, then ask each stage's rules until they rest. Yields each action with the world it is meant for.
+
+    Whoever brings the ``beat`` can see what was decided so far.
+    """
     for look in (ObserveNode(), ReadCluster()):
         world = advance(world, look, (yield look, world))
-    beat = Beat(world)
+    beat = beat or Beat(world)
     ended = False
     for stage in STAGES:
         if ended and stage != "publish":

@@ -19,7 +19,7 @@ from pgcore import __version__, log
 from pgcore.clock import Deadline
 from pgcore.config.document import equal
 from pgcore.config.environment import take_environment
-from pgcore.config.load import LocalConfig, Origin, examine, load_local
+from pgcore.config.load import LocalConfig, Origin, examine, load_local, record_path
 from pgcore.config.sections import DISTRIBUTION_OF
 from pgcore.daemon import systemd, watchdog
 from pgcore.daemon.agent import Agent
@@ -45,6 +45,8 @@ from pgcore.postgres import data_dir
 from pgcore.postgres.parameters import split_listen
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.postgres.server import Postgres
+from pgcore.record.recorder import Recorder
+from pgcore.record.writer import Place
 from pgcore.registry import BUILTINS, Registry
 from pgcore.rest.manage import Reports
 from pgcore.rest.server import RestServer
@@ -191,7 +193,7 @@ def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
     return registry, local, stores[sorted(chosen)[0]]
 
 
-_OWN_SECTIONS = frozenset({"postgresql", "restapi", "ctl", "log", "bootstrap", "watchdog", "tags", "plugins"})
+_OWN_SECTIONS = frozenset({"postgresql", "restapi", "ctl", "log", "recorder", "bootstrap", "watchdog", "tags", "plugins"})
 
 
 def refuse_unsupported(configuration: Configuration) -> None:
@@ -222,6 +224,13 @@ def configure_log(local: LocalConfig) -> None:
         ) from error
     except ValueError as error:
         raise ConfigError("log", f"log.format or log.loggers cannot be used: {error}", "correct it", local.source) from error
+
+
+def record_place(local: LocalConfig) -> Place | None:
+    """Where the flight recorder writes; None: nowhere."""
+    section, node = local.recorder, local.node
+    path = record_path(section, local.log, local.postgresql, node)
+    return Place(path, node.name, node.scope, section.file_size, section.file_num) if section.enabled else None
 
 
 def check_programs(postgres: Postgres) -> None:
@@ -392,14 +401,17 @@ def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, noti
                 rest.reconfigure(configuration.rest())
             finally:
                 configure_log(configuration.local)
+                recorder.record_to(record_place(configuration.local))
 
-        directory = configuration.server.data_dir
-        watch = PostmasterWatch(ports.mailbox)
-        agent = Agent(Performer(ports), board, guard, node, stop, watch, reloaded, lambda: _guard(directory, None))
+        directory, recorder = configuration.server.data_dir, Recorder()
+        recorder.record_to(record_place(configuration.local))
+        watch, another_guard = PostmasterWatch(ports.mailbox), lambda: _guard(directory, None)
+        agent = Agent(Performer(ports), board, guard, node, stop, watch, reloaded, another_guard, recorder)
         watch_store(ports.store, ports.mailbox, lambda: agent.performer.revision, lambda: float(agent.settings.timing.loop_wait))
         systemd.notify(notify_address, "READY=1")
         _tell_life(ports, agent, "pgcore_started")
         ended = agent.run()
+        recorder.record_to(None)
         systemd.notify(notify_address, "STOPPING=1")
         return _end(ports, agent, ended)
     finally:

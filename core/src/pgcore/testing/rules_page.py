@@ -5,12 +5,12 @@ A rule's sentence is its docstring; what stands in the brackets at the end of it
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from pgcore.decide import SITUATIONS, TABLES
+from pgcore.decide.explain import split
 from pgcore.decide.table import Table
 
 HEAD = """# Rules
@@ -23,15 +23,6 @@ A stage is asked again after a rule has acted, until a rule rests. An action tha
 
 Written by `python -m pgcore.testing.rules_page docs/rules.md`; do not edit.
 """
-
-_REFERENCE = re.compile(r"\s*\(((?:HA rules|EC|principles|config|dcs-layout|architecture)\b[^()]*)\)")
-
-
-def split(docstring: str) -> tuple[str, str]:
-    """A rule's sentence in Markdown, and its reference, which may be empty."""
-    found = _REFERENCE.search(docstring)
-    sentence = _REFERENCE.sub("", docstring, count=1).replace("``", "`").replace("|", "\\|")
-    return sentence.strip(), found[1] if found else ""
 
 
 def page() -> str:
@@ -58,7 +49,8 @@ def _table(table: Table) -> str:
     rows = []
     for name, docstring in table.listing():
         sentence, reference = split(docstring)
-        rows.append(f"| `{name}` | {sentence} | {reference} |\n")
+        escaped = sentence.replace("|", "\\|")
+        rows.append(f"| `{name}` | {escaped} | {reference} |\n")
     return f"## {table.name}\n\n| rule | meaning | reference |\n|---|---|---|\n" + "".join(rows)
 
 
