@@ -78,6 +78,9 @@ def test_killed_guard_is_replaced_and_its_successor_stops_a_frozen_agents_server
     _stopped_leading(cluster, old, measured, "frozen agent with a second guard")
     old.thaw_agent()
     cluster.wait_healthy()
+    assert (old.stop(), old.pids()) == (0, []), "the second guard ends with its agent"
+    old.start()
+    cluster.wait_healthy()
 
 
 def test_agent_killed_and_restarted_at_once_adopts_its_primary(

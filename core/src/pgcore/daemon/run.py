@@ -103,7 +103,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     postgres = Postgres(configuration.server)
     check_programs(postgres)
     check_listen(configuration.server.listen)
-    guard = _guard(configuration.server.data_dir, prepared)
+    guarding = _Guarding(configuration.server.data_dir, prepared)
     threading.stack_size(local.node.thread_stack_size)
     mailbox, board = Mailbox(), Board()
     stop = _Signals(mailbox)
@@ -135,11 +135,10 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
             above = StoreRequest(section, local.node.store_path, local.node.name, Timing(), observer=True)
             others = ShieldedStore(backend.open(above))
             ports.mpp = _mpp(handler, Reach(others, postgres, board, configuration.peer_access), configuration)
-        return _serve(ports, board, guard, stop, notify_address)
+        return _serve(ports, board, guarding, stop, notify_address)
     finally:
         store.close()
-        if guard is not None:
-            guard.close(stop=True)
+        guarding.close()
 
 
 def _mpp(handler: MppHandler, reach: Reach, configuration: Configuration) -> Mpp:
@@ -266,15 +265,33 @@ def check_listen(listen: str) -> None:
             raise ConfigError("postgresql.listen", problem, "write it as host:port, e.g. 0.0.0.0:5432") from error
 
 
-def _guard(directory: str, prepared: Prepared | None) -> Guard | None:
-    """The guard, or None with a warning: then only the heartbeat protects the lease."""
-    try:
-        return Guard.start(directory, prepared=prepared)
-    except GuardError as error:
-        if "another agent" in str(error):
-            raise FatalError(str(error)) from error
-        logger.warning("%s. A hung agent could leave a primary running past its lease", error)
-        return None
+class _Guarding:
+    """The guard of this run: the first one, or the last that replaced it."""
+
+    def __init__(self, directory: str, prepared: Prepared | None) -> None:
+        self._directory = directory
+        self.guard = self._start(prepared)
+
+    def another(self) -> Guard | None:
+        """One in place of the present guard, which whoever asks closes; None: there is none to be had, the present one stays."""
+        found = self._start(None)
+        self.guard = found or self.guard
+        return found
+
+    def close(self) -> None:
+        """The run is over; an armed guard stays."""
+        if self.guard is not None:
+            self.guard.close(stop=True)
+
+    def _start(self, prepared: Prepared | None) -> Guard | None:
+        """The guard, or None with a warning: then only the heartbeat protects the lease."""
+        try:
+            return Guard.start(self._directory, prepared=prepared)
+        except GuardError as error:
+            if "another agent" in str(error):
+                raise FatalError(str(error)) from error
+            logger.warning("%s. A hung agent could leave a primary running past its lease", error)
+            return None
 
 
 class _AskedError(BaseException):
@@ -384,7 +401,7 @@ def _alive(api_url: str, access: PeerAccess) -> bool:
         connection.close()
 
 
-def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, notify_address: str | None) -> int:
+def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, notify_address: str | None) -> int:
     """Start REST and the watchers, run the agent, end everything."""
     configuration, postgres = ports.configuration, ports.postgres
     rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, failsafe=ports.failsafe,
@@ -403,10 +420,9 @@ def _serve(ports: Ports, board: Board, guard: Guard | None, stop: _Signals, noti
                 configure_log(configuration.local)
                 recorder.record_to(record_place(configuration.local))
 
-        directory, recorder = configuration.server.data_dir, Recorder()
+        recorder, watch = Recorder(), PostmasterWatch(ports.mailbox)
         recorder.record_to(record_place(configuration.local))
-        watch, another_guard = PostmasterWatch(ports.mailbox), lambda: _guard(directory, None)
-        agent = Agent(Performer(ports), board, guard, node, stop, watch, reloaded, another_guard, recorder)
+        agent = Agent(Performer(ports), board, guarding.guard, node, stop, watch, reloaded, guarding.another, recorder)
         watch_store(ports.store, ports.mailbox, lambda: agent.performer.revision, lambda: float(agent.settings.timing.loop_wait))
         systemd.notify(notify_address, "READY=1")
         _tell_life(ports, agent, "pgcore_started")
