@@ -16,12 +16,13 @@ BACKOFF_S = 20
 
 @contextmanager
 def _dynamic(cluster: Cluster, **settings: int) -> Iterator[None]:
-    """These dynamic settings while it lasts."""
+    """These dynamic settings while it lasts; every agent knows them."""
     assert cluster.etcd is not None
     key = f"/service/{cluster.scope}/config"
     before = cluster.etcd.get(key)
     assert before is not None
     cluster.etcd.put(key, json.dumps(json.loads(before) | settings))
+    cluster.wait_aware()
     try:
         yield
     finally:
@@ -42,7 +43,6 @@ def test_primary_race_backoff_waits_for_a_frozen_agent_whose_server_goes_on_and_
     assert cluster.etcd is not None
     old = cluster.primary()
     with _dynamic(cluster, primary_race_backoff=BACKOFF_S):
-        time.sleep(cluster.loop_wait + 1)
         old.freeze_agent()
         began = _free_since(cluster, old)
         new = cluster.wait_primary_other_than(old, cluster.ttl)
@@ -54,7 +54,6 @@ def test_primary_race_backoff_waits_for_a_frozen_agent_whose_server_goes_on_and_
     cluster.wait_healthy()
 
     with _dynamic(cluster, primary_race_backoff=BACKOFF_S), cluster.direct_writer(new):
-        time.sleep(cluster.loop_wait + 1)
         guards = [pid for pid in new.helper_pids() if pid != new.pid]
         assert guards
         new.freeze_agent()

@@ -20,6 +20,7 @@ def paused(etcd_cluster: Cluster) -> Iterator[Cluster]:
     wait_for(lambda: all(_card(etcd_cluster, node).get("pause") for node in etcd_cluster.nodes), 20, "every member has paused")
     yield etcd_cluster
     etcd_cluster.configure({"pause": None})
+    wait_for(lambda: not any(_card(etcd_cluster, node).get("pause") for node in etcd_cluster.nodes), 20, "nobody pauses any more")
 
 
 def _value(cluster: Cluster, name: str) -> str | None:

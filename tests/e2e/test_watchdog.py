@@ -227,11 +227,12 @@ def test_an_orderly_end_stops_the_watchdog_and_maintenance_mode_too(watched: Wat
     pipe, began = watched.pipes[new.name], time.monotonic()
     watched.configure(pause=True)
     wait_for(lambda: pipe.since(began).endswith("V"), watched.cluster.loop_wait + 3, "paused: the watchdog is stopped")
+    watched.cluster.wait_aware()  # the others as well: none may take a lock that ends meanwhile
     pid, paused = new.postmaster_pid(), time.monotonic()
     assert new.stop() == 0 and new.postmaster_pid() == pid
     assert pipe.since(paused) == ""
     new.start()
-    wait_for(lambda: new.status_of("/liveness"), 10, "the agent is back")
+    watched.cluster.wait_aware(new)
     watched.configure(pause=None)
     wait_for(lambda: len(pipe.fed(paused)) > 1, 3 * watched.cluster.loop_wait + 5, "resumed: the watchdog runs again")
     assert watched.cluster.primary() is new and new.postmaster_pid() == pid

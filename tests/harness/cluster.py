@@ -22,6 +22,7 @@ import psycopg2
 from harness.agents import POSTGRES_USER, AgentKind, pgcore_agent
 from harness.configuration import dsn, merged, node_document
 from harness.etcd import EtcdServer
+from harness.logs import newest_first
 from harness.network import Network
 from harness.node import Node, RestAnswer
 from harness.processes import free_port, kill_marked, wait_for
@@ -185,6 +186,17 @@ class Cluster:
         """Wait until ``streaming`` holds."""
         wait_for(lambda: self.streaming(without=without), timeout_s, "one primary, all others streaming", interval_s=0.1)
 
+    def wait_aware(self, *nodes: Node) -> None:
+        """Wait until each of these agents (default: all) has read the store after this moment and ended that heartbeat.
+
+        What stood there before is then known to it, and what it had to do about that is done or was tried.
+        """
+        asked = time.time()
+        for node in nodes or self.nodes:
+            # Whole seconds, cut off: a greater one was read later.
+            wait_for(lambda node=node: node.status().get("dcs_last_seen", 0) > asked,  # type: ignore[misc]
+                     3 * self.loop_wait + 5, f"{node.name} has read the store")
+
     def present(self, node: Node | None = None, table: str = "written") -> set[int]:
         """The numbers the writers' table holds on ``node`` (default: the primary)."""
         return {row[0] for row in (node or self.primary()).query(f"SELECT number FROM {table}")}
@@ -225,12 +237,15 @@ class Cluster:
     # ending
 
     def log_tails(self, lines: int = LOG_TAIL_LINES) -> str:
-        """The last lines of every agent and server log, for the report of a failed test."""
-        parts = []
-        for node in self.nodes:
-            for title, text in ((f"{node.name} agent", node.log()), (f"{node.name} postgres", node.postgres_log())):
-                parts.append(f"--- {title}\n" + "\n".join(text.splitlines()[-lines:]))
-        return "\n".join(parts)
+        """The last lines of every log for the report of a failed test, which may be cut at its end.
+
+        So first what all agents said together, newest line first, then each agent alone, then the servers.
+        """
+        agents = {node.name: node.log() for node in self.nodes}
+        logs = [(f"{name} agent", text) for name, text in agents.items()]
+        logs += [(f"{node.name} postgres", node.postgres_log()) for node in self.nodes]
+        tails = ["\n".join((f"--- {title}", *text.splitlines()[-lines:])) for title, text in logs]
+        return "\n".join(("--- all agents, newest line first", *newest_first(agents, lines), *tails))
 
     def keep_logs(self, directory: Path) -> None:
         """Copy all logs and writers' notes below ``directory``."""

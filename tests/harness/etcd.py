@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.processes import free_port, wait_for
 from pgcore.testing.processes import ServerProcess
@@ -49,10 +50,18 @@ class EtcdServer(ServerProcess):
 
     def get(self, key: str) -> str | None:
         """The value of one key, ``None`` when absent. Raises ``OSError`` when etcd does not answer."""
+        found = self._range(key)
+        return base64.b64decode(found.get("value", "")).decode() if found else None
+
+    def revisions(self, key: str) -> tuple[int, int] | None:
+        """When one key was created and when it was last written, as revisions of the store; ``None`` when absent."""
+        found = self._range(key)
+        return (int(found["create_revision"]), int(found["mod_revision"])) if found else None
+
+    def _range(self, key: str) -> dict[str, Any] | None:
         body = json.dumps({"key": base64.b64encode(key.encode()).decode()})
         answer = json.loads(self._request("POST", "/v3/kv/range", body))
-        found = answer.get("kvs", [])
-        return base64.b64decode(found[0].get("value", "")).decode() if found else None
+        return next(iter(answer.get("kvs", [])), None)
 
     def put(self, key: str, value: str) -> None:
         """Store one key without conditions."""

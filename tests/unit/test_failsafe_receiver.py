@@ -53,6 +53,25 @@ def test_the_mode_is_off() -> None:
     assert receiver(failsafe_mode=False).accept(ASKED).code == 502
 
 
+def test_an_acceptance_counts_when_agent_and_last_vote_are_old_enough_and_the_node_says_so_beforehand() -> None:
+    """Not ttl, ``PROMISE_S``: a short ttl makes neither an agent nor a vote older."""
+    at = [Instant(100.0)]
+    a = FailsafeReceiver(clock=lambda: at[0])
+    assert not a.binding()
+    a.saw(replace(view(None), failsafe=MAP))
+    a.know(seen(timing=Timing(8, 2, 3)), over=True)
+    for moment, counts in ((100.0, False), (109.9, False), (110.0, True)):
+        at[0] = Instant(moment)
+        assert (a.binding(), a.accept(ASKED).binding) == (counts, counts), moment
+    at[0] = Instant(200.0)
+    a.promise()
+    for moment, counts in ((209.9, False), (210.0, True)):
+        at[0] = Instant(moment)
+        assert (a.binding(), a.accept(ASKED).binding) == (counts, counts), moment
+    a.know(seen(failsafe_mode=False), over=True)
+    assert not a.binding()
+
+
 def test_before_the_first_beat_nothing_is_promised() -> None:
     assert FailsafeReceiver().accept(ASKED).code == 502
 

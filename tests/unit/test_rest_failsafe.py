@@ -32,6 +32,7 @@ class Asked:
         self.requests: list[Mapping[str, Any]] = []
         self.promises = 0
         self.accepted: tuple[str | None, bool] = (None, False)
+        self.binds = False
         self.verdict = verdict
         self.server = RestServer(
             RestSettings(**{"listen": "127.0.0.1:0", **settings}), board, Mailbox(), lambda seconds: None, failsafe=self
@@ -47,6 +48,9 @@ class Asked:
 
     def vouching(self) -> tuple[str | None, bool]:
         return self.accepted
+
+    def binding(self) -> bool:
+        return self.binds
 
     def post(self, body: object = BODY, **headers: str) -> Reply:
         text = body if isinstance(body, str) else json.dumps(body)
@@ -196,6 +200,14 @@ def test_a_vote_binds_and_tells_whom_this_node_has_accepted(serve: Open) -> None
     call(address, "GET", "/primary?race=1")
     call(address, "HEAD", "/patroni?race=1")
     assert asked.promises == 1, "only an announced poll binds"
+
+
+def test_a_member_says_whether_its_acceptance_would_count_and_is_not_bound_by_the_question(serve: Open) -> None:
+    asked = serve()
+    address = asked.server.bound[0]
+    for asked.binds in (False, True):
+        assert json.loads(call(address, "GET", "/patroni?fresh=1").body)["pgcore"]["failsafe_binding"] is asked.binds
+    assert asked.promises == 0
 
 
 def test_a_stranger_gets_no_vote_as_that_could_end_a_primary(serve: Open) -> None:

@@ -125,6 +125,12 @@ class FailsafeReceiver:
             unknown = standing is None or (standing.mode and at < self._began + standing.ttl)
             return record.name if record is not None else None, unknown
 
+    def binding(self) -> bool:
+        """Whether what I accept now counts towards a quorum."""
+        with self._lock:
+            standing = self._standing
+            return standing is not None and standing.mode and self._unpromised(self.clock())
+
     def _refusal(self, name: str, standing: _Standing, at: Instant) -> str:
         """Why this caller is not accepted; empty if it is. (HA rules 30.11)"""
         seen, record = self._seen, self._valid(at)

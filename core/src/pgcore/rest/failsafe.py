@@ -34,6 +34,9 @@ class Receiver(Protocol):
     def vouching(self) -> tuple[str | None, bool]:
         """The primary that was accepted, and whether that may have been forgotten."""
 
+    def binding(self) -> bool:
+        """Whether what is accepted now counts towards ``failsafe_quorum``."""
+
 
 class Nobody:
     """What stands behind an agent without failsafe mode."""
@@ -48,6 +51,10 @@ class Nobody:
     def vouching(self) -> tuple[str | None, bool]:
         """Nobody was accepted."""
         return None, False
+
+    def binding(self) -> bool:
+        """Nothing is accepted."""
+        return False
 
 
 class FailsafeDoor:

@@ -23,6 +23,8 @@ Fresh = Callable[[float], status.Positions | None]
 """Read positions from PostgreSQL within that many seconds; None when it does not answer."""
 Vouching = Callable[[], tuple[str | None, bool]]
 """The primary without the store that was accepted as the leader, and whether that may have been forgotten."""
+Binding = Callable[[], bool]
+"""Whether what is accepted now counts towards ``failsafe_quorum``."""
 ConfigOf = Callable[[], Mapping[str, Json] | None]
 """The last known ``/config`` document, for the time the store is away."""
 
@@ -31,11 +33,12 @@ class FrontDoor:
     """Answers every safe request. Any number of threads may ask at once."""
 
     def __init__(self, board: Board, fresh: Fresh, config_of: ConfigOf,
-                 vouching: Vouching = lambda: (None, False)) -> None:
+                 vouching: Vouching = lambda: (None, False), binding: Binding = lambda: False) -> None:
         self._board = board
         self._fresh = fresh
         self._config_of = config_of
         self._vouching = vouching
+        self._binding = binding
         self._started_at: Instant = now()
 
     def answer(self, method: str, target: str) -> Answer:
@@ -71,6 +74,7 @@ class FrontDoor:
         document = status.node_document(self._board.status, at, positions, asked=asked)
         if asked:
             document["pgcore"] |= dict(zip(("failsafe_leader", "failsafe_unknown"), self._vouching(), strict=True))
+            document["pgcore"]["failsafe_binding"] = self._binding()
         return json_answer(200, document, headers)
 
     def _cluster(self, parameters: Mapping[str, str]) -> Answer:

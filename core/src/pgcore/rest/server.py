@@ -63,7 +63,7 @@ class RestServer:
 
         self._second = LazyDoor(second)
         receiver = failsafe or Nobody()
-        self._doors = Doors(FrontDoor(board, fresh, config_of, receiver.vouching), self._second,
+        self._doors = Doors(FrontDoor(board, fresh, config_of, receiver.vouching, receiver.binding), self._second,
                             FailsafeDoor(receiver, lambda: self._settings), lambda: self._settings)
         self._http: _HttpServer | None = None
 
