@@ -20,8 +20,8 @@ from pgcore.model.cluster import (
     SyncView,
 )
 
-_CARDS, _OTHERS = 128, 8
-"""So many texts are remembered with what they mean: a record that has not changed is not read again."""
+_CARDS, _OTHERS = 64, 8
+"""For so many texts it is remembered what they say: a record that has not changed is not parsed again."""
 
 
 def scope_path(namespace: str, scope: str) -> str:
@@ -38,23 +38,21 @@ def compact(value: Json) -> str:
 def decode(snapshot: Snapshot) -> ClusterView:
     """The cluster as these records describe it. Never raises: a malformed value counts as its key's table says."""
     records = snapshot.records
-    initialize = records.get(Key.INITIALIZE)
-    leader, failsafe = records.get(Key.LEADER), records.get(Key.FAILSAFE)
+    initialize, leader, status, failsafe = (records.get(key) for key in (Key.INITIALIZE, Key.LEADER, Key.STATUS, Key.FAILSAFE))
+    config, failover, sync, history = (records.get(key) for key in (Key.CONFIG, Key.FAILOVER, Key.SYNC, Key.HISTORY))
     return ClusterView(
         initialize=initialize.value if initialize else None,
         initialize_version=initialize.version if initialize else None,
         leader=(leader.value or None) if leader else None,
         members=tuple(
-            decode_member(path.removeprefix(MEMBERS), record.value)
-            for path, record in sorted(records.items())
-            if path.startswith(MEMBERS)
+            decode_member(path.removeprefix(MEMBERS), records[path].value) for path in sorted(records) if path.startswith(MEMBERS)
         ),
-        config=_config(records.get(Key.CONFIG)),
-        status=_status(records.get(Key.STATUS), records.get(Key.OPTIME)),
-        failover=_failover(records.get(Key.FAILOVER)),
-        sync=_sync(records.get(Key.SYNC)),
-        history=_history(records.get(Key.HISTORY)),
-        failsafe=_failsafe(failsafe),
+        config=_config(config.value, config.version) if config else None,
+        status=_status(status.value) if status else _optime(records.get(Key.OPTIME)),
+        failover=_failover(failover.value, failover.version) if failover else None,
+        sync=_sync(sync.value, sync.version) if sync else SyncView(),
+        history=_history(history.value) if history else None,
+        failsafe=_failsafe(failsafe.value) if failsafe else None,
         failsafe_version=failsafe.version if failsafe else None,
         revision=snapshot.revision,
     )
@@ -159,17 +157,19 @@ def _lsn(value: Json) -> Lsn | None:
 
 
 @lru_cache(maxsize=_OTHERS)
-def _config(record: Record | None) -> ConfigRecord | None:
-    return ConfigRecord(record.version, _object(record.value)) if record else None
+def _config(text: str, version: str) -> ConfigRecord:
+    return ConfigRecord(version, _object(text))
+
+
+def _optime(legacy: Record | None) -> ClusterStatus:
+    return ClusterStatus(optime=_lsn(legacy.value) if legacy else None)
 
 
 @lru_cache(maxsize=_OTHERS)
-def _status(record: Record | None, legacy: Record | None) -> ClusterStatus:
-    if record is None:
-        return ClusterStatus(optime=_lsn(legacy.value) if legacy else None)
-    document = _object(record.value)
+def _status(text: str) -> ClusterStatus:
+    document = _object(text)
     if document is None:
-        return ClusterStatus(optime=_lsn(record.value))
+        return ClusterStatus(optime=_lsn(text))
     slots, retain = _maybe_text(document.get("slots")), _maybe_text(document.get("retain_slots"))
     return ClusterStatus(
         optime=_lsn(document.get("optime")),
@@ -188,38 +188,32 @@ def _maybe_text(value: Json) -> Json:
 
 
 @lru_cache(maxsize=_OTHERS)
-def _failover(record: Record | None) -> FailoverRequest | None:
-    if record is None:
-        return None
-    document = _object(record.value)
+def _failover(text: str, version: str) -> FailoverRequest | None:
+    document = _object(text)
     if document is None:
-        before, colon, after = record.value.partition(":")
+        before, colon, after = text.partition(":")
         document = {"leader": before.strip(), "member": after.strip()} if colon else {}
     leader, candidate = document.get("leader") or None, document.get("member") or None
     scheduled = document.get("scheduled_at") or None
     if not leader and not candidate:
         return None
-    return FailoverRequest(record.version, leader, candidate, scheduled, parse_moment(scheduled) if scheduled else None)
+    return FailoverRequest(version, leader, candidate, scheduled, parse_moment(scheduled) if scheduled else None)
 
 
 @lru_cache(maxsize=_OTHERS)
-def _sync(record: Record | None) -> SyncView:
-    if record is None:
-        return SyncView()
-    document = _object(record.value) or {}
+def _sync(text: str, version: str) -> SyncView:
+    document = _object(text) or {}
     names = document.get("sync_standby") or ""
     standbys = tuple(name for name in str(names).split(",") if name)
     if not document.get("leader"):
-        return SyncView(record.version)
-    return SyncView(record.version, str(document["leader"]), standbys, _int(document.get("quorum")) or 0)
+        return SyncView(version)
+    return SyncView(version, str(document["leader"]), standbys, _int(document.get("quorum")) or 0)
 
 
 @lru_cache(maxsize=_OTHERS)
-def _history(record: Record | None) -> tuple[HistoryEntry, ...] | None:
-    if record is None:
-        return None
+def _history(text: str) -> tuple[HistoryEntry, ...] | None:
     try:
-        lines = json.loads(record.value)
+        lines = json.loads(text)
         return tuple(HistoryEntry(int(line[0]), Lsn(line[1]), str(line[2]), *_tail(line), raw=tuple(line)) for line in lines)
     except (ValueError, TypeError, IndexError, KeyError, OverflowError, RecursionError):
         return None
@@ -230,8 +224,6 @@ def _tail(line: list[Json]) -> tuple[str | None, str | None]:
 
 
 @lru_cache(maxsize=_OTHERS)
-def _failsafe(record: Record | None) -> Mapping[str, str] | None:
-    if record is None:
-        return None
-    document = _object(record.value)
+def _failsafe(text: str) -> Mapping[str, str] | None:
+    document = _object(text)
     return {str(k): str(v) for k, v in document.items()} if document is not None else None

@@ -28,8 +28,7 @@ DIVERGED = (RewindState.NEED, RewindState.TWIN, RewindState.FAILED)
 
 def compare(w: World) -> Decision | None:
     """The history must be compared with the leader's before this server may follow it. (HA rules 12.2)"""
-    source = w.rewind_source
-    if w.memory.rewind in OPEN and source is not None and not w.timeline_asked:
+    if w.memory.rewind in OPEN and not w.timeline_asked and (source := w.rewind_source) is not None:
         return act(CompareTimelines(source), because=f"comparing the history with {source.label}")
     return None
 
@@ -93,8 +92,7 @@ def recover_before_rewind(w: World) -> Decision | None:
 
 def rewind(w: World) -> Decision | None:
     """Diverged, and pg_rewind is possible: wait for the leader's checkpoint, then rewind. (HA rules 11.2.4, 12.3, 12.4)"""
-    source = w.rewind_source
-    if w.memory.rewind is not RewindState.NEED or source is None or not w.node.rewind_possible:
+    if w.memory.rewind is not RewindState.NEED or not w.node.rewind_possible or (source := w.rewind_source) is None:
         return None
     leader = w.cluster.leader_member
     if leader is not None and leader.checkpoint_pending and source.name == leader.name:
@@ -107,7 +105,7 @@ def rewind(w: World) -> Decision | None:
 def _new_copy_allowed(w: World) -> str:
     """Why a new copy is wanted, if an operator has allowed it; never in maintenance mode. (HA rules 12.3.2, 12.4.7)"""
     settings, state = w.settings, w.memory.rewind
-    if w.paused or w.rewind_source is None:
+    if state not in DIVERGED or w.paused or w.rewind_source is None:
         return ""
     diverged = settings.remove_data_directory_on_diverged_timelines and settings.standby_cluster is None
     if state is RewindState.FAILED and (settings.remove_data_directory_on_rewind_failure or diverged):
@@ -121,8 +119,7 @@ def _new_copy_allowed(w: World) -> str:
 
 def confirm(w: World) -> Decision | None:
     """Before a data directory is removed the leader is asked once more. (principles, safety 3)"""
-    source = w.rewind_source
-    if source is not None and not w.timeline_asked and _new_copy_allowed(w):
+    if not w.timeline_asked and _new_copy_allowed(w) and (source := w.rewind_source) is not None:
         return act(CompareTimelines(source), because=f"a new copy is wanted: does {source.label} still answer as a primary?")
     return None
 
@@ -145,8 +142,8 @@ def keep_the_copy(w: World) -> Decision | None:
 
 def copy_anew(w: World) -> Decision | None:
     """Diverged, rewind impossible or failed, and the operator allowed a new copy. (HA rules 12.3.2, 12.4.7, EC 112)"""
-    why, leader, source = _new_copy_allowed(w), w.leader_timeline, w.rewind_source
-    if not why or leader is None or source is None or not _confirmed(w):
+    why, leader = _new_copy_allowed(w), w.leader_timeline
+    if not why or leader is None or (source := w.rewind_source) is None or not _confirmed(w):
         return None
     evidence = f"{source.label} answers as the primary on timeline {leader.timeline}"
     because = f"{why} ({verdict(w)[1]}); {evidence}, and a new copy is allowed"
@@ -158,8 +155,7 @@ def copy_anew(w: World) -> Decision | None:
 
 def stay_apart(w: World) -> Decision | None:
     """Diverged under the leader's timeline number and not to be copied: it must not stream from it, so it stays down. (EC 112)"""
-    source = w.rewind_source
-    if w.memory.rewind is not RewindState.TWIN or source is None:
+    if w.memory.rewind is not RewindState.TWIN or (source := w.rewind_source) is None:
         return None
     because = f"diverged from {source.label} under the same timeline number: {remedy(w)}"
     if not w.node.running:

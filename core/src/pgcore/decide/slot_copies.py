@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pgcore.decide.slots import here, limit, patience, unknown
-from pgcore.decide.slots_wanted import chain, feedback, mistakes, wanted
+from pgcore.decide.slots_wanted import chain, feedback, mistakes, wanted_logical
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import ComplainAboutSlots, CopySlots, LeaderSlots, Outcome, RewindState, ServeSlots
 from pgcore.model.basics import Lsn
@@ -23,9 +23,9 @@ _XID_RANGE = 1 << 32
 
 def _mine(w: World) -> dict[str, tuple[PermanentSlot, Slot]]:
     """The configured logical slots that are here in their right form."""
-    existing = {slot.name: slot for slot in here(w)}
+    existing = {slot.name: slot for slot in here(w)} if wanted_logical(w) else {}
     found = {}
-    for name, permanent in sorted(wanted(w).logical.items()):
+    for name, permanent in sorted(wanted_logical(w).items()):
         slot = existing.get(name)
         if slot is not None and (slot.database, slot.plugin) == (permanent.database, permanent.plugin):
             found[name] = (permanent, slot)
@@ -48,7 +48,7 @@ def service(w: World) -> ServeSlots | None:
     """What there is to do for logical slots beside the heartbeat; None when there is nothing. (HA rules 21.3.6, EC 159)"""
     if w.node.is_primary:
         taken = {slot.name for slot in w.node.slots}
-        create = tuple(slot for name, slot in sorted(wanted(w).logical.items()) if name not in taken)
+        create = tuple(slot for name, slot in sorted(wanted_logical(w).items()) if name not in taken)
         return ServeSlots(create=create) if create else None
     advance = tuple((permanent, to) for permanent, slot in _mine(w).values() if (to := _target(w, slot)) is not None)
     ask = _question(w)
@@ -117,10 +117,10 @@ def copying(w: World) -> CopySlots | None:
     present = _mine(w)
     taken = {slot.name for slot in w.node.slots}
     broken = {name for name, (_, slot) in present.items() if _broken(w, slot)}
-    absent = {name for name in wanted(w).logical if name not in taken and name in w.cluster.status.slots}
+    absent = {name for name in wanted_logical(w) if name not in taken and name in w.cluster.status.slots}
     due = [name for name in absent if _rested(w, name, COPY_ABSENT_S)]
     due += [name for name in broken if _rested(w, name, COPY_BROKEN_S)]
-    slots = tuple(wanted(w).logical[name] for name in sorted(due))
+    slots = tuple(wanted_logical(w)[name] for name in sorted(due))
     return CopySlots(source, slots, upstream(w)) if slots else None
 
 
@@ -193,7 +193,7 @@ def complaint(w: World) -> ComplainAboutSlots | None:
 def promotion_warning(w: World) -> ComplainAboutSlots | None:
     """What consumers of logical slots may miss by this promotion; None when they miss nothing. (HA rules 21.4)"""
     taken = {slot.name for slot in w.node.slots}
-    absent = [name for name in sorted(wanted(w).logical) if name not in taken and name in w.cluster.status.slots]
+    absent = [name for name in sorted(wanted_logical(w)) if name not in taken and name in w.cluster.status.slots]
     found = {}
     if unproven(w):
         found[f"promoting {', '.join(unproven(w))}"] = (

@@ -141,12 +141,11 @@ def _matches(slot: Slot, entry: Mapping[str, str]) -> bool:
 
 def unknown(w: World) -> tuple[Slot, ...]:
     """Slots here that nothing wants, no member had and nobody protects; not those that follow the primary by themselves."""
-    want = wanted(w)
     return tuple(
         slot
         for slot in here(w)
-        if slot.name not in want
-        and slot.name not in w.memory.slots.seen
+        if slot.name not in w.memory.slots.seen
+        and slot.name not in wanted(w)
         and not protected(w, slot)
         and (slot.physical or not slot.failover)
     )

@@ -40,17 +40,24 @@ def wanted(w: World) -> Wanted:
     """The slots this node should have. (HA rules 21.1)"""
     if not w.settings.use_slots:
         return Wanted({}, {})
-    members = {m.slot: m for m in w.others}
-    mine = slot_name(w.me)
     physical = {m.slot: PhysicalSlot(_streams_from_me(w, m), _position(w, m)) for m in _members(w)}
     if not _stands_aside(w):
         for name in retained(w):
             physical.setdefault(name, PhysicalSlot(used_here=w.is_holder))
+        members = {m.slot for m in w.others}
         for slot in _permanent(w, physical=True):
-            if slot.name != mine:
+            if slot.name != slot_name(w.me):
                 physical.setdefault(slot.name, PhysicalSlot(used_here=w.is_holder and slot.name not in members))
-    logical = {slot.name: slot for slot in _permanent(w, physical=False) if slot.name not in members and slot.name != mine}
-    return Wanted(physical, logical if decodes(w, w.me) else {})
+    return Wanted(physical, wanted_logical(w))
+
+
+@once
+def wanted_logical(w: World) -> Mapping[str, PermanentSlot]:
+    """The logical slots among them."""
+    if not (w.settings.use_slots and w.settings.permanent_slots and decodes(w, w.me)):
+        return {}
+    taken = {slot_name(w.me), *(m.slot for m in w.others)}
+    return {slot.name: slot for slot in _permanent(w, physical=False) if slot.name not in taken}
 
 
 def _stands_aside(w: World) -> bool:
@@ -60,11 +67,17 @@ def _stands_aside(w: World) -> bool:
 
 def _members(w: World) -> list[Member]:
     """Members for whom this node keeps a slot. (HA rules 21.1, EC 154, 166)"""
-    mine = slot_name(w.me)
-    others = [m for m in w.others if not m.tags.nostream and m.slot != mine]
     if w.settings.member_slots_ttl > 0 and _can_advance(w):
-        return [m for m in others if not _stands_aside(w) or m.tags.replicatefrom == w.me]
-    return [m for m in others if _streams_from_me(w, m)]
+        aside = _stands_aside(w)
+        return [m for m in _streaming(w) if not aside or m.tags.replicatefrom == w.me]
+    return [m for m in _streaming(w) if _streams_from_me(w, m)]
+
+
+@once
+def _streaming(w: World) -> tuple[Member, ...]:
+    """The others that stream at all, with a slot name of their own."""
+    mine = slot_name(w.me)
+    return tuple(m for m in w.others if not m.tags.nostream and m.slot != mine)
 
 
 def _streams_from_me(w: World, member: Member) -> bool:
@@ -80,6 +93,7 @@ def _position(w: World, member: Member) -> Lsn | None:
     return member.xlog_location if member.tags.replicatefrom or _ancient_leader(w) else None
 
 
+@once
 def _ancient_leader(w: World) -> bool:
     """The leader is a Patroni older than 4.0: it publishes permanent slots only."""
     leader = w.cluster.leader_member
@@ -97,9 +111,7 @@ def _can_advance(w: World) -> bool:
 @once
 def seen(w: World) -> Mapping[str, Instant]:
     """When each member slot was last wanted by a live member card. (HA rules 21.2)"""
-    mine = slot_name(w.me)
-    live = {m.slot: w.now for m in w.others if not m.tags.nostream and m.slot != mine}
-    return {**w.memory.slots.seen, **live}
+    return {**w.memory.slots.seen, **{m.slot: w.now for m in _streaming(w)}}
 
 
 @once

@@ -26,13 +26,12 @@ else:
             fields = value.__dict__
         except AttributeError:
             return dataclasses.replace(value, **changes)
-        if not changes.keys() <= value.__dataclass_fields__.keys():
-            raise TypeError(f"{type(value).__name__} has no {', '.join(changes.keys() - value.__dataclass_fields__.keys())}")
-        changed = object.__new__(type(value))
-        own = changed.__dict__
-        own.update(fields)
-        own.update(changes)
+        own = {**fields, **changes}
+        if len(own) != len(fields):
+            raise TypeError(f"{type(value).__name__} has no {', '.join(changes.keys() - fields.keys())}")
         own.pop(_KEPT, None)
+        changed = object.__new__(type(value))
+        object.__setattr__(changed, "__dict__", own)
         return changed
 
 
