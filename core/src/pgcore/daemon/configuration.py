@@ -102,7 +102,7 @@ class Configuration:
         """An operator asked for a reload: the server is signalled even if nothing of ours changed, as its own files may have."""
         self._refused: Mapping[str, Json] | None = None
         self._cache_path = os.path.join(os.path.abspath(local.postgresql.data_dir), CACHE_NAME)
-        self._cached = read_cache(self._cache_path)
+        self._cached = self.read_cache()
         self.effective = self._first()
         self._feedback = any(not slot.physical for slot in permanent_slots(self.effective))
         """Forced until the rules say otherwise: a standby started without it lets its upstream remove what its slots need."""
@@ -227,10 +227,18 @@ class Configuration:
         if self._cached is not None and equal(document, self._cached):
             return
         try:
-            write_cache(self._cache_path, document)
+            self.write_cache(document)
             self._cached = dict(document)
         except OSError as error:
             logger.warning("cannot write %s: %s", self._cache_path, error.strerror)
+
+    def read_cache(self) -> dict[str, Json] | None:
+        """The document kept in the data directory."""
+        return read_cache(self._cache_path)
+
+    def write_cache(self, document: Mapping[str, Json]) -> None:
+        """Keep it there. Raises OSError."""
+        write_cache(self._cache_path, document)
 
     # -- what follows from it ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,204 @@
+"""One real agent in a simulated process: everything of ``daemon`` is what ships, behind it are the simulated store, server and lines."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pgcore import threads
+from pgcore.clock import Deadline
+from pgcore.config.load import LocalConfig, load_local
+from pgcore.daemon.agent import Agent
+from pgcore.daemon.board import Board
+from pgcore.daemon.callbacks import CallbackLane
+from pgcore.daemon.configuration import Configuration
+from pgcore.daemon.mailbox import Mailbox
+from pgcore.daemon.peers import Peers
+from pgcore.daemon.perform import Performer, Ports
+from pgcore.daemon.tasks import Tasks
+from pgcore.daemon.watchers import watch_store
+from pgcore.dcs import codec
+from pgcore.errors import StoreUnavailableError
+from pgcore.hookspecs import BootstrapMethod, GateRequest, ReplicaMethod, Veto
+from pgcore.model import actions as a
+from pgcore.model.basics import Json
+from pgcore.postgres.programs import ProgramRunner
+from pgcore.testing.simulation.http import Doors, SimulatedHttp
+from pgcore.testing.simulation.store import SimulatedStore
+
+if TYPE_CHECKING:
+    from pgcore.registry import Registry
+    from pgcore.testing.simulation.machine import Machine
+
+STORE_RETRY_S = 1.0
+
+
+@functools.lru_cache(maxsize=256)
+def local_config(text: str) -> LocalConfig:
+    """A node's configuration from the text of its file."""
+    return load_local(None, {"PGCORE_CONFIGURATION": text}, {"simulated": dict})
+
+
+def config_text(scope: str, name: str, host: str, extra: Mapping[str, Json], dynamic: Mapping[str, Json]) -> str:
+    """The file of a node; JSON is YAML. ``extra`` is laid over it, ``dynamic`` is what a new cluster begins with."""
+    document: dict[str, Any] = {
+        "scope": scope,
+        "name": name,
+        "restapi": {"listen": f"{host}:8008", "connect_address": f"{host}:8008"},
+        "watchdog": {"mode": "off"},
+        "bootstrap": {"dcs": dict(dynamic)},
+        "postgresql": {
+            "listen": f"{host}:5432",
+            "connect_address": f"{host}:5432",
+            "data_dir": f"/simulated/{name}",
+            "authentication": {"superuser": {"username": "postgres"}, "replication": {"username": "replicator"}},
+        },
+    }
+    for section, value in extra.items():
+        found = document.get(section)
+        document[section] = {**found, **value} if isinstance(found, dict) and isinstance(value, Mapping) else value
+    return json.dumps(document)
+
+
+class _Configuration(Configuration):
+    """Whose cache file is a value on the simulated disk."""
+
+    def __init__(self, machine: Machine, local: LocalConfig) -> None:
+        self._machine = machine
+        super().__init__(local, 5, 15)
+
+    def read_cache(self) -> dict[str, Json] | None:
+        """What the disk keeps."""
+        return self._machine.disk.get("dynamic")
+
+    def write_cache(self, document: Mapping[str, Json]) -> None:
+        """Keep it on the disk."""
+        self._machine.disk["dynamic"] = dict(document)
+
+
+class _Signals:
+    """SIGTERM and SIGHUP."""
+
+    def __init__(self) -> None:
+        self.asked = threads.event()
+        self.reload = False
+
+    def take_reload(self) -> bool:
+        """True once after each SIGHUP."""
+        asked, self.reload = self.reload, False
+        return asked
+
+
+class _Guests:
+    """The plugins of a simulated node: one replica method, one bootstrap method, a gate that faults can close."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def collect(self, hook: str, **arguments: Any) -> dict[str, Any]:
+        """Nobody contributes."""
+        return {}
+
+    def tell(self, hook: str, **arguments: Any) -> None:
+        """Callbacks take their time."""
+        if self._machine.callback_s:
+            threads.sleep(self._machine.callback_s)
+
+    def ask(self, hook: str, *, request: GateRequest) -> list[Veto]:
+        """The gate of promotions."""
+        if self._machine.gate_s:
+            threads.sleep(self._machine.gate_s)
+        return [Veto("the gate of this simulation is closed")] if self._machine.vetoes else []
+
+    def replica_methods(self) -> dict[str, ReplicaMethod]:
+        """A base backup; the server model makes it."""
+        return {"basebackup": ReplicaMethod("basebackup", lambda request: None)}
+
+    def bootstrap_methods(self) -> dict[str, BootstrapMethod]:
+        """initdb; the server model makes it."""
+        return {"initdb": BootstrapMethod("initdb", lambda request: None)}
+
+
+class _PostmasterWatch:
+    """Wakes the heartbeat when the server's processes are gone."""
+
+    def __init__(self, machine: Machine, mailbox: Mailbox) -> None:
+        self._machine, self._mailbox = machine, mailbox
+        self._pid: int | None = None
+
+    def follow(self, pid: int | None) -> None:
+        """Watch this process from now on."""
+        self._pid = pid
+
+    def ended(self, pid: int) -> None:
+        """That one is gone."""
+        if pid == self._pid:
+            self._mailbox.wake("the postmaster ended")
+
+
+class AgentLife:
+    """From the start of the process to its end. ``run`` is its main thread."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.agent: Agent | None = None
+        self.ended: a.Exit | None = None
+        self.mailbox, self.signals, self.board = Mailbox(), _Signals(), Board()
+        self.watch = _PostmasterWatch(machine, self.mailbox)
+
+    def run(self) -> None:
+        """As ``pgcore run`` after it has read its files."""
+        machine = self.machine
+        world = machine.world
+        configuration = _Configuration(machine, local_config(machine.config))
+        timing = configuration.effective.timing
+        store = SimulatedStore(world.store, world.network, machine.name, machine.name, timing)
+        if not self._store_answers(store, configuration):
+            return self._over()
+        registry: Registry = _Guests(machine)  # type: ignore[assignment]
+        postgres = machine.postgres(configuration.server)
+        http = SimulatedHttp(world.scheduler, world.network, machine.name, machine.host, world.doors_at)
+        ports = Ports(
+            store,
+            postgres,
+            Tasks(self.mailbox, lambda: None),
+            Peers(configuration.peer_access(), transport=http),
+            CallbackLane(registry),
+            registry,
+            self.mailbox,
+            configuration,
+        )
+        machine.doors = Doors(world.scheduler.current, self.board, postgres.position, ports.failsafe, configuration.rest)
+        postgres.configure(configuration.server)
+        configuration.server_stale = postgres.attach()
+        node = postgres.observe(Deadline.after(1.0))
+        performer = Performer(ports)
+        agent = Agent(
+            performer, self.board, machine.guard, node, self.signals, self.watch, lambda: None, lambda: machine.guard  # type: ignore[arg-type]
+        )
+        self.agent = agent
+        machine.prepared(agent)
+        watch_store(store, self.mailbox, lambda: performer.revision, lambda: float(agent.settings.timing.loop_wait))
+        self.ended = agent.run()
+        if not self.ended.leave_running and postgres.postmaster() is not None:
+            postgres.stop(ProgramRunner(), mode="fast", timeout_s=60.0)
+        store.close()
+        return self._over()
+
+    def _over(self) -> None:
+        self.machine.agent_ended(self)
+
+    def _store_answers(self, store: SimulatedStore, configuration: Configuration) -> bool:
+        """Wait for the store, then put its configuration in force; false: asked to end meanwhile."""
+        while not self.signals.asked.is_set():
+            try:
+                snapshot = store.read(fresh=False, deadline=Deadline.after(configuration.effective.timing.retry_timeout))
+            except StoreUnavailableError:
+                self.signals.asked.wait(STORE_RETRY_S)
+                continue
+            configuration.update(codec.decode(snapshot), configuration.server_major)
+            store.retime(configuration.effective.timing)
+            return True
+        return False

@@ -1,0 +1,252 @@
+"""The world of one run: machines with real agents, one store, one network, clients that write, and a checker that watches all of it.
+
+    setup = Setup(dynamic={"synchronous_mode": True})
+    with World(setup, seed=7) as world:
+        world.settle()
+        world["a"].power_off()
+        world.run(60)
+        assert world.unsettled() == ""
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from pgcore.dcs import codec
+from pgcore.dcs.store import Key, Record, Snapshot
+from pgcore.model.basics import Json
+from pgcore.model.cluster import ClusterView
+from pgcore.testing.simulation.agent import config_text
+from pgcore.testing.simulation.checker import Checker
+from pgcore.testing.simulation.clients import Clients
+from pgcore.testing.simulation.http import Doors
+from pgcore.testing.simulation.machine import Machine
+from pgcore.testing.simulation.network import Network, Traffic
+from pgcore.testing.simulation.postgres import SimulatedPostgres
+from pgcore.testing.simulation.scheduler import Scheduler, inside
+from pgcore.testing.simulation.server import Fleet, Pace, Server
+from pgcore.testing.simulation.store import StoreServer
+
+if TYPE_CHECKING:
+    from pgcore.daemon.agent import Agent
+    from pgcore.model.server import ServerSettings
+
+SETTLE_S = 120.0
+LOOK_S = 0.25
+"""How often a condition is looked at while time passes."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run begins with. ``dynamic`` is the dynamic configuration, ``local`` goes into every node's file, ``own`` into single ones.
+
+    ``drift``: how far a machine's clock may run fast or slow, as a share. ``wall_offset``: how wrong, in seconds, clocks on the wall
+    may be. ``write_s``: seconds between two commits of the clients of one server; 0: nobody writes.
+    """
+
+    nodes: tuple[str, ...] = ("a", "b", "c")
+    dynamic: Mapping[str, Json] = field(default_factory=dict)
+    local: Mapping[str, Json] = field(default_factory=dict)
+    own: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    drift: float = 0.0
+    wall_offset: float = 0.0
+    write_s: float = 1.0
+    scope: str = "simulated"
+
+
+class World:
+    """Use it as a context: inside, the agents' threads and clocks are virtual."""
+
+    def __init__(self, setup: Setup = Setup(), seed: int = 0, told: Callable[[float, str, str], None] | None = None) -> None:
+        self.setup, self.seed = setup, seed
+        self.dice = Random(seed)
+        self.scheduler = Scheduler()
+        self.network = Network(self.dice)
+        self.store = StoreServer(self.scheduler)
+        self.cycles = 0
+        """Heartbeats of all agents."""
+        self.paused_ever = False
+        self._told = told
+        self.fleet = Fleet(self.scheduler, self.dice, self._connected)
+        self.checker = Checker(self)
+        self._pids = itertools.count(100)
+        self._inside = inside(self.scheduler)
+        self.machines: dict[str, Machine] = {}
+        self.by_host: dict[str, Machine] = {}
+        self._inside.__enter__()
+        for number, name in enumerate(setup.nodes, 1):
+            self.add_machine(name, f"10.0.0.{number}")
+        self.clients = Clients(self)
+        for machine in self.machines.values():
+            machine.start_agent()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every thread; clocks and threads of this process are real again."""
+        self._inside.__exit__(None, None, None)
+
+    # -- what is in it -------------------------------------------------------------------------------------------------------
+
+    def add_machine(self, name: str, host: str) -> Machine:
+        """A new machine; its agent is not started yet."""
+        setup, dice = self.setup, self.dice
+        text = config_text(setup.scope, name, host, {**setup.local, **setup.own.get(name, {})}, setup.dynamic)
+        rate = 1.0 + dice.uniform(-setup.drift, setup.drift) if setup.drift else 1.0
+        offset = dice.uniform(-setup.wall_offset, setup.wall_offset) if setup.wall_offset else 0.0
+        machine = Machine(self, name, host, text, rate=rate, offset=offset)
+        self.machines[name] = self.by_host[host] = machine
+        return machine
+
+    def __getitem__(self, name: str) -> Machine:
+        return self.machines[name]
+
+    def __iter__(self) -> Iterator[Machine]:
+        return iter(self.machines.values())
+
+    @property
+    def now(self) -> float:
+        """True seconds since the world began."""
+        return self.scheduler.now
+
+    @property
+    def leader(self) -> str | None:
+        """Whom the lock names."""
+        entry = self.store.entries.get(Key.LEADER)
+        return entry.value if entry is not None else None
+
+    def writable(self) -> list[str]:
+        """Machines whose server accepts writes."""
+        return [machine.name for machine in self if machine.server.writable]
+
+    def key(self, key: str) -> str:
+        """A key's value as it is in the store; empty if it is not there."""
+        entry = self.store.entries.get(key)
+        return entry.value if entry is not None else ""
+
+    def view(self) -> ClusterView:
+        """The cluster as the store has it."""
+        records = {path: Record(entry.value, str(entry.revision)) for path, entry in self.store.entries.items()}
+        return codec.decode(Snapshot(records, str(self.store.revision)))
+
+    @property
+    def paused(self) -> bool:
+        """Maintenance mode is on in the store."""
+        return '"pause":true' in self.key(Key.CONFIG)
+
+    # -- what the parts of it need of one another ----------------------------------------------------------------------------
+
+    def new_server(self, machine: Machine) -> Server:
+        """Its server, with an empty data directory."""
+        return self.fleet.add(machine.name, machine.host, rate=machine.rate, gone=machine.postmaster_ended, pids=self._pids,
+                              told=self.checker.server_told, pace=Pace())
+
+    def new_postgres(self, machine: Machine, settings: ServerSettings) -> SimulatedPostgres:
+        """An agent's hold on it."""
+        return SimulatedPostgres(machine.server, settings)
+
+    def doors_at(self, host: str) -> tuple[str, Doors | None] | None:
+        """Who answers HTTP at this address; None: the machine is off, or there is none."""
+        machine = self.by_host.get(host)
+        if machine is None or not machine.powered:
+            return None
+        return machine.name, machine.doors
+
+    def _connected(self, one: str, other: str) -> bool:
+        return self.network.both_ways(Traffic.SQL, one, other)
+
+    def agent_began(self, machine: Machine, agent: Agent) -> None:
+        """An agent begins its first heartbeat."""
+        self.checker.agent_began(machine, agent)
+
+    def agent_ended(self, machine: Machine) -> None:
+        """An agent has come to its end; whoever wants it running starts it again soon."""
+        if machine.wanted:
+            self.scheduler.after(1.0, machine.start_agent)
+
+    def tell(self, who: str, what: str) -> None:
+        """A line of the story of this run."""
+        if self._told is not None:
+            self._told(self.scheduler.now, who, what)
+
+    # -- time ----------------------------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        self.scheduler.run(self.scheduler.now + seconds)
+
+    def run_until(self, condition: Callable[[], bool], limit_s: float) -> bool:
+        """Let time pass until the condition holds; false: it did not within the limit."""
+        end = self.scheduler.now + limit_s
+        while not condition():
+            if self.scheduler.now >= end:
+                return False
+            self.scheduler.run(min(end, self.scheduler.now + LOOK_S))
+        return True
+
+    def settle(self, limit_s: float = SETTLE_S) -> None:
+        """Let time pass until everything is as it should be. Raises AssertionError with what is not."""
+        assert self.run_until(lambda: not self.unsettled(), limit_s), f"after {limit_s:g} s: {self.unsettled()}"
+
+    def unsettled(self) -> str:
+        """What is not as it should be: one leader, everybody follows it, no request, nothing under way; empty if all is."""
+        leader = self.leader
+        if leader is None or leader not in self.machines or self.writable() != [leader]:
+            return f"the lock names {leader}, writable: {self.writable()}"
+        request = self.key(Key.FAILOVER)
+        if request not in ("", "{}"):
+            return f"a request is left: {request}"
+        for machine in self:
+            why = self._unsettled(machine, leader)
+            if why:
+                return f"{machine.name}: {why}"
+        return self._unsettled_sync(leader)
+
+    def _unsettled(self, machine: Machine, leader: str) -> str:
+        agent = machine.agent
+        if agent is None:
+            return "no agent runs"
+        if agent.memory.procedure is not None:
+            return f"still busy: {agent.memory.procedure}"
+        if machine.name == leader:
+            return ""
+        if not machine.server.streaming_from(self[leader].server):
+            trail = [rule for _, rule, _ in list(agent.trail)[-4:]]
+            return f"does not stream: {machine.server}, role {agent.node.role}, {agent.memory.rewind}, {trail}"
+        return ""
+
+    def _unsettled_sync(self, leader: str) -> str:
+        agent = self[leader].agent
+        settings = agent.settings if agent is not None else None
+        if settings is None or settings.synchronous_mode == "off":
+            return ""
+        return "" if self.view().sync.leader == leader else f"/sync is {self.key(Key.SYNC)}"
+
+    # -- operators -----------------------------------------------------------------------------------------------------------
+
+    def write(self, key: Key, value: str) -> None:
+        """An operator writes a key."""
+        if self.store.serving and self.store.writable:
+            with self.store.session() as server:
+                server.write(key, value)
+
+    def ask_switchover(self, leader: str | None, candidate: str | None, scheduled_at: str | None = None) -> None:
+        """A switchover, or without ``leader`` a failover by hand."""
+        self.checker.operator_asked(leader, candidate)
+        self.write(Key.FAILOVER, codec.encode_failover(leader, candidate, scheduled_at))
+
+    def configure(self, **changes: Json) -> None:
+        """Change the dynamic configuration; None removes a setting."""
+        config = self.view().config
+        document = config.document if config is not None and config.document is not None else {}
+        merged = {name: value for name, value in {**document, **changes}.items() if value is not None}
+        self.checker.configured(merged)
+        self.write(Key.CONFIG, codec.compact(merged))
