@@ -10,7 +10,7 @@ from typing import Protocol
 from pgcore.clock import Deadline, now, wall
 from pgcore.daemon.board import Board, Status
 from pgcore.daemon.config_change import ConfigChange, change_config
-from pgcore.daemon.guard import Guard, GuardAction
+from pgcore.daemon.guard import GuardAction
 from pgcore.daemon.heartbeat import Beat
 from pgcore.daemon.mailbox import CancelRestart, CarryOut, ChangeConfig, Letter, ReloadConfig, ScheduleRestart, WriteFailover
 from pgcore.daemon.orders import Orders
@@ -55,6 +55,37 @@ class Signals(Protocol):
         """True once after each SIGHUP."""
 
 
+class Guards(Protocol):
+    """What enforces the lease if this process cannot: ``daemon.guard.Guard``."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+
+    @property
+    def gone(self) -> bool:
+        """Nobody enforces the lease any more."""
+
+    @property
+    def armed(self) -> bool:
+        """A lease is enforced, perhaps one of an agent before this one."""
+
+    def last_action(self) -> GuardAction | None:
+        """What it did last."""
+
+    def arm(self, until: Instant, ttl_s: float) -> None:
+        """Enforce a lease that ends at ``until``."""
+
+    def disarm(self) -> None:
+        """There is nothing to enforce."""
+
+    def watch(self, postmaster_pid: int) -> None:
+        """The server to stop."""
+
+    def close(self, stop: bool) -> None:
+        """Leave it."""
+
+
 class Follows(Protocol):
     """Wakes the heartbeat when the postmaster ends."""
 
@@ -69,12 +100,12 @@ class Agent:
         self,
         performer: Performer,
         board: Board,
-        guard: Guard | None,
+        guard: Guards | None,
         node: NodeView,
         signals: Signals,
         postmaster: Follows,
         reloaded: Callable[[], None],
-        new_guard: Callable[[], Guard | None] = lambda: None,
+        new_guard: Callable[[], Guards | None] = lambda: None,
         recorder: Recorder | None = None,
     ) -> None:
         self.performer, self.board, self.guard, self.signals = performer, board, guard, signals

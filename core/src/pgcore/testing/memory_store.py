@@ -6,11 +6,11 @@ it in place of a server are told the truth. Leases expire when somebody looks, o
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from pgcore import threads
 from pgcore.clock import Deadline, now
 from pgcore.dcs.store import MEMBERS, Expect, Key, Record, Refused, Renewal, Snapshot, Stored
 from pgcore.errors import StoreUnavailableError
@@ -33,7 +33,7 @@ class MemoryServer:
 
     def __init__(self, clock: Callable[[], Instant] = now) -> None:
         self.clock = clock
-        self.changed = threading.Condition()
+        self.changed = threads.condition()
         self.entries: dict[str, Entry] = {}
         self.revision = 0
         self.watched_revision = 0

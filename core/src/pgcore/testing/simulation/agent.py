@@ -1,4 +1,4 @@
-"""One real agent in a simulated process: everything of ``daemon`` is what ships, behind it are the simulated store, server and lines."""
+"""One real agent in a simulated process: all of ``daemon`` is what ships, behind it are simulated store, server and lines."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class AgentLife:
         node = postgres.observe(Deadline.after(1.0))
         performer = Performer(ports)
         agent = Agent(
-            performer, self.board, machine.guard, node, self.signals, self.watch, lambda: None, lambda: machine.guard  # type: ignore[arg-type]
+            performer, self.board, machine.guard, node, self.signals, self.watch, lambda: None, lambda: machine.guard
         )
         self.agent = agent
         machine.prepared(agent)

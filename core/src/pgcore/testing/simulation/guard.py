@@ -16,14 +16,17 @@ class Guarded(Protocol):
     """What the guard can do to the server of its machine."""
 
     @property
-    def processes_run(self) -> bool:
+    def running(self) -> bool:
         """Some process of the server is there."""
 
-    def signal(self, mode: str) -> None:
-        """``fast`` or ``immediate``."""
+    def stop_fast(self) -> None:
+        """SIGINT."""
 
-    def kill(self) -> None:
-        """SIGKILL to all of its processes."""
+    def stop_immediately(self) -> None:
+        """SIGQUIT."""
+
+    def kill(self) -> bool:
+        """SIGKILL to all of its processes; false: they cannot end."""
 
 
 class SimulatedGuard:
@@ -97,7 +100,7 @@ class SimulatedGuard:
         due, server = self._duty.stage_due(at), self._server()
         if due is Stage.NONE:
             self._applied = Stage.NONE
-        elif server is None or not server.processes_run:
+        elif server is None or not server.running:
             if self._applied is not Stage.NONE or at > self._duty.until_ns + self._duty.ttl_ns:
                 self._cleared, self._applied = self._duty.until_ns, Stage.NONE
                 return
@@ -107,10 +110,7 @@ class SimulatedGuard:
             self._applied = due
             self._acted(due.name.lower())
             self._last = GuardAction(due, now(), 1, f"guard: {due.name.lower()} shutdown")
-            if due is Stage.KILL:
-                server.kill()
-            else:
-                server.signal(due.name.lower())
+            {Stage.FAST: server.stop_fast, Stage.IMMEDIATE: server.stop_immediately, Stage.KILL: server.kill}[due]()
         if due is Stage.NONE or due < Stage.KILL:
             self._plan()
         else:

@@ -24,7 +24,9 @@ Find = Callable[[str], tuple[str, "Doors | None"] | None]
 class Doors:
     """The REST API of one agent. Its requests run on threads of the agent's process."""
 
-    def __init__(self, process: Process, board: Board, fresh: Fresh, receiver: Receiver, settings: Callable[[], RestSettings]) -> None:
+    def __init__(
+        self, process: Process, board: Board, fresh: Fresh, receiver: Receiver, settings: Callable[[], RestSettings]
+    ) -> None:
         self.process = process
         self._front = FrontDoor(board, fresh, lambda: None, receiver.vouching)
         self._failsafe = FailsafeDoor(receiver, settings)

@@ -30,6 +30,7 @@ class Machine:
         self.frozen = 0
         """How many faults keep the whole machine standing still."""
         self.agent_frozen = 0
+        self.thawed_at = -1e9
         self.callback_s = self.gate_s = 0.0
         self.vetoes = False
         self.doors: Doors | None = None
@@ -38,6 +39,7 @@ class Machine:
         """The agent's."""
         self.guard_process = self._new_process("guard")
         self.server: Server = world.new_server(self)
+        self.server.on_exit.append(self._postmaster_ended)
         self.guard = SimulatedGuard(self.guard_process, lambda: self.server, self._guard_acted)
         self.wanted = True
         """Whoever starts agents keeps this one running."""
@@ -103,27 +105,27 @@ class Machine:
         """The agent's hold on the server."""
         return self.world.new_postgres(self, settings)
 
-    def postmaster_ended(self, pid: int) -> None:
-        """All processes of the server are gone; told by the model."""
+    def _postmaster_ended(self, pid: int) -> None:
         if self.agent_runs and self.life is not None:
             self.life.watch.ended(pid)
 
     # -- the whole machine ---------------------------------------------------------------------------------------------------
 
     def _processes(self) -> list[Process]:
-        return [each for each in (self.process, self.guard_process, self.server.process) if each is not None and each.alive]
+        return [each for each in (self.process, self.guard_process) if each is not None and each.alive]
 
     def freeze(self) -> Callable[[], None]:
         """The machine stands still, as a suspended virtual one; the result lets it go on."""
         self.frozen += 1
         for process in self._processes():
             process.freeze()
-        self.server.stand_still(True)
+        self.server.hang()
 
         def thaw() -> None:
             self.frozen -= 1
             if not self.frozen and self.powered:
-                self.server.stand_still(False)
+                self.thawed_at = self.world.now
+                self.server.resume()
                 for process in self._processes():
                     if process is not self.process or not self.agent_frozen:
                         process.thaw()
@@ -147,7 +149,7 @@ class Machine:
         """Everything on it is gone in an instant; its disk stays."""
         self.powered = False
         self.kill_agent()
-        self.server.kill()
+        self.server.power_off()
         self.guard_process.kill()
 
     def power_on(self) -> None:
@@ -157,5 +159,4 @@ class Machine:
         self.powered = True
         self.guard_process = self._new_process("guard")
         self.guard = SimulatedGuard(self.guard_process, lambda: self.server, self._guard_acted)
-        self.server.stand_still(bool(self.frozen))
         self.start_agent()

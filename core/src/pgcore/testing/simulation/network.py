@@ -1,7 +1,7 @@
 """What lies between machines: each pair of ends has a line with its own delay, loss and cuts, in each direction.
 
-The ends are the names of machines, ``STORE`` and the names of remote sites. Three kinds of traffic share the lines of a pair but can
-be cut apart: the store's, the members' HTTP and the servers' connections.
+The ends are the names of machines, ``STORE`` and the names of remote sites. Three kinds of traffic share the lines of a pair but
+can be cut apart: the store's, the members' HTTP and the servers' connections.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Network:
         """A connection between the two works."""
         return self.line(traffic, one, other).open and self.line(traffic, other, one).open
 
-    def cut(self, source: str, targets: Iterable[str], traffic: Iterable[Traffic] = EVERYTHING, *, back: bool = True) -> list[Line]:
+    def cut(
+        self, source: str, targets: Iterable[str], traffic: Iterable[Traffic] = EVERYTHING, *, back: bool = True
+    ) -> list[Line]:
         """Cut the lines from one end to others, and with ``back`` the way back; hand the result to ``mend``."""
         lines = []
         for kind in traffic:

@@ -1,7 +1,7 @@
-"""The simulated store: the reference store's keys and leases behind a network, with everything a store does to those who trust it.
+"""The simulated store: the reference store's keys and leases behind a network, with all that a store does to those who trust it.
 
-A request may be lost, may arrive long after its sender gave up, may be carried out while its answer is lost. The store may be away, may
-change its leader, may answer reads only, may answer reads from the past, may lose everything.
+A request may be lost, may arrive long after its sender gave up, may be carried out while its answer is lost. The store may be
+away, may change its leader, may answer reads only, may answer reads from the past, may lose everything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The world of one run: machines with real agents, one store, one network, clients that write, and a checker that watches all of it.
+"""The world of one run: machines with real agents, one store, one network, clients that write, and a checker of all that.
 
     setup = Setup(dynamic={"synchronous_mode": True})
     with World(setup, seed=7) as world:
@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -27,9 +26,11 @@ from pgcore.testing.simulation.http import Doors
 from pgcore.testing.simulation.machine import Machine
 from pgcore.testing.simulation.network import Network, Traffic
 from pgcore.testing.simulation.postgres import SimulatedPostgres
+from pgcore.testing.simulation.replication import Fleet
 from pgcore.testing.simulation.scheduler import Scheduler, inside
-from pgcore.testing.simulation.server import Fleet, Pace, Server
+from pgcore.testing.simulation.server import Server
 from pgcore.testing.simulation.store import StoreServer
+from pgcore.testing.simulation.watching import Listener
 
 if TYPE_CHECKING:
     from pgcore.daemon.agent import Agent
@@ -42,10 +43,10 @@ LOOK_S = 0.25
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run begins with. ``dynamic`` is the dynamic configuration, ``local`` goes into every node's file, ``own`` into single ones.
+    """What a run begins with: the dynamic configuration, and what goes into every node's file and into single ones.
 
-    ``drift``: how far a machine's clock may run fast or slow, as a share. ``wall_offset``: how wrong, in seconds, clocks on the wall
-    may be. ``write_s``: seconds between two commits of the clients of one server; 0: nobody writes.
+    ``drift``: how far a machine's clock may run fast or slow, as a share. ``wall_offset``: how wrong, in seconds, clocks on the
+    wall may be. ``write_s``: seconds between two commits of the clients of one server; 0: nobody writes.
     """
 
     nodes: tuple[str, ...] = ("a", "b", "c")
@@ -65,19 +66,20 @@ class World:
         self.setup, self.seed = setup, seed
         self.dice = Random(seed)
         self.scheduler = Scheduler()
+        self._inside = inside(self.scheduler)
+        self._inside.__enter__()
         self.network = Network(self.dice)
         self.store = StoreServer(self.scheduler)
         self.cycles = 0
         """Heartbeats of all agents."""
         self.paused_ever = False
         self._told = told
-        self.fleet = Fleet(self.scheduler, self.dice, self._connected)
+        self._listener = Listener(self)
+        self._listener.begin(everything=told is not None)
         self.checker = Checker(self)
-        self._pids = itertools.count(100)
-        self._inside = inside(self.scheduler)
+        self.fleet = Fleet(self.scheduler, self.dice, self._connected, self.checker.server_told)
         self.machines: dict[str, Machine] = {}
         self.by_host: dict[str, Machine] = {}
-        self._inside.__enter__()
         for number, name in enumerate(setup.nodes, 1):
             self.add_machine(name, f"10.0.0.{number}")
         self.clients = Clients(self)
@@ -93,6 +95,7 @@ class World:
     def close(self) -> None:
         """End every thread; clocks and threads of this process are real again."""
         self._inside.__exit__(None, None, None)
+        self._listener.end()
 
     # -- what is in it -------------------------------------------------------------------------------------------------------
 
@@ -146,8 +149,7 @@ class World:
 
     def new_server(self, machine: Machine) -> Server:
         """Its server, with an empty data directory."""
-        return self.fleet.add(machine.name, machine.host, rate=machine.rate, gone=machine.postmaster_ended, pids=self._pids,
-                              told=self.checker.server_told, pace=Pace())
+        return Server(self.fleet, machine.name, machine.host)
 
     def new_postgres(self, machine: Machine, settings: ServerSettings) -> SimulatedPostgres:
         """An agent's hold on it."""
@@ -218,7 +220,7 @@ class World:
             return f"still busy: {agent.memory.procedure}"
         if machine.name == leader:
             return ""
-        if not machine.server.streaming_from(self[leader].server):
+        if machine.server.receiver is None:
             trail = [rule for _, rule, _ in list(agent.trail)[-4:]]
             return f"does not stream: {machine.server}, role {agent.node.role}, {agent.memory.rewind}, {trail}"
         return ""

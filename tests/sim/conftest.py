@@ -1,0 +1,39 @@
+"""What scenarios begin with: a settled cluster of real agents in a simulated world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pgcore.testing.simulation.world import Setup, World
+
+Simulate = Callable[..., World]
+
+
+@pytest.fixture
+def simulate() -> Iterator[Simulate]:
+    """``simulate(dynamic={...}, nodes=("a", "b"), seed=3)``: a world whose cluster has settled.
+
+    With ``settled=False`` it has just begun. At the end of the test the checker must have nothing to say.
+    """
+    made: list[World] = []
+    stories: list[str] = []
+
+    def told(at: float, who: str, what: str) -> None:
+        stories.append(f"{at:9.2f} {who:>8} {what}")
+
+    def build(*, seed: int = 0, settled: bool = True, **setup: Any) -> World:
+        world = World(Setup(**setup), seed, told)
+        made.append(world)
+        if settled:
+            world.settle()
+        return world
+
+    yield build
+    violations = [str(each) for world in made for each in world.checker.violations]
+    for world in made:
+        world.close()
+    print("\n".join(stories[-400:]))
+    assert not violations, "\n".join(violations)
