@@ -27,6 +27,7 @@ from pgcore.model.basics import Json
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.testing.simulation.http import Doors, SimulatedHttp
 from pgcore.testing.simulation.store import SimulatedStore
+from pgcore.testing.simulation.watching import Watch
 
 if TYPE_CHECKING:
     from pgcore.registry import Registry
@@ -176,10 +177,10 @@ class AgentLife:
         node = postgres.observe(Deadline.after(1.0))
         performer = Performer(ports)
         agent = Agent(
-            performer, self.board, machine.guard, node, self.signals, self.watch, lambda: None, lambda: machine.guard
+            performer, self.board, machine.guard, node, self.signals, self.watch, lambda: None, lambda: machine.guard,
+            Watch(world, machine.name),
         )
         self.agent = agent
-        machine.prepared(agent)
         watch_store(store, self.mailbox, lambda: performer.revision, lambda: float(agent.settings.timing.loop_wait))
         self.ended = agent.run()
         if not self.ended.leave_running and postgres.postmaster() is not None:

@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pgcore.dcs.store import Key
 from pgcore.testing.simulation.wal import Commit
-from pgcore.testing.simulation.watching import WatchedPerformer
 
 if TYPE_CHECKING:
-    from pgcore.daemon.agent import Agent
     from pgcore.model.basics import Json
-    from pgcore.testing.simulation.machine import Machine
     from pgcore.testing.simulation.server import Server
     from pgcore.testing.simulation.world import World
 
@@ -97,10 +94,6 @@ class Checker:
         """The dynamic configuration is changed."""
         self._asked_at = self._world.now
         self._lenient = self._lenient or document.get("pause") is True
-
-    def agent_began(self, machine: Machine, agent: Agent) -> None:
-        """An agent is about to run: its heartbeats are watched."""
-        agent.performer = WatchedPerformer.of(agent.performer, self._world, machine.name)
 
     # -- what the servers say ------------------------------------------------------------------------------------------------
 

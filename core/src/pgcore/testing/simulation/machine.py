@@ -97,10 +97,6 @@ class Machine:
         self.world.tell(self.name, f"the agent ended: {message}")
         self.world.agent_ended(self)
 
-    def prepared(self, agent: Agent) -> None:
-        """Its agent is about to begin its first heartbeat."""
-        self.world.agent_began(self, agent)
-
     def postgres(self, settings: ServerSettings) -> SimulatedPostgres:
         """The agent's hold on the server."""
         return self.world.new_postgres(self, settings)

@@ -1,15 +1,17 @@
-"""Watching an agent's heartbeats from inside the simulation: they are counted, and some are decided twice."""
+"""Watching agents from inside: heartbeats are counted, some are decided twice, errors in their log are violations."""
 
 from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from pgcore.daemon.heartbeat import heartbeat
-from pgcore.daemon.perform import Performer
+from pgcore.daemon.heartbeat import Beat, Step, heartbeat
 from pgcore.model import actions as a
+from pgcore.model.actions import Outcome
 from pgcore.model.world import World as View
+from pgcore.record.recorder import Recorder
 
 if TYPE_CHECKING:
     from pgcore.testing.simulation.world import World
@@ -18,56 +20,53 @@ TWICE_EVERY = 97
 """Of so many heartbeats one is decided again from the same view and the same answers."""
 
 
-class WatchedPerformer(Performer):
-    """The real performer; what passes through it is looked at."""
+class Watch(Recorder):
+    """Stands where an agent has its flight recorder."""
 
-    world: World
-    name: str
-    _begun: View | None
-    _steps: list[tuple[a.Action, a.Outcome]]
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__()
+        self._world, self._name = world, name
 
-    @classmethod
-    def of(cls, performer: Performer, world: World, name: str) -> WatchedPerformer:
-        """Watch this one from now on."""
-        performer.__class__ = cls
-        watched: WatchedPerformer = performer  # type: ignore[assignment]
-        watched.world, watched.name, watched._begun, watched._steps = world, name, None, []
-        return watched
-
-    def perform(self, action: a.Action, world: View) -> a.Outcome:
-        """Do it; note it when this heartbeat is one of those that are decided again."""
-        if isinstance(action, a.ObserveNode):
-            self._decide_again()
-            self.world.cycles += 1
-            self._begun = world if self.world.cycles % TWICE_EVERY == 0 else None
-            self._steps = []
-        outcome = super().perform(action, world)
-        if self._begun is not None:
-            self._steps.append((action, outcome))
-        if isinstance(action, a.ReleaseLease) and outcome.ok and outcome.value and action.status is not None:
-            self._note_hand_over(world)
-        return outcome
-
-    def _note_hand_over(self, world: View) -> None:
-        demotion = world.demotion
-        if demotion is not None and demotion.end is not None:
-            self.world.checker.handed_over(self.name)
-
-    def _decide_again(self) -> None:
-        """The same view and the same answers lead to the same actions."""
-        if self._begun is None:
-            return
-        steps = heartbeat(self._begun)
+    def heartbeat(self, world: View) -> Generator[Step, Outcome, Beat]:
+        """A heartbeat that is watched."""
+        beat, steps, ours = Beat(world), [], self._world
+        ours.cycles += 1
+        course = heartbeat(world, beat)
         try:
-            action, _ = next(steps)
-            for done, outcome in self._steps:
-                if action != done:
-                    self.world.checker.violated("decisions are repeatable", f"{self.name}: {done} at first, then {action}")
-                    return
-                action, _ = steps.send(outcome)
-            self.world.checker.violated("decisions are repeatable", f"{self.name}: another action at the end: {action}")
+            asked = next(course)
+            while True:
+                outcome = yield asked
+                steps.append((asked[0], outcome))
+                if isinstance(asked[0], a.ReleaseLease) and outcome.ok and outcome.value:
+                    self._released(asked[1], asked[0])
+                asked = course.send(outcome)
         except StopIteration:
-            return
+            pass
+        if ours.cycles % TWICE_EVERY == 0:
+            self._decide_again(world, steps, beat)
+        ours.decided(self._name, beat)
+        return beat
+
+    def _released(self, view: View, action: a.ReleaseLease) -> None:
+        demotion = view.demotion
+        if demotion is not None and demotion.end is not None and action.status is not None:
+            self._world.checker.handed_over(self._name)
+
+    def _decide_again(self, view: View, steps: list[tuple[a.Action, Outcome]], beat: Beat) -> None:
+        """The same view and the same answers lead to the same actions, for the same reasons."""
+        again, complain = Beat(view), self._world.checker.violated
+        course = heartbeat(view, again)
+        try:
+            action, _ = next(course)
+            for done, outcome in steps:
+                if action != done:
+                    complain("decisions are repeatable", f"{self._name}: {done} at first, then {action}")
+                    return
+                action, _ = course.send(outcome)
+            complain("decisions are repeatable", f"{self._name}: another action at the end: {action}")
+        except StopIteration:
+            if again.decisions != beat.decisions:
+                complain("decisions are repeatable", f"{self._name}: {beat.decisions} at first, then {again.decisions}")
 
 
 class Listener(logging.Handler):

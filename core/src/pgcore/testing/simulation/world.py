@@ -33,7 +33,7 @@ from pgcore.testing.simulation.store import StoreServer
 from pgcore.testing.simulation.watching import Listener
 
 if TYPE_CHECKING:
-    from pgcore.daemon.agent import Agent
+    from pgcore.daemon.heartbeat import Beat
     from pgcore.model.server import ServerSettings
 
 SETTLE_S = 120.0
@@ -72,7 +72,8 @@ class World:
         self.store = StoreServer(self.scheduler)
         self.cycles = 0
         """Heartbeats of all agents."""
-        self.paused_ever = False
+        self.on_beat: list[Callable[[str, Beat], None]] = []
+        """Told of every heartbeat that has ended."""
         self._told = told
         self._listener = Listener(self)
         self._listener.begin(everything=told is not None)
@@ -165,9 +166,10 @@ class World:
     def _connected(self, one: str, other: str) -> bool:
         return self.network.both_ways(Traffic.SQL, one, other)
 
-    def agent_began(self, machine: Machine, agent: Agent) -> None:
-        """An agent begins its first heartbeat."""
-        self.checker.agent_began(machine, agent)
+    def decided(self, name: str, beat: Beat) -> None:
+        """An agent's heartbeat has ended."""
+        for listener in self.on_beat:
+            listener(name, beat)
 
     def agent_ended(self, machine: Machine) -> None:
         """An agent has come to its end; whoever wants it running starts it again soon."""
