@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgcore import threads
@@ -36,10 +37,15 @@ if TYPE_CHECKING:
 STORE_RETRY_S = 1.0
 
 
+@dataclass(frozen=True)
+class _NoOptions:
+    """The simulated store's section."""
+
+
 @functools.lru_cache(maxsize=256)
 def local_config(text: str) -> LocalConfig:
     """A node's configuration from the text of its file."""
-    return load_local(None, {"PGCORE_CONFIGURATION": text}, {"simulated": dict})
+    return load_local(None, {"PGCORE_CONFIGURATION": text}, {"simulated": _NoOptions})
 
 
 def config_text(scope: str, name: str, host: str, extra: Mapping[str, Json], dynamic: Mapping[str, Json]) -> str:
@@ -48,8 +54,9 @@ def config_text(scope: str, name: str, host: str, extra: Mapping[str, Json], dyn
         "scope": scope,
         "name": name,
         "restapi": {"listen": f"{host}:8008", "connect_address": f"{host}:8008"},
+        "simulated": {},
         "watchdog": {"mode": "off"},
-        "bootstrap": {"dcs": dict(dynamic)},
+        "bootstrap": {"dcs": {"postgresql": {"use_pg_rewind": True}, **dynamic}},
         "postgresql": {
             "listen": f"{host}:5432",
             "connect_address": f"{host}:5432",

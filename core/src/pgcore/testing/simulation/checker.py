@@ -99,6 +99,8 @@ class Checker:
 
     def server_told(self, kind: str, server: Server, facts: Mapping[str, Any]) -> None:
         """An event of a server model."""
+        if kind == "acknowledged":
+            return  # the clients know
         self._world.tell(server.name, f"server: {kind}" + "".join(f", {name} {value}" for name, value in facts.items()))
         if kind == "writable":
             self._accepting(server)
@@ -118,18 +120,28 @@ class Checker:
         """Nobody else can acknowledge writes at the same time."""
         machines = self._world.machines
         for other in (machine.server for machine in machines.values()):
-            if other is server or not other.writable or self._lenient or server.name not in machines:
+            if other is server or not other.writable or self._lenient or server.name not in machines or other.hung:
                 continue
-            self._world.scheduler.after(THAW_S, lambda other=other: self._still_two(server, other))  # type: ignore[misc]
-            if not self._just_thawed(other.name) and not self._just_thawed(server.name):
+            if self._just_thawed(other.name) or self._just_thawed(server.name):
+                self.two_for_a_moment(server, other)
+            else:
                 self.violated("one writable primary", f"{server.name} begins to accept writes while {other.name} does")
 
+    def thawed(self, server: Server) -> None:
+        """A server that stood still goes on: if it is a primary that was replaced, not for long."""
+        for machine in self._world:
+            if server.writable and machine.server is not server and machine.server.writable and not machine.server.hung:
+                self.two_for_a_moment(server, machine.server)
+
+    def two_for_a_moment(self, one: Server, other: Server) -> None:
+        """Both accept writes, and may do so until the guard of the one that stood still has stopped it."""
+        self._world.scheduler.after(THAW_S, lambda: self._still_two(one, other))
+
     def _just_thawed(self, name: str) -> bool:
-        machine = self._world.machines.get(name)
-        return machine is not None and self._world.now - machine.thawed_at <= THAW_S
+        return self._world.now - self._world[name].thawed_at <= THAW_S
 
     def _still_two(self, one: Server, other: Server) -> None:
-        if one.writable and other.writable and not self._lenient:
+        if one.answers and one.writable and other.answers and other.writable and not self._lenient:
             self.violated("one writable primary", f"{one.name} and {other.name} both accept writes for more than {THAW_S} s")
 
     @property

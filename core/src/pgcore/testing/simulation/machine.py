@@ -122,6 +122,7 @@ class Machine:
             if not self.frozen and self.powered:
                 self.thawed_at = self.world.now
                 self.server.resume()
+                self.world.checker.thawed(self.server)
                 for process in self._processes():
                     if process is not self.process or not self.agent_frozen:
                         process.thaw()

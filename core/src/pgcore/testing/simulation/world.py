@@ -154,7 +154,7 @@ class World:
 
     def new_postgres(self, machine: Machine, settings: ServerSettings) -> SimulatedPostgres:
         """An agent's hold on it."""
-        return SimulatedPostgres(machine.server, settings)
+        return SimulatedPostgres(settings, machine.server)
 
     def doors_at(self, host: str) -> tuple[str, Doors | None] | None:
         """Who answers HTTP at this address; None: the machine is off, or there is none."""
