@@ -26,6 +26,7 @@ from pgcore.hookspecs import BootstrapMethod, GateRequest, ReplicaMethod, Veto
 from pgcore.model import actions as a
 from pgcore.model.basics import Json
 from pgcore.postgres.programs import ProgramRunner
+from pgcore.postgres.server import Postgres
 from pgcore.testing.simulation.http import Doors, SimulatedHttp
 from pgcore.testing.simulation.store import SimulatedStore
 from pgcore.testing.simulation.watching import Watch
@@ -166,7 +167,7 @@ class AgentLife:
         if not self._store_answers(store, configuration):
             return self._over()
         registry: Registry = _Guests(machine)  # type: ignore[assignment]
-        postgres = machine.postgres(configuration.server)
+        postgres: Postgres = machine.postgres(configuration.server)  # type: ignore[assignment]
         http = SimulatedHttp(world.scheduler, world.network, machine.name, machine.host, world.doors_at)
         ports = Ports(
             store,

@@ -232,7 +232,8 @@ class World:
         settings = agent.settings if agent is not None else None
         if settings is None or settings.synchronous_mode == "off":
             return ""
-        return "" if self.view().sync.leader == leader else f"/sync is {self.key(Key.SYNC)}"
+        sync, wanted = self.view().sync, min(settings.synchronous_node_count, len(self.machines) - 1)
+        return "" if sync.leader == leader and len(sync.standbys) >= wanted else f"/sync is {self.key(Key.SYNC)}"
 
     # -- operators -----------------------------------------------------------------------------------------------------------
 
