@@ -11,70 +11,23 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pgcore.decide.advance import ClusterReading
-from pgcore.model.actions import AcquireLease, Outcome, PollPeers, ReadCluster, RenewLease
-from pgcore.model.basics import Instant, Lsn
-from pgcore.model.world import World
+from pgcore.model.actions import AcquireLease, Outcome, PollPeers, ReadCluster
 from pgcore.record.beats import BeatRecord, Quiet, line
 from pgcore.record.recorder import BEFORE, MARK_S, REPEATS, Recorder
 from pgcore.record.worlds import decode
 from pgcore.record.writer import AGAIN_S, QUEUE, Place, Writer
-from pgcore.testing.builders import END, NOW, WALL, peer, peers, standby, view, world
+from pgcore.testing.builders import END, NOW, WALL, peer, standby, view, world
+from unit.record_scenes import Node
 from unit.test_daemon_kit import eventually
 
 REPLICA = world(standby(), view("b"), use_slots=False)
 
 
-class Kept:
-    """Entries in memory."""
-
-    def __init__(self) -> None:
-        self.entries: list[BeatRecord | Quiet] = []
-
-    def put(self, entry: BeatRecord | Quiet) -> None:
-        self.entries.append(entry)
-
-    @property
-    def kinds(self) -> list[str]:
-        return ["beat" if isinstance(entry, BeatRecord) else f"quiet {entry.beats}" for entry in self.entries]
-
-
-class Node:
-    """A standby whose heartbeats are recorded; everybody else is what a test says."""
-
-    def __init__(self, sink: Any = None) -> None:
-        self.kept = sink or Kept()
-        self.recorder = Recorder(self.kept)
-        self.world = REPLICA
-        self.seconds = 0.0
-
-    def beat(self, **seen: Any) -> World:
-        """One heartbeat, a second after the last. ``leader``: who holds the lock; ``grown``: bytes of WAL; ``lost``: no store."""
-        self.seconds += 1
-        at = Instant(NOW + self.seconds)
-        start = replace(self.world, now=at, wall=WALL + self.seconds)
-        steps = self.recorder.heartbeat(World(start.settings, start.memory, at, start.wall, start.node))
-        try:
-            action, _ = next(steps)
-            while True:
-                action, _ = steps.send(self.answer(action, at, seen))
-        except StopIteration as ended:
-            self.world = ended.value.world
-        return self.world
-
-    def answer(self, action: Any, at: Instant, seen: dict[str, Any]) -> Outcome:
-        position = END + int(self.seconds) * int(seen.get("grown", 0))
-        if isinstance(action, ReadCluster):
-            if seen.get("lost"):
-                return Outcome(at, ok=False, error=f"no answer after {self.seconds} s")
-            return Outcome(at, value=ClusterReading(view(seen.get("leader", "b"), optime=position), REPLICA.settings))
-        values = {"ObserveNode": standby(position), "CompareRecovery": "none", "RenewLease": "held", "AcquireLease": False}
-        answers = {"PollPeers": peers(peer("b", reachable=False), peer("c", END + 500))}
-        return Outcome(at, value=(values | answers).get(type(action).__name__), began=at)
+FREE = view(None)
+AHEAD = (peer("b", reachable=False), peer("c", END + 500))
 
 
 @pytest.fixture
@@ -82,14 +35,14 @@ def node() -> Node:
     """A standby that has settled: the first beats are kept, then nothing."""
     node = Node()
     for _ in range(3):
-        node.beat()
+        node.beat(PollPeers=AHEAD)
     node.kept.entries.clear()
     return node
 
 
 def test_an_idle_node_records_nothing_but_a_mark_a_minute(node: Node) -> None:
-    for _ in range(int(3 * MARK_S)):
-        node.beat(grown=100)
+    for number in range(int(3 * MARK_S)):
+        node.beat(node=standby(END + number * 100), cluster=view("b", optime=END + number * 100))
     assert all(kind.startswith("quiet") for kind in node.kept.kinds) and 2 <= len(node.kept.kinds) <= 4
     assert sum(entry.beats for entry in node.kept.entries if isinstance(entry, Quiet)) > 2 * MARK_S
 
@@ -98,61 +51,51 @@ def test_a_change_is_kept_with_the_beats_before_it(node: Node) -> None:
     for _ in range(10):
         node.beat()
     node.kept.entries.clear()
-    node.beat(leader=None)
-    assert node.kept.kinds[-BEFORE - 2:] == ["quiet 8", *["beat"] * (BEFORE + 1)]
-    records = [entry for entry in node.kept.entries if isinstance(entry, BeatRecord)]
-    assert [record.start.wall for record in records] == [WALL + node.seconds - back for back in (3, 2, 1, 0)]
-    assert records[-1].decisions[-2].rule == "race.peer_ahead" and "c is ahead" in records[-1].decisions[-2].because
-    assert [type(step.action) for step in records[-1].steps][1:3] == [ReadCluster, PollPeers]
+    node.beat(cluster=FREE)
+    assert node.kept.kinds == ["quiet 8", *["beat"] * (BEFORE + 1)]
+    assert [record.start.wall for record in node.kept.beats] == [WALL + node.seconds - back for back in (3, 2, 1, 0)]
+    last = node.kept.beats[-1]
+    assert last.decisions[-2].rule == "race.peer_ahead" and "c is ahead" in last.decisions[-2].because
+    assert [type(step.action) for step in last.steps][1:3] == [ReadCluster, PollPeers]
 
 
 def test_waiting_is_not_repeated_and_its_end_is_kept(node: Node) -> None:
     for _ in range(20):
-        node.beat(leader=None)
+        node.beat(cluster=FREE)
     assert len(node.kept.entries) <= 6
     node.kept.entries.clear()
-    node.beat(leader="c")
+    node.beat(cluster=view("c"))
     assert node.kept.kinds[-1] == "beat"
 
 
 def test_an_outage_is_kept_once_though_its_error_has_another_number_each_time(node: Node) -> None:
     for _ in range(20):
         node.beat(lost=True)
-    records = [entry for entry in node.kept.entries if isinstance(entry, BeatRecord)]
-    assert len(records) <= BEFORE + 2 and records[-1].decisions[0].rule.startswith("store_lost")
+    assert len(node.kept.beats) <= BEFORE + 2
+    assert node.kept.beats[-1].decisions[0].rule.startswith("store_lost")
 
 
-class Alone(Node):
+def test_what_acts_is_kept_every_time(node: Node) -> None:
     """Nobody else answers, so that it tries to take the free lock; each time another was faster."""
-
-    def answer(self, action: Any, at: Instant, seen: dict[str, Any]) -> Outcome:
-        outcome = super().answer(action, at, seen)
-        return replace(outcome, value={}) if isinstance(action, PollPeers) else outcome
-
-
-def test_what_acts_is_kept_every_time() -> None:
-    node = Alone()
     for _ in range(5):
-        node.beat(leader=None)
-    records = [entry for entry in node.kept.entries if isinstance(entry, BeatRecord)]
-    assert len(records) == 5 and all(any(isinstance(s.action, AcquireLease) for s in record.steps) for record in records)
+        node.beat(cluster=FREE, PollPeers=())
+    assert len(node.kept.beats[-5:]) == 5
+    assert all(any(isinstance(step.action, AcquireLease) for step in record.steps) for record in node.kept.beats[-5:])
 
 
-def test_what_acts_the_same_for_ever_is_only_counted_in_the_end() -> None:
-    node = Alone()
+def test_what_acts_the_same_for_ever_is_only_counted_in_the_end(node: Node) -> None:
     for _ in range(REPEATS * 3):
-        node.beat(leader=None)
-    records = [entry for entry in node.kept.entries if isinstance(entry, BeatRecord)]
-    assert REPEATS <= len(records) <= REPEATS + 2
+        node.beat(cluster=FREE, PollPeers=())
+    assert REPEATS <= len(node.kept.beats) <= REPEATS + BEFORE + 2
 
 
 def test_a_bug_is_kept_with_what_led_to_it(node: Node) -> None:
     steps = node.recorder.heartbeat(REPLICA)
-    action, _ = next(steps)
-    steps.send(node.answer(action, NOW, {}))
+    next(steps)
+    steps.send(Outcome(NOW, value=standby()))
     node.recorder.failed("KeyError('x')")
-    record = node.kept.entries[-1]
-    assert isinstance(record, BeatRecord) and record.error == "KeyError('x')" and len(record.steps) == 1
+    record = node.kept.beats[-1]
+    assert record.error == "KeyError('x')" and len(record.steps) == 1
 
 
 def test_a_recorder_that_breaks_switches_itself_off(caplog: pytest.LogCaptureFixture) -> None:
@@ -160,10 +103,18 @@ def test_a_recorder_that_breaks_switches_itself_off(caplog: pytest.LogCaptureFix
         def put(self, entry: BeatRecord | Quiet) -> None:
             raise RuntimeError("no")
 
-    node = Node(Broken())
+    node = Node(sink=Broken())
     assert node.beat().cluster.leader == "b"
-    assert node.beat(leader=None).cluster.unlocked
+    assert node.beat(cluster=FREE).cluster.unlocked
     assert "switched off" in caplog.text and caplog.text.count("Traceback") == 1
+
+
+def test_a_heartbeat_is_the_same_with_and_without_a_recorder() -> None:
+    with_it, without = Node(), Node()
+    without.recorder.sink = None
+    for seen in ({}, {"cluster": FREE}, {"lost": True}, {"cluster": view("a")}):
+        assert with_it.beat(**seen) == without.beat(**seen)  # type: ignore[arg-type]
+    assert with_it.kept.entries and not without.kept.entries
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------------
@@ -309,20 +260,3 @@ def test_another_place_is_used_at_once_and_none_ends_it(place: Place, tmp_path: 
     recorder.sink.put(record(2))  # type: ignore[attr-defined]
     recorder.record_to(None)
     assert numbers(place.path) == [1] and numbers(other.path) == [2] and recorder.sink is None
-
-
-def test_actions_of_a_heartbeat_are_the_same_with_and_without_a_recorder() -> None:
-    with_it, without = Node(), Node()
-    without.recorder.sink = None
-    for seen in ({}, {"leader": None}, {"lost": True}, {"leader": "a"}):
-        assert with_it.beat(**seen) == without.beat(**seen)
-    assert with_it.kept.entries and not without.kept.entries
-
-
-def test_the_lease_holder_is_quiet_too() -> None:
-    node = Node()
-    for _ in range(30):
-        node.beat(leader="b", grown=16)
-    assert not any(isinstance(step.action, RenewLease) for entry in node.kept.entries if isinstance(entry, BeatRecord)
-                   for step in entry.steps) and len(node.kept.entries) < 8
-    assert Lsn(END) < (node.world.node.position or 0)

@@ -24,7 +24,7 @@ from pgcore.model.node import DataDir, NodeView, SlotReport
 from pgcore.model.settings import Settings
 from pgcore.model.world import Memory, World
 from pgcore.record.secrets import without_secrets
-from pgcore.record.worlds import UnreadableError, decode, decode_named, encode, encode_named
+from pgcore.record.worlds import Unknown, UnreadableError, decode, decode_named, encode, encode_named
 from pgcore.testing.builders import NOW, demotion, leads, peer, peers, primary, standby, view, world
 from rules.cases import Case
 
@@ -140,6 +140,13 @@ def test_a_field_the_record_does_not_have_gets_its_default() -> None:
     assert back.settings == Settings("a", "batman", dynamic={"ttl": 30})
 
 
+def test_an_action_this_version_does_not_have_is_told_by_its_name() -> None:
+    tree = {"because": "why", "actions": [{"is": "Secede", "region": "north"}, {"is": "Promote"}], "then": "REST"}
+    back = decode(Decision, tree)
+    assert back.actions == (Unknown("Secede", tree["actions"][0]), a.Promote())
+    assert encode_named(back)["actions"][0] == tree["actions"][0]
+
+
 def test_a_default_that_is_something_is_written() -> None:
     """A later version may have another default."""
     assert encode(Settings("a", "batman"))["maximum_lag_on_failover"] == 1048576
@@ -150,7 +157,7 @@ def test_a_default_that_is_something_is_written() -> None:
     (("node", "position"), "far", "node.position"),
     (("settings", "timing", "ttl"), "long", "settings.timing.ttl"),
     (("cluster", "members"), {}, "cluster.members"),
-    (("memory", "procedure"), {"is": "Coup"}, "memory.procedure"),
+    (("memory", "procedure"), {"is": "Demotion", "mode": "polite"}, "memory.procedure.mode"),
 ])
 def test_what_cannot_be_read_is_named(path: tuple[str, ...], value: object, where: str) -> None:
     tree = through_json(encode(world(primary(), view("a"), procedure=demotion(a.DemoteMode.GRACEFUL, a.Phase.STOP))))

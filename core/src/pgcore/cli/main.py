@@ -16,6 +16,8 @@ from pgcore.cli.context import Session
 from pgcore.errors import PgcoreError
 
 COMMANDS = {
+    "explain": ("pgcore.cli.explain", "explain"),
+    "replay": ("pgcore.cli.explain", "replay"),
     "history": ("pgcore.cli.cluster", "history"),
     "list": ("pgcore.cli.cluster", "list_members"),
     "plugins": ("pgcore.cli.plugins", "plugins"),

@@ -53,6 +53,14 @@ class UnreadableError(PgcoreError):
         return UnreadableError(self.problem, f"{name}.{self.path}" if self.path else name)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unknown:
+    """A value of a type that only another version has: it equals no value of this version, but is told by its name."""
+
+    name: str
+    tree: Json
+
+
 def encode(value: Any) -> Json:
     """A value of the model as JSON, without the name of its own type."""
     kind: Any = type(value)
@@ -246,6 +254,8 @@ def _encode_any(value: Any) -> Json:
         return {_TAG: "frozenset", _CONTENT: [_encode_any(item) for item in sorted(value)]}
     if isinstance(value, Lsn):
         return {_TAG: "Lsn", _CONTENT: str(value)}
+    if isinstance(value, Unknown):
+        return value.tree
     name = type(value).__name__
     if kinds().get(name) is not type(value):
         raise TypeError(f"a value of type {name} cannot be recorded")
@@ -272,5 +282,5 @@ def _decode_any(tree: Json) -> Any:
         return _CONTAINERS[name](items)
     kind = kinds().get(str(name))
     if kind is None:
-        raise UnreadableError(f"{name} is not known to this version")
+        return Unknown(str(name), tree)
     return decode(kind, content if issubclass(kind, enum.Enum) else tree)
