@@ -100,6 +100,10 @@ class Room:
         self.ask(name, lambda port: port.follow_by_reload(self.upstream(upstream)))
         self.passes(5.0)
 
+    def kill(self, name: str) -> None:
+        """SIGKILL for its server."""
+        self[name].kill()
+
     def write(self, name: str) -> tuple[Commit, list[Commit]]:
         """A commit, and a list that holds it once the client was told."""
         told: list[Commit] = []

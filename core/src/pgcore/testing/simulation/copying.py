@@ -69,6 +69,7 @@ def clone(server: Server, ctx: TaskContext, upstream: Upstream | None) -> None:
         if source is None:
             raise ServerError(f"pg_basebackup: could not connect to {upstream.label}")
         standby = source.in_recovery
+        source.checkpoint_now()
         _work(server, ctx, server.pace.clone_s, source)
         if server.pace.clone_fails or source.files is None or source.in_recovery != standby:
             raise ServerError(f"pg_basebackup from {upstream.label} exited with 1")

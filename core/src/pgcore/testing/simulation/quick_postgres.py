@@ -212,7 +212,7 @@ class QuickSimulatedPostgres:
 
     def _observe_silent(self, at: Any, data_dir: DataDir, files: DataFiles | None, pid: int, busy: bool) -> NodeView:
         server = self.server
-        accepting = server.phase is Phase.UP
+        accepting = server.phase is Phase.UP or not server.running  # postmaster.pid of one that was killed says so
         if not busy and self.state not in (State.STOPPING, State.STOP_FAILED):
             self.state = State.RUNNING if accepting else State.STARTING
         control = files.control if files is not None and not accepting and self.state is State.STARTING else None
@@ -363,7 +363,7 @@ class QuickSimulatedPostgres:
         if not self._own_names_known:
             files = self._files
             found = files.names if files is not None and files.names_ours else None
-            self._own_names, self._own_names_known = found, True
+            self._set_names(None if found == self._configured_names() else found)
         return self._own_names
 
     def _set_names(self, text: str | None) -> None:
@@ -388,7 +388,8 @@ class QuickSimulatedPostgres:
 
     @staticmethod
     def _wanted(upstream: Upstream | None) -> Followed | None:
-        return None if upstream is None else Followed(upstream.host, upstream.port, upstream.slot, upstream.read_write)
+        return None if upstream is None else Followed(
+            upstream.host, upstream.port, upstream.slot, upstream.read_write and bool(upstream.slot))
 
     def reload(self) -> None:
         """Let the postmaster read its files again. Raises ServerError if there is none."""

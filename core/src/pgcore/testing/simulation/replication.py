@@ -124,7 +124,7 @@ class Fleet:
         self.seek(standby)
 
     def _connect(self, standby: Server, followed: Followed) -> None:
-        upstream = self.reached(standby, followed.host, followed.port, read_write=followed.read_write and bool(followed.slot))
+        upstream = self.reached(standby, followed.host, followed.port, read_write=followed.read_write)
         if upstream is None or upstream is standby or upstream.files is None or not self._slot_free(upstream, followed.slot):
             return
         own, theirs = standby.at, upstream.at
@@ -214,7 +214,7 @@ class Fleet:
     # -- ending ------------------------------------------------------------------------------------------------------------
 
     def leave(self, standby: Server) -> None:
-        """It stops receiving: it becomes a primary."""
+        """It stops receiving: it becomes a primary, or it stops."""
         if standby.receiver is not None:
             self._close(standby.receiver, down=True)
 

@@ -37,7 +37,7 @@ class Phase(StrEnum):
     STOPPING = "stopping"
 
 
-UNCLEAN = (ControlState.IN_PRODUCTION, ControlState.IN_CRASH_RECOVERY, ControlState.SHUTTING_DOWN)
+CLEAN = (ControlState.SHUT_DOWN, ControlState.SHUT_DOWN_IN_RECOVERY)
 
 
 class Server:
@@ -136,17 +136,18 @@ class Server:
         self.waiting.begin(self.files.names)
         self._turn(Phase.STARTING)
         control = self.files.control
-        if control is None or self.files.torn or self.pace.broken or self.pace.disk_full:
+        lost = self.in_recovery and self.files.follows_no_history()
+        if control is None or self.files.torn or self.pace.broken or self.pace.disk_full or lost:
             self._later(min(0.1, self.pace.start_s), lambda: self.end("start failed"))
             return
         state = control.state
-        unclean = state in UNCLEAN or (self.in_recovery and state is ControlState.IN_ARCHIVE_RECOVERY)
         self.files.backup_label = False
         if self.in_recovery:
             self.files.note(state=ControlState.IN_ARCHIVE_RECOVERY)
-        elif unclean:
+        elif state is not ControlState.SHUT_DOWN:
             self.files.note(state=ControlState.IN_CRASH_RECOVERY)
-        self._later(self.pace.start_s + (self.pace.recovery_s if unclean else 0.0), lambda: self._come_up(unclean))
+        self._later(self.pace.start_s + (0.0 if state in CLEAN else self.pace.recovery_s),
+                    lambda: self._come_up(state is not ControlState.SHUT_DOWN))
 
     def _come_up(self, recovered: bool) -> None:
         files = self.files
@@ -258,19 +259,20 @@ class Server:
         self.changed.notify_all()
         self.tell("writable", how="promotion", commit=files.wal, before=before)
         self.fleet.push(self)
-        self._later(self.pace.checkpoint_s, self._checkpointed)
+        self._later(self.pace.checkpoint_s, self.checkpoint_now)
 
     def checkpoint(self, done: Callable[[], None]) -> None:
         """CHECKPOINT, a restartpoint on a standby."""
 
         def written() -> None:
-            self._checkpointed()
+            self.checkpoint_now()
             done()
             self.changed.notify_all()
 
         self._later(self.pace.checkpoint_s, written)
 
-    def _checkpointed(self) -> None:
+    def checkpoint_now(self) -> None:
+        """A checkpoint is finished at this moment."""
         if self.phase is not Phase.UP or self.files is None:
             return
         if self.in_recovery:
@@ -309,6 +311,7 @@ class Server:
             return
         self._turn(Phase.STOPPING)
         self.waiting.give_up()
+        self.fleet.leave(self)
         if not self.pace.hung_stop:
             self._later(self.pace.stop_s / 3, self._sessions_ended)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from pgcore.model.basics import Lsn
 from pgcore.model.node import ControlData, ControlState
@@ -29,7 +30,6 @@ class Pace:
     clone_s: float = 5.0
     initdb_s: float = 2.0
     single_user_s: float = 0.8
-    remove_s: float = 0.0
     query_s: float = 0.0
     """Until the server answers a query."""
     shown_s: float = 0.01
@@ -75,17 +75,13 @@ class SlotState:
     lost: bool = False
 
 
-@dataclass(slots=True)
-class Followed:
+class Followed(NamedTuple):
     """What ``primary_conninfo`` and ``primary_slot_name`` say."""
 
     host: str
     port: int
     slot: str | None
-    read_write: bool = False
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Followed) and (self.host, self.port, self.slot) == (other.host, other.port, other.slot)
+    read_write: bool
 
 
 @dataclass(slots=True)
@@ -118,6 +114,16 @@ class DataFiles:
         """Write pg_control."""
         if self.control is not None:
             self.control = replace(self.control, **changes)  # type: ignore[arg-type]
+
+    def follows_no_history(self) -> bool:
+        """A standby ends at its start when the newest history file it knows leaves out what is in its data already."""
+        own, newest = self.wal.branch.timeline, None
+        while (next_ := (newest.timeline if newest else own) + 1) in self.known:
+            newest = self.known[next_]
+        if newest is None or self.control is None:
+            return False
+        switch = Commit(newest, newest.start).switch(own)
+        return switch is None or max(self.control.checkpoint, self.control.minimum_recovery) > switch
 
     def checkpoint(self, at: Commit) -> None:
         """pg_control names this checkpoint, whose record begins here."""
