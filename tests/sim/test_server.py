@@ -13,6 +13,7 @@ from pgcore.clock import Deadline
 from pgcore.errors import ServerError, ServerUnavailableError
 from pgcore.model.basics import Role, State
 from pgcore.model.node import ControlData, ControlState
+from pgcore.model.server import Upstream
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.postgres.server import Postgres
 from pgcore.testing.simulation.postgres import SimulatedPostgres
@@ -285,3 +286,54 @@ def test_a_cluster_is_not_copied_into_another() -> None:
         assert r["b"].receiver is None
         with pytest.raises(ServerUnavailableError, match="is of cluster"):
             r.ask("b", lambda port: port.leader_timeline(r.upstream("c"), Deadline.after(1.0)))
+
+
+def test_an_archive_tells_every_promotion_which_numbers_are_taken() -> None:
+    with room() as r:
+        r.fleet.archiving = True
+        r["a"].kill()
+        r.promote("b")
+        r.promote("c")
+        assert (r["b"].timeline, r["c"].timeline) == (2, 3)
+
+
+def test_an_orderly_stop_waits_for_a_standby_that_lags_and_for_one_that_is_silent_until_it_is_given_up() -> None:
+    with room() as r:
+        r["a"].pace.notice_s = 20.0
+        r["b"].pace.receive_s = 5.0
+        began = r.scheduler.now
+        r.ask("a", lambda port: port.stop(ProgramRunner(), mode="fast", timeout_s=60.0))
+        assert 5.0 < r.scheduler.now - began < 11.0 and r["b"].at == r["c"].at == r["a"].at
+        r.start("a", None)
+        r["b"].hang()
+        began = r.scheduler.now
+        r.ask("a", lambda port: port.stop(ProgramRunner(), mode="fast", timeout_s=60.0))
+        assert 19.0 < r.scheduler.now - began < 25.0 and r["c"].at == r["a"].at != r["b"].at
+
+
+def test_a_standby_cluster_streams_from_a_remote_address() -> None:
+    with room("ab") as r:
+        remote = Upstream("10.9.9.9,10.0.0.1", 5432)
+        r.ask("b", lambda port: port.follow_by_reload(remote, role=Role.STANDBY_LEADER))
+        r.passes(3.0)
+        r.write("a")
+        r.passes(1.0)
+        assert r["b"].receiver is not None and r["b"].at == r["a"].at
+        assert r.ask("b", lambda port: port.recovery_change(remote, role=Role.STANDBY_LEADER)) == "none"
+
+
+def _a_day() -> list[object]:
+    with room() as r:
+        for second in range(30):
+            r.write("a")
+            r["b"].pace.receive_s = r.fleet.dice.random()
+            r.passes(r.fleet.dice.random())
+            if second == 15:
+                r["b"].kill()
+        r["a"].kill()
+        r.promote("c")
+        return [(kind, name, str(facts)) for kind, name, facts in r.events] + [r.look(name).control for name in "abc"]
+
+
+def test_the_same_dice_give_the_same_course_of_events() -> None:
+    assert _a_day() == _a_day()

@@ -130,7 +130,7 @@ class Fleet:
         own, theirs = standby.at, upstream.at
         if own.branch.system_id != theirs.branch.system_id:
             return
-        self._fetch_histories(standby, theirs)
+        self._fetch_histories(standby, upstream)
         if not permits(own, theirs):
             return
         self._count += 1
@@ -150,13 +150,17 @@ class Fleet:
         return slot is not None and slot.physical and not any(stream.followed.slot == name for stream in upstream.senders)
 
     @staticmethod
-    def _fetch_histories(standby: Server, theirs: Commit) -> None:
+    def _fetch_histories(standby: Server, upstream: Server) -> None:
         """The history files of newer timelines come before anything else, also when they show that it cannot follow."""
-        branch: Branch | None = theirs.branch
+        branch: Branch | None = upstream.at.branch
         while branch is not None and branch.timeline > standby.timeline:
             if standby.files is not None:
                 standby.files.known.setdefault(branch.timeline, timeline_root(branch))
             branch = branch.parent
+        if standby.files is not None and upstream.files is not None:
+            for number, known in upstream.files.known.items():
+                if standby.timeline < number < upstream.timeline:
+                    standby.files.known.setdefault(number, known)
 
     # -- sending -----------------------------------------------------------------------------------------------------------
 

@@ -364,6 +364,7 @@ class Server:
 
     def power_off(self) -> None:
         """Its machine loses power: nobody is told, streams find out by themselves."""
+        self.hung = False
         if self.life is not None:
             self.end("crashed", silently=True)
 

@@ -116,14 +116,22 @@ class DataFiles:
             self.control = replace(self.control, **changes)  # type: ignore[arg-type]
 
     def follows_no_history(self) -> bool:
-        """A standby ends at its start when the newest history file it knows leaves out what is in its data already."""
+        """A standby ends at its start when the newest history file it knows leaves out what is in its data already.
+
+        PostgreSQL counts up from its own timeline to find that file, and asks for the last checkpoint and the minimum recovery.
+        """
         own, newest = self.wal.branch.timeline, None
         while (next_ := (newest.timeline if newest else own) + 1) in self.known:
             newest = self.known[next_]
         if newest is None or self.control is None:
             return False
-        switch = Commit(newest, newest.start).switch(own)
-        return switch is None or max(self.control.checkpoint, self.control.minimum_recovery) > switch
+        end, control = Commit(newest, newest.start), self.control
+        for timeline, position in ((control.checkpoint_timeline, control.checkpoint + 1),
+                                   (control.minimum_recovery_timeline, control.minimum_recovery)):
+            switch = end.switch(timeline)
+            if timeline and (switch is None or position > switch):
+                return True
+        return False
 
     def checkpoint(self, at: Commit) -> None:
         """pg_control names this checkpoint, whose record begins here."""
