@@ -12,12 +12,13 @@ ORDER := $(QUICK) $(filter-out $(QUICK) tests/e2e tests/downstream,$(patsubst %/
 # Two at a time, a file on one of them: the end-to-end tests mostly wait.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help demo test check wheels clean
+.PHONY: help demo test check soak wheels clean
 
 help:
 	@echo "make demo     a real three-node cluster on this machine, shown live; Ctrl-C ends it and leaves nothing running"
 	@echo "make test     everything CI runs"
 	@echo "make check    ruff, mypy and the quick tests: before every commit"
+	@echo "make soak     random seeds of the simulator until stopped; what they find is appended to soak.txt"
 	@echo "make wheels   one wheel per distribution, in dist/"
 	@echo "make clean    remove .venv, .cache, dist and what tools left behind"
 
@@ -33,6 +34,10 @@ check:
 	@$(BOOTSTRAP) test
 	@$(ENVIRONMENT) && ruff check . && mypy core/src/pgcore $(wildcard plugins/*/src) && \
 		python -m pytest -q -m "not server" $(or $(PYTEST),$(QUICK))
+
+soak:
+	@$(BOOTSTRAP) test
+	@$(ENVIRONMENT) && exec .venv/bin/python -m pgcore simulate --profile all --minutes 100000 --findings soak.txt $(ARGS)
 
 wheels:
 	@$(BOOTSTRAP) test

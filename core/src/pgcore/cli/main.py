@@ -27,6 +27,7 @@ COMMANDS = {
     "reinit": ("pgcore.cli.nodes", "reinit"),
     "reload": ("pgcore.cli.nodes", "reload"),
     "restart": ("pgcore.cli.nodes", "restart"),
+    "simulate": ("pgcore.cli.simulate", "simulate"),
     "topology": ("pgcore.cli.cluster", "topology"),
     "validate": ("pgcore.cli.validate", "validate_file"),
     "version": ("pgcore.cli.cluster", "version"),

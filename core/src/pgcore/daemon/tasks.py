@@ -51,6 +51,12 @@ class Tasks:
             result, self._result = self._result, None
             return self._view, result
 
+    @property
+    def kind(self) -> TaskKind | None:
+        """What runs at this moment."""
+        view = self._view
+        return view.kind if view is not None else None
+
     def cancel(self) -> None:
         """Ask the running action to end; its children are terminated, killed after 10 s."""
         self._cancelled.set()

@@ -70,6 +70,8 @@ class World:
         self._inside.__enter__()
         self.network = Network(self.dice)
         self.store = StoreServer(self.scheduler)
+        self.usual: Mapping[str, Json] = {}
+        """The dynamic configuration that operators come back to."""
         self.cycles = 0
         """Heartbeats of all agents."""
         self.on_beat: list[Callable[[str, Beat], None]] = []

@@ -1,0 +1,131 @@
+"""Many runs on all cores, each in a fresh world; and what came of all of them together."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from types import FrameType
+
+from pgcore.testing.simulation.checker import Violation
+from pgcore.testing.simulation.run import Result, run
+from pgcore.testing.simulation.schedule import Plan
+
+RUN_LIMIT_S = 300
+"""Seconds of real time after which a run is given up: it hangs."""
+DAY_S = 86400.0
+
+
+class TooLongError(Exception):
+    """A run does not end."""
+
+
+def work(plan: Plan) -> Result:
+    """One run, never an exception: what a run ends with is a violation."""
+
+    def too_long(number: int, frame: FrameType | None) -> None:
+        raise TooLongError(f"the run has taken {RUN_LIMIT_S} s of real time")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(RUN_LIMIT_S)
+    try:
+        return run(plan.profile, plan.seed, plan.faults)
+    except Exception as error:
+        bug = Violation(0.0, "no bugs", f"{type(error).__name__}: {error}")
+        return Result(plan.profile, plan.seed, plan.faults or (), violations=[bug])
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def begin_worker() -> None:
+    """A worker ignores Ctrl-C: whoever gave it work ends it. What is imported by now is never collected again."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+
+
+def run_all(plans: Iterable[Plan], jobs: int, on_result: Callable[[Result], None], until: float = float("inf")) -> None:
+    """Run them on so many processes; nothing new is begun after ``until`` on ``time.monotonic``."""
+    if jobs <= 1:
+        for plan in plans:
+            if time.monotonic() >= until:
+                return
+            on_result(work(plan))
+        return
+    source: Iterator[Plan] = iter(plans)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker) as pool:
+        running: set[Future[Result]] = set()
+        try:
+            while True:
+                while len(running) < 2 * jobs and time.monotonic() < until and (following := next(source, None)) is not None:
+                    running.add(pool.submit(work, following))
+                if not running:
+                    return
+                done, running = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in sorted(done, key=lambda each: each.result().seed):
+                    on_result(future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@dataclass(slots=True)
+class Summary:
+    """The results of many runs, added up."""
+
+    runs: int = 0
+    simulated_s: float = 0.0
+    skipped_s: float = 0.0
+    cycles: int = 0
+    skipped_cycles: int = 0
+    wall_s: float = 0.0
+    """Real time of all runs; several run at the same time."""
+    failovers: int = 0
+    switchovers: int = 0
+    unnecessary: int = 0
+    acknowledged: int = 0
+    slowest_settling_s: float = 0.0
+    struck: Counter[str] = field(default_factory=Counter)
+    gaps: list[float] = field(default_factory=list)
+    by_profile: Counter[str] = field(default_factory=Counter)
+    violated: list[Result] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        """Another one."""
+        self.runs += 1
+        self.by_profile[result.profile] += 1
+        for name in ("simulated_s", "skipped_s", "cycles", "skipped_cycles", "wall_s", "failovers", "switchovers", "unnecessary",
+                     "acknowledged"):
+            setattr(self, name, getattr(self, name) + getattr(result, name))
+        self.slowest_settling_s = max(self.slowest_settling_s, result.settled_s)
+        self.struck.update(result.struck)
+        self.gaps += result.gaps
+        if result.violations:
+            self.violated.append(result)
+
+    @property
+    def total_s(self) -> float:
+        """Cluster time in all runs, skipped stretches included."""
+        return self.simulated_s + self.skipped_s
+
+    @property
+    def days(self) -> float:
+        """The same in days."""
+        return self.total_s / DAY_S
+
+    @property
+    def per_second(self) -> tuple[float, float]:
+        """Node cycles in a second on one core: executed ones, and all."""
+        wall = self.wall_s or 1.0
+        return self.cycles / wall, (self.cycles + self.skipped_cycles) / wall
+
+    def gap(self, share: float) -> float:
+        """The write gap that this share of all gaps does not exceed."""
+        ordered = sorted(self.gaps)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0

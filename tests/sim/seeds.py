@@ -1,0 +1,37 @@
+"""The sweep of CI: fixed seeds of every profile, and fresh ones each time. Two files share the profiles, so that two cores do."""
+
+from __future__ import annotations
+
+from random import SystemRandom
+
+from pgcore.testing.simulation.batch import Summary, work
+from pgcore.testing.simulation.profiles import PROFILES
+from pgcore.testing.simulation.schedule import Plan
+
+FIXED = 34
+"""Seeds of each profile that are the same in every run of CI."""
+FRESH = 6
+"""Seeds of each profile that are new in every run."""
+SEEDS, DAYS = 500, 20.0
+"""What CI promises: so many fixed seeds and days of cluster time in both files together."""
+
+FIRST_FRESH = SystemRandom().randrange(10**6, 10**9)
+
+names = list(PROFILES)
+HALVES = (names[0::2], names[1::2])
+"""The default profile, whose runs are days long, is in the first."""
+
+
+def sweep(name: str, summary: Summary) -> None:
+    """Run this profile's seeds; a violation says how to see it again."""
+    mine = Summary()
+    for seed in (*range(1, FIXED + 1), *range(FIRST_FRESH, FIRST_FRESH + FRESH)):
+        result = work(Plan(name, seed))
+        summary.add(result)
+        mine.add(result)
+    executed, everything = mine.per_second
+    print(f"{name}: fresh seeds from {FIRST_FRESH}; {mine.days:.2f} days, {mine.failovers} failovers, "
+          f"{mine.unnecessary} of them unnecessary, {executed:.0f} heartbeats a second, {everything:.0f} with skipped ones")
+    found = [f"pgcore simulate --profile {name} --seeds {each.seed}..{each.seed} -v: {each.violations[0]}"
+             for each in mine.violated]
+    assert not found, "\n".join(found)
