@@ -114,7 +114,8 @@ class Checker:
         self._handed_over_to(server)
         self._covered_by_sync(server)
         self._count(server)
-        self._world.clients.accepting(server)
+        for listener in self._world.on_writable:
+            listener(server)
 
     def _one_writable(self, server: Server) -> None:
         """Nobody else can acknowledge writes at the same time."""

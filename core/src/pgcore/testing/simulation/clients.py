@@ -43,4 +43,5 @@ class Clients:
         if self.last_at is not None and now - self.last_at > 2.5 * self._every_s:
             self.gaps.append(now - self.last_at)
         self.last_at = now
-        self._world.checker.acknowledged(server, commit)
+        for listener in self._world.on_acknowledged:
+            listener(server, commit)

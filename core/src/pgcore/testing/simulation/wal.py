@@ -142,6 +142,10 @@ class Wal:
         self._systems += 1
         return Commit(self._branch(1, f"73000000000000{self._systems:05d}", None, FIRST, wall), FIRST)
 
+    def existing(self, system_id: str, timeline: int, position: int) -> Commit:
+        """The WAL of a cluster that was made elsewhere, from here on."""
+        return Commit(self._branch(timeline, system_id, None, position, 0.0), position)
+
     def promoted(self, at: Commit, timeline: int, wall: float) -> Commit:
         """A new timeline begins here."""
         return Commit(self._branch(timeline, at.branch.system_id, at.branch, at.position, wall), at.position)

@@ -35,6 +35,7 @@ from pgcore.testing.simulation.watching import Listener
 if TYPE_CHECKING:
     from pgcore.daemon.heartbeat import Beat
     from pgcore.model.server import ServerSettings
+    from pgcore.testing.simulation.wal import Commit
 
 SETTLE_S = 120.0
 LOOK_S = 0.25
@@ -62,7 +63,9 @@ class Setup:
 class World:
     """Use it as a context: inside, the agents' threads and clocks are virtual."""
 
-    def __init__(self, setup: Setup = Setup(), seed: int = 0, told: Callable[[float, str, str], None] | None = None) -> None:
+    def __init__(self, setup: Setup = Setup(), seed: int = 0, told: Callable[[float, str, str], None] | None = None, *,
+                 started: bool = True) -> None:
+        """``started`` false: agents begin when somebody starts them."""
         self.setup, self.seed = setup, seed
         self.dice = Random(seed)
         self.scheduler = Scheduler()
@@ -76,6 +79,10 @@ class World:
         """Heartbeats of all agents."""
         self.on_beat: list[Callable[[str, Beat], None]] = []
         """Told of every heartbeat that has ended."""
+        self.on_writable: list[Callable[[Server], None]] = []
+        """Told of every server that begins to accept writes."""
+        self.on_acknowledged: list[Callable[[Server, Commit], None]] = []
+        """Told of every commit that a client was told of."""
         self._told = told
         self._listener = Listener(self)
         self._listener.begin(everything=told is not None)
@@ -86,7 +93,9 @@ class World:
         for number, name in enumerate(setup.nodes, 1):
             self.add_machine(name, f"10.0.0.{number}")
         self.clients = Clients(self)
-        for machine in self.machines.values():
+        self.on_writable.append(self.clients.accepting)
+        self.on_acknowledged.append(self.checker.acknowledged)
+        for machine in self.machines.values() if started else ():
             machine.start_agent()
 
     def __enter__(self) -> World:
