@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from pgcore.testing.simulation.world import Setup, World
+from pgcore.testing.simulation.world import Setup
+from sim.told import Told
 
-Simulate = Callable[..., World]
+Simulate = Callable[..., Told]
 
 
 @pytest.fixture
@@ -18,14 +19,10 @@ def simulate() -> Iterator[Simulate]:
 
     With ``settled=False`` it has just begun. At the end of the test the checker must have nothing to say.
     """
-    made: list[World] = []
-    stories: list[str] = []
+    made: list[Told] = []
 
-    def told(at: float, who: str, what: str) -> None:
-        stories.append(f"{at:9.2f} {who:>8} {what}")
-
-    def build(*, seed: int = 0, settled: bool = True, **setup: Any) -> World:
-        world = World(Setup(**setup), seed, told)
+    def build(*, seed: int = 0, settled: bool = True, **setup: Any) -> Told:
+        world = Told(Setup(**setup), seed)
         made.append(world)
         if settled:
             world.settle()
@@ -35,5 +32,5 @@ def simulate() -> Iterator[Simulate]:
     violations = [str(each) for world in made for each in world.checker.violations]
     for world in made:
         world.close()
-    print("\n".join(stories[-400:]))
+        print("\n".join(f"{at:9.2f} {who:>8} {what}" for at, who, what in world.lines[-400:]))
     assert not violations, "\n".join(violations)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pgcore.clock import Deadline
-from pgcore.hookspecs import BootstrapMethod
+from pgcore.hookspecs import BootstrapMethod, ReplicaMethod
 from pgcore.model.basics import Role
 from pgcore.model.node import NodeView
 from pgcore.model.server import ServerSettings, Upstream
@@ -21,6 +21,7 @@ from pgcore.testing.simulation.wal import Commit
 
 T = TypeVar("T")
 INITDB = BootstrapMethod("initdb", lambda request: None)
+METHODS = [(ReplicaMethod("basebackup", lambda request: None), ())]
 
 
 class Room:
@@ -80,7 +81,7 @@ class Room:
 
     def join(self, name: str, source: str = "a") -> None:
         """A standby, copied from there and streaming from there."""
-        self.ask(name, lambda port: port.clone(ProgramRunner(), (), self.upstream(source)))
+        self.ask(name, lambda port: port.clone(ProgramRunner(), METHODS, self.upstream(source)))
         self.start(name, source)
 
     def start(self, name: str, upstream: str | None) -> bool:

@@ -16,7 +16,7 @@ from pgcore.model.settings import PermanentSlot
 from pgcore.postgres.programs import ProgramRunner
 from pgcore.testing.simulation.postgres import SimulatedPostgres
 from pgcore.testing.simulation.server import Phase
-from sim.servers import Room, room
+from sim.servers import METHODS, Room, room
 
 
 def name_standbys(r: Room, text: str | None) -> bool:
@@ -256,7 +256,7 @@ def test_an_exit_is_told_with_its_process_id() -> None:
 def test_a_copy_whose_agent_dies_is_half_made_and_starts_nothing() -> None:
     with room() as r:
         r["b"].kill()
-        r.agents["b"].start(lambda: r.ports["b"].clone(ProgramRunner(), (), r.upstream("a")))
+        r.agents["b"].start(lambda: r.ports["b"].clone(ProgramRunner(), METHODS, r.upstream("a")))
         r.passes(2.0)
         assert r.ports["b"].state is State.CREATING_REPLICA and r.look("b").control is None
         r.agents["b"].kill()
@@ -281,7 +281,7 @@ def test_a_copy_that_fails_leaves_nothing(failure: str) -> None:
             "cancelled": ctx.cancelled.set, "fails": lambda: setattr(r["b"].pace, "clone_fails", True)}
         r.scheduler.after(2.0, events[failure], r.agents["b"])
         with pytest.raises((ServerError, CancelledError)):
-            r.ask("b", lambda port: port.clone(ctx, (), r.upstream("a")))
+            r.ask("b", lambda port: port.clone(ctx, METHODS, r.upstream("a")))
         assert r["b"].files is None and r.look("b").data_dir is DataDir.EMPTY
         assert [name for name, _ in r.happened("removed")][:1] == ["b"]
 

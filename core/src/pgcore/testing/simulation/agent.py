@@ -16,13 +16,14 @@ from pgcore.daemon.board import Board
 from pgcore.daemon.callbacks import CallbackLane
 from pgcore.daemon.configuration import Configuration
 from pgcore.daemon.mailbox import Mailbox
+from pgcore.daemon.methods import works_without_leader
 from pgcore.daemon.peers import Peers
 from pgcore.daemon.perform import Performer, Ports
 from pgcore.daemon.tasks import Tasks
 from pgcore.daemon.watchers import watch_store
 from pgcore.dcs import codec
 from pgcore.errors import StoreUnavailableError
-from pgcore.hookspecs import BootstrapMethod, GateRequest, ReplicaMethod, Veto
+from pgcore.hookspecs import BootstrapMethod, CallbackEvent, GateRequest, ReplicaMethod, Veto
 from pgcore.model import actions as a
 from pgcore.model.basics import Json
 from pgcore.postgres.programs import ProgramRunner
@@ -71,12 +72,18 @@ def config_text(scope: str, name: str, host: str, extra: Mapping[str, Json], dyn
     return json.dumps(document)
 
 
+def _without_leader(options: Json) -> bool:
+    """This method makes a replica while nobody leads."""
+    return isinstance(options, Mapping) and bool(options.get("no_leader"))
+
+
 class _Configuration(Configuration):
     """Whose cache file is a value on the simulated disk."""
 
     def __init__(self, machine: Machine, local: LocalConfig) -> None:
         self._machine = machine
-        super().__init__(local, 5, 15)
+        registry: Registry = _Guests(machine)  # type: ignore[assignment]
+        super().__init__(local, 5, 15, leaderless=lambda methods: works_without_leader(registry, methods))
 
     def read_cache(self) -> dict[str, Json] | None:
         """What the disk keeps."""
@@ -101,7 +108,7 @@ class _Signals:
 
 
 class _Guests:
-    """The plugins of a simulated node: one replica method, one bootstrap method, a gate that faults can close."""
+    """The plugins of a simulated node: base backups, initdb, backups from an archive, a gate that faults can close."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -112,6 +119,9 @@ class _Guests:
 
     def tell(self, hook: str, **arguments: Any) -> None:
         """Callbacks take their time."""
+        event = arguments.get("event")
+        if isinstance(event, CallbackEvent):
+            self._machine.heard.append(f"{event.action} {event.role}")
         if self._machine.callback_s:
             threads.sleep(self._machine.callback_s)
 
@@ -122,12 +132,15 @@ class _Guests:
         return [Veto("the gate of this simulation is closed")] if self._machine.vetoes else []
 
     def replica_methods(self) -> dict[str, ReplicaMethod]:
-        """A base backup; the server model makes it."""
-        return {"basebackup": ReplicaMethod("basebackup", lambda request: None)}
+        """A base backup, and ``restore`` of a backup; the server model makes them."""
+        return {
+            "basebackup": ReplicaMethod("basebackup", lambda request: None),
+            "restore": ReplicaMethod("restore", lambda request: None, _without_leader),
+        }
 
     def bootstrap_methods(self) -> dict[str, BootstrapMethod]:
-        """initdb; the server model makes it."""
-        return {"initdb": BootstrapMethod("initdb", lambda request: None)}
+        """initdb, and ``restore`` of a backup; the server model makes them."""
+        return {name: BootstrapMethod(name, lambda request: None) for name in ("initdb", "restore")}
 
 
 class _PostmasterWatch:

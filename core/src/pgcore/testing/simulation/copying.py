@@ -5,12 +5,13 @@ They run as children of the agent and end with it, at any point: what they have 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pgcore import threads
 from pgcore.clock import now
-from pgcore.errors import PgcoreError, ServerError
+from pgcore.errors import CancelledError, PgcoreError, ServerError
 from pgcore.model.basics import Lsn
 from pgcore.model.node import ControlState
 from pgcore.model.server import Upstream
@@ -19,7 +20,8 @@ from pgcore.testing.simulation.server_files import CHECKPOINT_RECORD, DataFiles
 from pgcore.testing.simulation.wal import Commit, history, passed, timeline_root
 
 if TYPE_CHECKING:
-    from pgcore.hookspecs import TaskContext
+    from pgcore.hookspecs import ReplicaMethod, TaskContext
+    from pgcore.model.basics import Json
 
 _STEP_S = 0.5
 _CLEAN = (ControlState.SHUT_DOWN, ControlState.SHUT_DOWN_IN_RECOVERY)
@@ -56,10 +58,41 @@ def make_cluster(server: Server, ctx: TaskContext) -> None:
     server.make_cluster()
 
 
-def clone(server: Server, ctx: TaskContext, upstream: Upstream | None) -> None:
-    """pg_basebackup. Raises ServerError or CancelledError; then nothing is left behind."""
-    if upstream is None:
-        raise ServerError("no replica could be made: none of the configured methods works without a source")
+def clone(server: Server, ctx: TaskContext, methods: Sequence[tuple[ReplicaMethod, Json]], upstream: Upstream | None) -> None:
+    """The first method that works. Raises ServerError or CancelledError; then nothing is left behind."""
+    failures = []
+    for method, options in methods:
+        try:
+            if upstream is not None and method.name == "basebackup":
+                return _base_backup(server, ctx, upstream)
+            if method.name == "restore" and (upstream is not None or method.works_without_source(options)):
+                return restore(server, ctx)
+        except CancelledError:
+            raise
+        except ServerError as error:
+            failures.append(f"{method.name}: {error}")
+    why = "; ".join(failures) or "none of the configured methods works without a source"
+    raise ServerError(f"no replica could be made: {why}")
+
+
+def restore(server: Server, ctx: TaskContext) -> None:
+    """A backup comes from the archive. Raises ServerError or CancelledError; then nothing is left behind."""
+    ctx.check()
+    server.remove()
+    backup = server.backup
+    if backup is None:
+        raise ServerError("there is no backup")
+    server.begin_copy("restore")
+    ctx.report(phase="restore")
+    try:
+        _work(server, ctx, server.pace.clone_s)
+    except PgcoreError:
+        server.remove()
+        raise
+    _take_over(server, backup, ControlState.IN_PRODUCTION)
+
+
+def _base_backup(server: Server, ctx: TaskContext, upstream: Upstream) -> None:
     ctx.check()
     server.remove()
     server.begin_copy("pg_basebackup")
@@ -77,14 +110,14 @@ def clone(server: Server, ctx: TaskContext, upstream: Upstream | None) -> None:
         server.remove()
         raise
     state = ControlState.IN_ARCHIVE_RECOVERY if standby else ControlState.IN_PRODUCTION
-    _take_over(server, source, state)
+    assert source.files is not None
+    _take_over(server, source.files, state)
     server.tell("cloned", source=source, commit=server.at)
 
 
-def _take_over(server: Server, source: Server, state: ControlState) -> None:
-    """The data directory is a copy of the source's from now on."""
-    theirs = source.files
-    assert theirs is not None and theirs.control is not None
+def _take_over(server: Server, theirs: DataFiles, state: ControlState) -> None:
+    """The data directory is a copy of this one from now on."""
+    assert theirs.control is not None
     end = theirs.wal.cut(theirs.replayed)
     recovered = state is ControlState.IN_ARCHIVE_RECOVERY
     control = replace(
@@ -145,7 +178,7 @@ def rewind(server: Server, ctx: TaskContext, upstream: Upstream) -> None:
         raise ServerError("pg_rewind: could not write file")
     _work(server, ctx, server.pace.rewind_s / 2, source)
     mistaken = had.shared(source.at) < min(fork, had.position)
-    _take_over(server, source, ControlState.IN_ARCHIVE_RECOVERY)
+    _take_over(server, source.files, ControlState.IN_ARCHIVE_RECOVERY)
     server.tell("rewound", source=source, had=had, commit=server.at)
     if mistaken and server.files is not None:
         server.files.spoiled = True

@@ -33,6 +33,8 @@ class Machine:
         self.thawed_at = -1e9
         self.callback_s = self.gate_s = 0.0
         self.vetoes = False
+        self.heard: list[str] = []
+        """What the callbacks of its agents were told, each as ``on_role_change primary``."""
         self.doors: Doors | None = None
         self.life: AgentLife | None = None
         self.process: Process | None = None

@@ -20,7 +20,7 @@ from pgcore.model.node import ControlData, ControlState
 from pgcore.model.server import Upstream
 from pgcore.model.settings import PermanentSlot
 from pgcore.postgres.lifecycle import StopMode
-from pgcore.testing.simulation import copying
+from pgcore.testing.simulation import copying, parameters
 from pgcore.testing.simulation.quick_postgres import POLL_S, QuickSimulatedPostgres
 from pgcore.testing.simulation.server import Phase, Server
 from pgcore.testing.simulation.server_files import SlotState
@@ -58,9 +58,12 @@ class SimulatedPostgres(QuickSimulatedPostgres):
 
     def _start(self, ctx: TaskContext, role: Role, upstream: Upstream | None, timeout_s: float,
                launched: Callable[[], None] = lambda: None) -> bool:
+        during = self.state
         try:
             self._check_startable()
             self.write_files(role=role, upstream=upstream, standby=role != Role.PRIMARY)
+            self.server.parameters = parameters.at_start(
+                self._settings, self._data().control, follows=role != Role.PRIMARY or during is State.BOOTSTRAP_STARTING)
             self.server.launch()
             self.role = role
             launched()
@@ -274,7 +277,7 @@ class SimulatedPostgres(QuickSimulatedPostgres):
         custom = method.name != "initdb"
         with self._action(State.CUSTOM_BOOTSTRAP if custom else State.INITDB):
             try:
-                copying.make_cluster(self.server, ctx)
+                (copying.restore if custom else copying.make_cluster)(self.server, ctx)
             except PgcoreError:
                 self.state = State.CUSTOM_BOOTSTRAP_FAILED if custom else State.INITDB_FAILED
                 raise
@@ -296,7 +299,7 @@ class SimulatedPostgres(QuickSimulatedPostgres):
             raise ServerError(f"PostgreSQL runs on {self._settings.data_dir}: stop it before a new copy is made")
         with self._action(State.CREATING_REPLICA):
             try:
-                copying.clone(self.server, ctx, source)
+                copying.clone(self.server, ctx, methods, source)
                 self.role = Role.REPLICA
             finally:
                 self.state = State.STOPPED

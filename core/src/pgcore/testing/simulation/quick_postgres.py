@@ -16,11 +16,11 @@ from pgcore.postgres.quick import QUICK_S, SETTLE_S
 from pgcore.postgres.recovery import Change
 from pgcore.postgres.synchronous import LOOK_EVERY_S, NAME, TAKEN_OVER_S
 from pgcore.postgres.timeline import LeaderTimeline, Switch
+from pgcore.testing.simulation import parameters
 from pgcore.testing.simulation.server import Phase, Server
 from pgcore.testing.simulation.server_files import DataFiles, Followed, SlotState
 from pgcore.testing.simulation.wal import Branch, beginning, history, passed, timeline_root
 
-VERSION = 150006
 POLL_S = 0.5
 """How often a wait looks whether it was cancelled; what it waits for wakes it at once."""
 
@@ -79,11 +79,11 @@ class QuickSimulatedPostgres:
 
     def major_version(self) -> int:
         """Such as 15."""
-        return VERSION // 10000
+        return self.server.version // 10000
 
     def binary_version(self) -> int:
         """Such as 150006."""
-        return VERSION
+        return self.server.version
 
     @property
     def _files(self) -> DataFiles | None:
@@ -220,7 +220,7 @@ class QuickSimulatedPostgres:
             at, data_dir, self.role, self.state, running=True, postmaster_pid=pid, accepting=accepting,
             is_primary=self.role == Role.PRIMARY, system_id=files.system_id if files else None, control=control,
             recovery_files=files is not None and files.standby_signal, rewind_possible=self._rewindable(files),
-            server_version=VERSION, postmaster_start=server.started)
+            server_version=self.server.version, postmaster_start=server.started)
 
     def _observe_up(self, at: Any, data_dir: DataDir, pid: int) -> NodeView:
         server = self.server
@@ -232,18 +232,19 @@ class QuickSimulatedPostgres:
         shown: dict[str, Any] = {}
         if recovering:
             received, replayed = (position if server.received else None), Lsn(files.replayed)
-            shown = {"received": received, "replayed": replayed}
+            shown = {"received": received, "replayed": replayed, "replay_paused": server.replay_paused}
             position = max(received or replayed, replayed)
             if receiver is not None:
                 above = receiver.upstream
                 shown["receiver"] = WalReceiver("streaming", above.host, above.port, receiver.followed.slot, timeline, position)
         return NodeView(
             at, data_dir, self.role, self.state, running=True, answering=True, accepting=True, system_id=files.system_id,
-            server_version=VERSION, postmaster_pid=pid, postmaster_start=server.started, is_primary=not recovering,
+            server_version=self.server.version, postmaster_pid=pid, postmaster_start=server.started, is_primary=not recovering,
             timeline=timeline, position=position, senders=self._senders() if server.senders else (),
             slots=self._slots(files) if files.slots else (), names=self._look_at_names(files),
             hot_standby_feedback=self._feedback, has_restore_command=self._restores, archiving=self._archiving,
-            recovery_files=files.standby_signal, rewind_possible=self._rewindable(files), **shown)
+            recovery_files=files.standby_signal, rewind_possible=self._rewindable(files),
+            pending_restart=parameters.pending(self._settings, server.parameters), **shown)
 
     def _senders(self) -> tuple[WalSender, ...]:
         server = self.server
@@ -260,10 +261,11 @@ class QuickSimulatedPostgres:
     def _slots(self, files: DataFiles) -> tuple[Slot, ...]:
         used = {stream.followed.slot for stream in self.server.senders}
         return tuple(
-            Slot(slot.name, slot.physical, slot.name in used, None if slot.restart is None else Lsn(slot.restart),
+            Slot(slot.name, slot.physical, slot.active or slot.name in used, None if slot.restart is None else Lsn(slot.restart),
                  None if slot.confirmed is None else Lsn(slot.confirmed), slot.plugin, slot.database,
-                 catalog_xmin=slot.catalog_xmin, wal_status="lost" if slot.lost else "reserved")
-            for slot in files.slots.values())
+                 xmin=slot.xmin, catalog_xmin=slot.catalog_xmin,
+                 wal_status="lost" if slot.lost else "reserved", failover=slot.failover, synced=slot.synced)
+            for slot in files.slots.values() if not slot.temporary)
 
     def _look_at_names(self, files: DataFiles) -> StandbyNames:
         waiting, ours, known = self.server.waiting, self._standby_names() is not None, self._names
@@ -451,9 +453,11 @@ class QuickSimulatedPostgres:
         self._followed_at = now()
 
     def resume_replay(self) -> bool:
-        """Nothing pauses a replay in here."""
+        """Let a paused replay go on; whether it was paused."""
         self._quickly()
-        return False
+        paused = self.server.replay_paused
+        self.server.resume_replay()
+        return paused
 
     # -- slots -------------------------------------------------------------------------------------------------------------
 
@@ -466,10 +470,14 @@ class QuickSimulatedPostgres:
         """Make a physical slot; an existing one is fine. Raises ServerError."""
         self._quickly().setdefault(name, SlotState(name, True, self.server.at.position))
 
+    def _in_use(self, name: str) -> bool:
+        slot = self.server.files.slots.get(name) if self.server.files is not None else None
+        return (slot is not None and slot.active) or any(stream.followed.slot == name for stream in self.server.senders)
+
     def drop_slot(self, name: str) -> None:
         """Remove a slot; an absent one is fine. Raises ServerError."""
         slots = self._quickly()
-        if any(stream.followed.slot == name for stream in self.server.senders):
+        if self._in_use(name):
             raise ServerError(f"replication slot {name} is active")
         slots.pop(name, None)
 
@@ -478,7 +486,7 @@ class QuickSimulatedPostgres:
         slot = self._quickly().get(name)
         if slot is None:
             raise ServerError(f"replication slot {name} does not exist")
-        if any(stream.followed.slot == name for stream in self.server.senders):
+        if self._in_use(name):
             raise ServerError(f"replication slot {name} is active")
         if slot.restart is not None and lsn < slot.restart:
             raise ServerError(f"cannot advance replication slot to {lsn}, minimum is {Lsn(slot.restart)}")

@@ -64,6 +64,12 @@ class Server:
         self.received = False
         """This run has received WAL over a stream."""
         self.receiver: Stream | None = None
+        self.version = 150006
+        self.parameters: dict[str, int] = {}
+        """Those in force that only a start changes, see ``parameters``."""
+        self.replay_paused = False
+        self.backup: DataFiles | None = None
+        """What the method ``restore`` finds in an archive."""
         self.senders: list[Stream] = []
         self.waiting = Waiting(self)
         self.on_exit: list[Callable[[int], None]] = []
@@ -130,7 +136,7 @@ class Server:
         self.fleet.starts += 1
         self.pid, self.started = 1000 + self.fleet.starts, f"start {self.fleet.starts} of {self.name}"
         self.life = Process(self.scheduler, f"postgres {self.name}")
-        self.safe = self.received = self.seeking = self._replaying = self._was_up = False
+        self.safe = self.received = self.seeking = self._replaying = self._was_up = self.replay_paused = False
         self.in_recovery = self.files.standby_signal
         self.followed = self.files.followed if self.in_recovery else None
         self.waiting.begin(self.files.names)
@@ -158,7 +164,7 @@ class Server:
                 begin = files.wal.position
                 files.checkpoint(Commit(self._write(CHECKPOINT_RECORD).branch, begin))
             files.note(state=ControlState.IN_PRODUCTION, checkpoint_end=None, minimum_recovery=Lsn(0),
-                       minimum_recovery_timeline=0)
+                       minimum_recovery_timeline=0, parameters=dict(self.parameters))
         else:
             known = files.control.checkpoint if files.control is not None else Lsn(0)
             self._recovered_to(max(known, files.control.minimum_recovery if files.control is not None else Lsn(0)))
@@ -215,10 +221,10 @@ class Server:
 
     def _replay(self) -> None:
         assert self.files is not None
-        if self.pace.replay_s <= 0:
+        if self.pace.replay_s <= 0 and not self.replay_paused:
             self.files.replayed = self.files.wal.position
             return
-        if self._replaying or self.files.replayed >= self.files.wal.position:
+        if self._replaying or self.replay_paused or self.files.replayed >= self.files.wal.position:
             return
         target, self._replaying = self.files.wal.position, True
 
@@ -229,6 +235,11 @@ class Server:
                 self._replay()
 
         self._later(self.pace.replay_s, replayed)
+
+    def resume_replay(self) -> None:
+        """``pg_wal_replay_resume``."""
+        self.replay_paused = False
+        self._replay()
 
     # -- being told --------------------------------------------------------------------------------------------------------
 
@@ -254,7 +265,7 @@ class Server:
         self._write(END_OF_RECOVERY_RECORD)
         files.replayed = files.wal.position
         files.standby_signal, files.followed, self.followed = False, None, None
-        files.note(state=ControlState.IN_PRODUCTION)
+        files.note(state=ControlState.IN_PRODUCTION, parameters=dict(self.parameters))
         self.in_recovery = False
         self.changed.notify_all()
         self.tell("writable", how="promotion", commit=files.wal, before=before)

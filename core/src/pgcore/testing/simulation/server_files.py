@@ -73,6 +73,14 @@ class SlotState:
     database: str | None = None
     catalog_xmin: int | None = None
     lost: bool = False
+    xmin: int | None = None
+    temporary: bool = False
+    """Of a session; it is in nobody's list."""
+    failover: bool = False
+    synced: bool = False
+    """From version 17 on a standby keeps such a slot in step with its primary by itself."""
+    active: bool = False
+    """A client that is no standby of this world reads from it."""
 
 
 class Followed(NamedTuple):
