@@ -284,7 +284,7 @@ class Agent:
             resting = decision is beat.main and decision.rule != self._last_rule
             if acts or resting:
                 self._log_decision(decision, took_ms)
-        if beat.repeated and beat.world.last is not None and beat.world.last.ok:
+        if beat.in_vain:
             logger.error(
                 "rule %s answered twice in one heartbeat although its actions succeeded; the beat was ended", beat.repeated
             )

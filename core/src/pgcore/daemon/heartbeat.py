@@ -25,6 +25,8 @@ class Beat:
     wake_after: float | None = None
     repeated: str = ""
     """A rule that answered twice: its actions failed, so the beat was ended to try later."""
+    in_vain: bool = False
+    """They had not failed: they did not change what the rule looks at, which is a mistake of ours."""
 
     def add(self, stage: str, decision: Decision) -> None:
         """Note a decision."""
@@ -56,7 +58,7 @@ def heartbeat(world: World, beat: Beat | None = None) -> Generator[Step, Outcome
             if decision is None:
                 break
             if decision.rule in seen and decision.actions:
-                beat.repeated = decision.rule
+                beat.repeated, beat.in_vain = decision.rule, world.last is None or world.last.ok
                 ended = ended or stage == MAIN
                 break
             seen.add(decision.rule)
