@@ -35,6 +35,8 @@ class Machine:
         self.vetoes = False
         self.heard: list[str] = []
         """What the callbacks of its agents were told, each as ``on_role_change primary``."""
+        self.bug = False
+        """Every heartbeat of its agent ends with an error that nobody has foreseen."""
         self.doors: Doors | None = None
         self.life: AgentLife | None = None
         self.process: Process | None = None

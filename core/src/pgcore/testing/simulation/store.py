@@ -39,6 +39,8 @@ class StoreServer(MemoryServer):
         """It carries out writes; otherwise it answers reads only."""
         self.stale = 0.0
         """How often a read that need not be fresh is answered from the past."""
+        self.minority: dict[str, Snapshot] = {}
+        """What machines read whose member of the store has lost the majority; it carries out nothing of theirs."""
         self.watchers: list[Callable[[], None]] = []
         self._past: deque[tuple[float, Snapshot]] = deque()
 
@@ -86,6 +88,11 @@ class StoreServer(MemoryServer):
         for path in list(self.entries):
             self.remove(path)
 
+    def cut_off(self, machine: str) -> None:
+        """The member of the store that this machine talks to goes on alone; ``minority.pop`` takes it back."""
+        records = {path: Record(entry.value, str(entry.revision)) for path, entry in self.entries.items()}
+        self.minority[machine] = Snapshot(records, str(self.revision))
+
     def past(self, at_least: int) -> Snapshot | None:
         """An older state that is not older than this revision."""
         return next((snapshot for _, snapshot in self._past if int(snapshot.revision) >= at_least), None)
@@ -97,7 +104,7 @@ class SimulatedStore:
     carries: frozenset[Key] = frozenset()
 
     def __init__(self, server: StoreServer, network: Network, machine: str, member: str, timing: Timing) -> None:
-        self._server, self._network, self._scheduler = server, network, server.scheduler
+        self._server, self._network, self._scheduler, self._machine = server, network, server.scheduler, machine
         self._inner = MemoryStore(server, member, timing)
         self._there = network.line(Traffic.STORE, machine, STORE)
         self._back = network.line(Traffic.STORE, STORE, machine)
@@ -108,7 +115,7 @@ class SimulatedStore:
 
     # -- one request ---------------------------------------------------------------------------------------------------------
 
-    def _call(self, deadline: Deadline, effect: Callable[[], T], *, writes: bool) -> T:
+    def _call(self, deadline: Deadline, effect: Callable[[], T], *, writes: bool, majority: bool = True) -> T:
         """Send a request, let it happen there, wait for the answer. Raises StoreUnavailableError when that takes too long."""
         scheduler, server, trip = self._scheduler, self._server, self._network.trip
         waiting = scheduler.parked()
@@ -117,6 +124,8 @@ class SimulatedStore:
 
         def arrive() -> None:
             if not self._there.open or not server.serving or (writes and not server.writable):
+                return
+            if majority and self._machine in server.minority:
                 return
             server.expire()
             try:
@@ -155,13 +164,15 @@ class SimulatedStore:
 
         def effect() -> Snapshot:
             server = self._server
+            if not fresh and self._machine in server.minority:
+                return server.minority[self._machine]
             if not fresh and server.stale and self._network.dice.random() < server.stale:
                 older = server.past(self._seen)
                 if older is not None:
                     return older
             return self._inner.read(fresh=fresh, deadline=deadline)
 
-        snapshot = self._call(deadline, effect, writes=False)
+        snapshot = self._call(deadline, effect, writes=False, majority=fresh)
         self._seen = max(self._seen, int(snapshot.revision))
         return snapshot
 
@@ -202,18 +213,23 @@ class SimulatedStore:
     def _told(self) -> None:
         """Something has changed there: the news travels."""
         trip = self._network.trip(self._back)
-        if trip is not None:
+        if trip is not None and self._machine not in self._server.minority:
             self._scheduler.put(self._scheduler.now + trip, Wakeup(self._process, self._changed.notify_all))
 
     def watch(self, seen: str, *, timeout: float) -> bool:
         """Sleep until a watched key is newer than ``seen``; without a connection it is looked for again each second."""
         end = Deadline.after(timeout)
         while not end.expired:
-            connected = self._there.open and self._back.open and self._server.serving
+            connected = self._connected
             if connected and self._server.watched_revision > int(seen or 0):
                 return True
             self._changed.wait(end.left() if connected else min(1.0, end.left()))
         return False
+
+    @property
+    def _connected(self) -> bool:
+        server = self._server
+        return self._there.open and self._back.open and server.serving and self._machine not in server.minority
 
     def close(self) -> None:
         """The client is gone; its lease runs on to its end."""

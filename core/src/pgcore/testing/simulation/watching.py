@@ -20,6 +20,10 @@ TWICE_EVERY = 97
 """Of so many heartbeats one is decided again from the same view and the same answers."""
 
 
+class StagedError(Exception):
+    """An error on order of a scenario, as a bug would raise it."""
+
+
 class Watch(Recorder):
     """Stands where an agent has its flight recorder."""
 
@@ -31,6 +35,8 @@ class Watch(Recorder):
         """A heartbeat that is watched."""
         beat, steps, ours = Beat(world), [], self._world
         ours.cycles += 1
+        if ours[self._name].bug:
+            raise StagedError
         course = heartbeat(world, beat)
         try:
             asked = next(course)
@@ -92,7 +98,7 @@ class Listener(logging.Handler):
         """A line that some agent logged."""
         who, text = self._world.scheduler.current.name.partition("/")[0], record.getMessage()
         self._world.tell(who, text)
-        if record.exc_info and record.exc_info[1] is not None:
+        if record.exc_info and record.exc_info[1] is not None and not isinstance(record.exc_info[1], StagedError):
             error = record.exc_info[1]
             where = traceback.extract_tb(error.__traceback__)[-1]
             self._world.checker.violated("no bugs", f"{who}: {text}: {error!r} at {where.name}:{where.lineno}")
