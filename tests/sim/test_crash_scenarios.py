@@ -55,7 +55,7 @@ def test_a_primary_that_restarts_without_the_lock_does_not_come_up(simulate: Sim
 
 
 def test_a_forced_new_copy_and_the_start_of_a_dead_server_never_run_together(simulate: Simulate) -> None:
-    """A new copy is forced while a dead standby is being started: the start ends first, none begins while the copy runs. (EC 94)"""
+    """A new copy is forced while a dead standby starts: that ends first, and no start begins while the copy runs. (EC 94)"""
     world = simulate()
     _, standby, _ = cast(world)
     standby.server.pace.start_s = 30.0
