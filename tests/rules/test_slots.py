@@ -254,7 +254,14 @@ DROPS = (
     ),
     kept(
         "a slot in use cannot be replaced: it is left until its user is gone",
-        lead(B, C, replace(CDC, plugin="pgoutput", active=True), permanent_slots=(LOGICAL,), feedback_forced=True),
+        lead(
+            B,
+            C,
+            replace(CDC, plugin="pgoutput", active=True),
+            permanent_slots=(LOGICAL,),
+            feedback_forced=True,
+            slots=SlotMemory(complaints=frozenset({"other cdc"})),
+        ),
     ),
 )
 
@@ -332,6 +339,8 @@ MOVES = (
 
 ACTIVE_X = lead(B, C, Slot("x", True, True, Lsn(1)), slots=SlotMemory(found=frozenset()))
 FOUND_X = lead(B, C, physical("x"), slots=idle("x", 1799, found=True))
+WITH_CDC: dict[str, Any] = {"permanent_slots": (LOGICAL,), "feedback_forced": True}
+OTHER_CDC = lead(B, C, replace(CDC, plugin="wal2json", active=True), **WITH_CDC)
 TWINS = view("a", member("a"), member("n-1"), member("n.1"))
 N_1 = Slot("n_1", True, True, Lsn(900))
 
@@ -368,6 +377,20 @@ COMPLAINTS = (
         stage="upkeep",
     ),
     case(
+        "a configured logical slot is in use with another plugin: nobody can copy it, which is said (EC 161)",
+        OTHER_CDC,
+        "upkeep.slot_complaints",
+        ComplainAboutSlots,
+        stage="upkeep",
+    ),
+    case(
+        "it is not in use, but protected (EC 161)",
+        lead(B, C, replace(CDC, plugin="wal2json"), ignore_slots=({"name": "cdc"},), **WITH_CDC),
+        "upkeep.slot_complaints",
+        ComplainAboutSlots,
+        stage="upkeep",
+    ),
+    case(
         "what was complained about is settled",
         lead(B, C, slots=SlotMemory(complaints=frozenset({"active x"}))),
         "upkeep.slot_complaints",
@@ -395,6 +418,7 @@ def said(at: World) -> str:
 
 def test_complaints_name_the_slot_and_the_remedy() -> None:
     assert "slot x is in use" in said(ACTIVE_X) and "ignore_slots" in said(ACTIVE_X)
+    assert "cdc is of wal2json in database shop, configured is one that is of test_decoding in database shop" in said(OTHER_CDC)
     assert "unused for 1800 s" in said(FOUND_X)
     assert "n-1 and n.1 share the slot name n_1" in said(lead(N_1, cluster=TWINS))
 

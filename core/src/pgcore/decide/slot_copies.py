@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pgcore.decide.slots import here, limit, patience, unknown
+from pgcore.decide.slots import here, limit, patience, protected, stuck, unknown
 from pgcore.decide.slots_wanted import chain, feedback, mistakes, wanted_logical
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import ComplainAboutSlots, CopySlots, LeaderSlots, Outcome, RewindState, ServeSlots
@@ -173,6 +173,7 @@ def complaints(w: World) -> Mapping[str, str]:
                     f"the slot {slot.name} was here before this agent and is not configured: it is dropped when it has been "
                     f"unused for {patience(w, slot.name):.0f} s; {remedy}"
                 )
+        found |= {f"other {slot.name}": _described(w, slot) for slot in stuck(w)}
     forced = w.settings.feedback_forced and not w.settings.server_stale
     if unproven(w) and forced and not w.node.hot_standby_feedback:
         found["feedback"] = (
@@ -180,6 +181,21 @@ def complaints(w: World) -> Mapping[str, str]:
             "look for it in postgresql.auto.conf"
         )
     return found
+
+
+def _described(w: World, slot: Slot) -> str:
+    """A slot that has a configured name and is something else. (EC 161)"""
+
+    def kind(database: str | None, plugin: str | None) -> str:
+        return f"of {plugin} in database {database}" if database else "physical"
+
+    logical = wanted_logical(w).get(slot.name)
+    want = kind(logical.database, logical.plugin) if logical is not None else kind(None, None)
+    why = "is protected" if protected(w, slot) else "is in use"
+    return (
+        f"the slot {slot.name} is {kind(slot.database, slot.plugin)}, configured is one that is {want}, which is neither made nor "
+        f"copied as long as the other {why}: drop it, or configure the one that is there"
+    )
 
 
 def complaint(w: World) -> ComplainAboutSlots | None:

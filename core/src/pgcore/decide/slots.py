@@ -151,6 +151,12 @@ def unknown(w: World) -> tuple[Slot, ...]:
     )
 
 
+def stuck(w: World) -> tuple[Slot, ...]:
+    """Slots that have a configured name and are of another kind, and cannot be dropped. (HA rules 21.3.4, EC 161)"""
+    want = wanted(w)
+    return tuple(slot for slot in here(w) if slot.name in want and not _fits(slot, want) and (slot.active or protected(w, slot)))
+
+
 def noted(w: World) -> SlotMemory:
     """What is remembered after a look at the node and the store; after a pause patience begins anew. (HA rules 3.19)"""
     memory = w.memory.slots
