@@ -11,7 +11,7 @@ from pgcore.dcs.store import MEMBERS, Key
 from pgcore.testing.simulation.server_files import SlotState
 from sim.conftest import Simulate
 from sim.remote import SECTION, follow, remote_primary
-from sim.told import Told, agent, forget, memory, others, primary, rules_of, slots, streams_from
+from sim.told import Told, agent, forget, founded_by, memory, others, primary, rules_of, slots, streams_from
 
 FEED = {"type": "logical", "database": "shop", "plugin": "pgoutput"}
 LOGICAL: dict[str, Any] = {
@@ -71,8 +71,9 @@ def test_the_temporary_slot_of_a_base_backup_is_left_alone(simulate: Simulate) -
     """A session's own slot is neither dropped nor complained about (EC 162)."""
     world = simulate()
     leader = primary(world)
-    slots(leader)["pg_basebackup_77"] = SlotState("pg_basebackup_77", True, leader.server.at.position, temporary=True, active=True)
-    slots(leader)["idle_session"] = SlotState("idle_session", True, leader.server.at.position, temporary=True)
+    at = leader.server.at.position
+    slots(leader)["pg_basebackup_77"] = SlotState("pg_basebackup_77", True, at, temporary=True, active=True)
+    slots(leader)["idle_session"] = SlotState("idle_session", True, at, temporary=True)
     world.run(60)
     assert {"pg_basebackup_77", "idle_session"} <= slots(leader).keys()
     assert not world.said(leader.name, "pg_basebackup_77") and not world.said(leader.name, "idle_session")
@@ -130,12 +131,9 @@ def test_a_standby_cluster_has_no_logical_slots(simulate: Simulate) -> None:
 
 def test_a_node_that_does_not_stream_has_no_logical_slots_nor_anybody_below_it(simulate: Simulate) -> None:
     """b does not stream, c would stream from b: no logical slot on either, and b has no slot on the leader (EC 166)."""
-    own = {"b": {"tags": {"nostream": True}}, "c": {"tags": {"replicatefrom": "b"}}, "a": {"tags": {"failover_priority": 5}}}
+    own = {"b": {"tags": {"nostream": True}}, "c": {"tags": {"replicatefrom": "b"}}}
     world = simulate(dynamic=LOGICAL, own=own, nodes=("a", "b", "c"), settled=False)
-    assert world.run_until(lambda: world.writable() != [] and "feed" in slots(primary(world)), 60)
-    if world.leader != "a":
-        world.ask_switchover(world.leader, "a")
-        assert world.run_until(lambda: world.writable() == ["a"], 60)
+    founded_by(world, "a")
     world.run(75)
     assert world.leader == "a" and "feed" in slots(world["a"]) and world["b"].server.running
     assert "feed" not in slots(world["b"]) and "feed" not in slots(world["c"])
@@ -145,10 +143,8 @@ def test_a_node_that_does_not_stream_has_no_logical_slots_nor_anybody_below_it(s
 def test_nodes_that_want_to_follow_each_other_do_not_hang(simulate: Simulate) -> None:
     """b from c and c from b: each decision ends, both follow the leader, and neither has logical slots (EC 167)."""
     own = {"b": {"tags": {"replicatefrom": "c"}}, "c": {"tags": {"replicatefrom": "b"}}}
-    world = simulate(dynamic=LOGICAL, own=own)
-    if world.leader != "a":
-        world.ask_switchover(world.leader, "a")
-        assert world.run_until(lambda: world.writable() == ["a"], 60)
+    world = simulate(dynamic=LOGICAL, own=own, settled=False)
+    founded_by(world, "a")
     world.settle()
     forget(world)
     world.run(60)
@@ -181,10 +177,8 @@ def test_an_ancient_leader_publishes_no_positions_of_members(simulate: Simulate)
 
 def test_slots_of_a_cascade_without_a_leader(simulate: Simulate) -> None:
     """The leader is gone and b has c below it: b goes on without an error, and keeps the slot of c (EC 169)."""
-    world = simulate(own={"c": {"tags": {"replicatefrom": "b"}}, "b": {"tags": {"nofailover": True}}})
-    if world.leader != "a":
-        world.ask_switchover(world.leader, "a")
-        assert world.run_until(lambda: world.writable() == ["a"], 60)
+    world = simulate(own={"c": {"tags": {"replicatefrom": "b"}}, "b": {"tags": {"nofailover": True}}}, settled=False)
+    founded_by(world, "a")
     world.settle()
     assert streams_from(world["c"]) == "b" and "c" in slots(world["b"])
     world.checker.trouble("a", begins=True)

@@ -92,3 +92,12 @@ def streams_from(machine: Machine) -> str | None:
 def up_to_date(world: World) -> bool:
     """Every server has everything that its cluster's newest has."""
     return len({machine.server.at.position for machine in world if machine.server.files is not None}) == 1
+
+
+def founded_by(world: World, name: str) -> Machine:
+    """Let this node make the cluster of a world that has just begun; the others' agents start a moment later."""
+    thaw = [machine.freeze_agent() for machine in world if machine.name != name]
+    assert world.run_until(lambda: world.leader == name and world.writable() == [name], 30)
+    for each in thaw:
+        each()
+    return world[name]
