@@ -193,7 +193,7 @@ def _described(w: World, slot: Slot) -> str:
     want = kind(logical.database, logical.plugin) if logical is not None else kind(None, None)
     why = "is protected" if protected(w, slot) else "is in use"
     return (
-        f"the slot {slot.name} is {kind(slot.database, slot.plugin)}, configured is one that is {want}, which is not made and not "
+        f"the slot {slot.name} is {kind(slot.database, slot.plugin)}, configured is one that is {want}, not made nor "
         f"copied as long as the other {why}: drop it, or configure the one that is there"
     )
 
