@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from pgcore.daemon.heartbeat import Beat
+from pgcore.daemon.peers import PeerAccess
 from pgcore.dcs.store import MEMBERS, Key
 from pgcore.model import actions as a
+from pgcore.testing.simulation.agent import LOGIN
 from pgcore.testing.simulation.machine import Machine
 from pgcore.testing.simulation.network import STORE, Traffic
 from pgcore.testing.simulation.world import World
@@ -72,14 +74,14 @@ class Diary:
 def code(machine: Machine, path: str) -> int:
     """What its REST API answers to this health check now; 0: nobody listens."""
     doors = machine.doors
-    return doors.answer("GET", path, None, "127.0.0.1").code if doors is not None and doors.process.alive else 0
+    return doors.answer("GET", path, None, "127.0.0.1", PeerAccess()).code if doors is not None and doors.process.alive else 0
 
 
 def post_failsafe(machine: Machine, sender: Machine) -> int:
     """The code of its answer to being asked to keep that node as the leader."""
     assert machine.doors is not None
     body = {"name": sender.name, "conn_url": f"postgres://{sender.host}:5432/postgres", "api_url": f"http://{sender.host}:8008/patroni"}
-    return machine.doors.answer("POST", "/failsafe", json.dumps(body).encode(), sender.host).code
+    return machine.doors.answer("POST", "/failsafe", json.dumps(body).encode(), sender.host, PeerAccess(**LOGIN)).code
 
 
 def card(world: World, name: str) -> dict[str, Any]:

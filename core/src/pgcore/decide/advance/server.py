@@ -61,10 +61,13 @@ def _promote(world: World, action: Promote, outcome: Outcome) -> World:
 
 
 def _role(world: World, action: SetRole, outcome: Outcome) -> World:
+    """Whoever is demoted is no leader any more, also while its lease runs on because the store is away. (HA rules 17.3, EC 6)"""
     node = replace(world.node, role=action.role, is_primary=world.node.is_primary and action.role is not Role.DEMOTED)
     changed = world.role_changed or action.role is not world.node.role
     world = remember(replace(world, node=node, role_changed=changed), told=told_role(world, action.role))
-    return remember(world, recovering=False, last_result=None) if action.role is Role.DEMOTED else world
+    if action.role is not Role.DEMOTED:
+        return world
+    return remember(world, recovering=False, last_result=None, lease_until=None, failsafe_until=None)
 
 
 def told_role(world: World, role: Role) -> Told | None:

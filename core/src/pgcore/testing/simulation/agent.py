@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pgcore.testing.simulation.machine import Machine
 
 STORE_RETRY_S = 1.0
+LOGIN = {"username": "member", "password": "simulated"}
+"""Without one, unsafe requests are answered on loopback only, so nobody would vouch for a primary."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def config_text(scope: str, name: str, host: str, extra: Mapping[str, Json], dyn
     document: dict[str, Any] = {
         "scope": scope,
         "name": name,
-        "restapi": {"listen": f"{host}:8008", "connect_address": f"{host}:8008"},
+        "restapi": {"listen": f"{host}:8008", "connect_address": f"{host}:8008", "authentication": LOGIN},
         "simulated": {},
         "watchdog": {"mode": "off"},
         "bootstrap": {"dcs": {"postgresql": {"use_pg_rewind": True}, **dynamic}},

@@ -31,9 +31,10 @@ class Doors:
         self._front = FrontDoor(board, fresh, lambda: None, receiver.vouching)
         self._failsafe = FailsafeDoor(receiver, settings)
 
-    def answer(self, method: str, target: str, body: bytes | None, host: str) -> Answer:
+    def answer(self, method: str, target: str, body: bytes | None, host: str, access: PeerAccess) -> Answer:
         """As ``rest.server`` hands a request to its door."""
-        environment = {"REMOTE_ADDR": host, "CONTENT_LENGTH": str(len(body or b"")), "wsgi.input": io.BytesIO(body or b"")}
+        environment = {"REMOTE_ADDR": host, "CONTENT_LENGTH": str(len(body or b"")), "wsgi.input": io.BytesIO(body or b""),
+                       "HTTP_AUTHORIZATION": access.headers().get("Authorization")}
         if self._failsafe.knows(method, target):
             return self._failsafe.answer(environment, verified=False)
         if self._failsafe.votes(method, target):
@@ -82,7 +83,7 @@ class SimulatedHttp:
                 send_back(None)
                 return
             open_doors = doors
-            doors.process.start(lambda: send_back(open_doors.answer(method, path, body, self._host)))
+            doors.process.start(lambda: send_back(open_doors.answer(method, path, body, self._host, access)))
 
         if out is not None:
             scheduler.put(scheduler.now + out, Wakeup(scheduler.world, arrive))
