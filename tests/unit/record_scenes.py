@@ -14,7 +14,7 @@ from pgcore.model.cluster import ClusterView
 from pgcore.model.node import NodeView
 from pgcore.model.settings import Settings
 from pgcore.model.world import World
-from pgcore.record.beats import BeatRecord, Quiet, line
+from pgcore.record.beats import BeatRecord, Quiet, RecordEntry, line
 from pgcore.record.recorder import Recorder
 from pgcore.testing.builders import NOW, WALL, peers, standby, view, world
 
@@ -23,9 +23,9 @@ class Kept:
     """Entries in memory."""
 
     def __init__(self) -> None:
-        self.entries: list[BeatRecord | Quiet] = []
+        self.entries: list[RecordEntry] = []
 
-    def put(self, entry: BeatRecord | Quiet) -> None:
+    def put(self, entry: RecordEntry) -> None:
         """Keep it."""
         self.entries.append(entry)
 
@@ -37,7 +37,7 @@ class Kept:
     @property
     def kinds(self) -> list[str]:
         """What they are, in order."""
-        return ["beat" if isinstance(entry, BeatRecord) else f"quiet {entry.beats}" for entry in self.entries]
+        return [f"quiet {entry.beats}" if isinstance(entry, Quiet) else "beat" for entry in self.entries]
 
 
 class Node:

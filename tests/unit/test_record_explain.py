@@ -179,6 +179,12 @@ def test_a_record_without_such_a_moment_says_so(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "no failover, switchover or refusal is recorded there (a from" in result.output
 
 
+def test_what_a_guard_did_is_part_of_the_timeline(tmp_path: Path) -> None:
+    nodes = failover()
+    nodes[1].recorder.note(nodes[1].settings, WALL + 9, "the guard stopped PostgreSQL: the lease had ended")
+    assert "22:13:29.000  b  sees: the guard stopped" in "\n".join(render(only(tmp_path, nodes).entries))
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     ((), "name a record with --record, or the configuration of a node with -c"),
     (("--record", "/no/where"), "/no/where cannot be read: No such file or directory"),

@@ -250,6 +250,14 @@ def test_a_slow_disk_costs_beats_and_no_time(tmp_path: Path) -> None:
     assert time.monotonic() - began < 1.0
 
 
+def test_without_a_thread_the_agent_lives_without_a_recorder(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    code = ("import resource, threading, logging\nlogging.basicConfig()\nfrom unit.test_record_recorder import *\n"
+            f"threading.stack_size(1 << 40)\nrecorder = Recorder()\nrecorder.record_to({place!r})\nassert recorder.sink is None")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0 and "no flight recorder until the next reload" in ended.stderr, ended.stderr
+
+
 def test_another_place_is_used_at_once_and_none_ends_it(place: Place, tmp_path: Path) -> None:
     recorder = Recorder()
     assert recorder.sink is None
@@ -258,5 +266,8 @@ def test_another_place_is_used_at_once_and_none_ends_it(place: Place, tmp_path: 
     other = replace(place, path=str(tmp_path / "other" / "flight.jsonl"))
     recorder.record_to(other)
     recorder.sink.put(record(2))  # type: ignore[attr-defined]
-    recorder.record_to(None)
-    assert numbers(place.path) == [1] and numbers(other.path) == [2] and recorder.sink is None
+    recorder.note(REPLICA.settings, WALL + 3, "the guard did it, password=x")
+    recorder.record_to(None, wait_s=5.0)
+    assert recorder.sink is None and numbers(other.path) == [2, 3]
+    assert "the guard did it, password=***" in Path(other.path).read_text()
+    assert eventually(lambda: os.path.exists(place.path) and numbers(place.path) == [1])

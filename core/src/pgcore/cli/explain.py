@@ -76,17 +76,18 @@ def replay(files: tuple[str, ...], output: str) -> None:
     except NoRecordError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(UNUSABLE)
-    if not recording.count:
+    results = list(decide_again(recording))
+    if not results:
         click.echo(f"Error: no heartbeat is recorded there{''.join(f'; {remark}' for remark in recording.remarks())}", err=True)
         sys.exit(UNUSABLE)
-    differences = list(decide_again(recording))
+    differences = [found for found in results if found is not None]
     if output == "json":
-        click.echo(json.dumps({"heartbeats": recording.count, "differences": [found.document() for found in differences],
+        click.echo(json.dumps({"heartbeats": len(results), "differences": [found.document() for found in differences],
                                "remarks": recording.remarks()}, indent=1))
     else:
         for found in differences:
             _tell(found)
-        click.echo(f"{recording.count} heartbeats of {', '.join(recording.nodes)} were decided again, "
+        click.echo(f"{len(results)} heartbeats of {', '.join(recording.nodes)} were decided again, "
                    f"{len(differences) or 'none'} differently")
         _remark(recording)
     sys.exit(1 if differences else 0)

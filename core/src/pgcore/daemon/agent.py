@@ -237,6 +237,7 @@ class Agent:
         if action is not None and action != self._guard_told:
             self._guard_told = action
             logger.error("%s", action.text)
+            self.recorder.note(self.settings, wall(), action.text)
 
     # -- what others see -------------------------------------------------------------------------------------------------------
 

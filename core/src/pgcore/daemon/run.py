@@ -62,6 +62,7 @@ STORE_RETRY_S = 5.0
 STORE_PATIENCE_S = 1.0
 """A store that has not answered after this is mentioned."""
 CALLBACKS_AT_END_S = 10.0
+RECORD_AT_END_S = 1.0
 
 
 def run(path: str | None, prepared: Prepared | None = None) -> int:
@@ -427,7 +428,7 @@ def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, noti
         systemd.notify(notify_address, "READY=1")
         _tell_life(ports, agent, "pgcore_started")
         ended = agent.run()
-        recorder.record_to(None)
+        recorder.record_to(None, wait_s=RECORD_AT_END_S)
         systemd.notify(notify_address, "STOPPING=1")
         return _end(ports, agent, ended)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pgcore.decide.advance import ClusterReading
@@ -33,7 +33,8 @@ def account(records: Iterable[BeatRecord]) -> Iterator[Entry]:
     """Entries for the heartbeats of one node, in order."""
     before = Sight()
     for record in records:
-        before = yield from _beat(record, before)
+        entries, before = tell(record, before)
+        yield from entries
 
 
 def told(action: Action) -> str:
@@ -82,7 +83,9 @@ def timed(record: BeatRecord) -> Iterator[tuple[Decision, float, tuple[Step, ...
         yield decision, wall_of(record, before), tuple(done)
 
 
-def _beat(record: BeatRecord, before: Sight) -> Generator[Entry, None, Sight]:
+def tell(record: BeatRecord, before: Sight) -> tuple[list[Entry], Sight]:
+    """Entries for one heartbeat of a node that has seen that much before; what it has seen then."""
+    entries: list[Entry] = []
     me, node = record.start.settings.name, node_of(record)
     cluster = (views(record) or [None])[0]
     looked = wall_of(record, record.steps[1] if len(record.steps) > 1 else None)
@@ -91,21 +94,21 @@ def _beat(record: BeatRecord, before: Sight) -> Generator[Entry, None, Sight]:
         None if cluster is None else cluster.leader or "", _server(node), _request(cluster.failover if cluster else None),
         cluster is not None and record.start.settings.paused, rest.rule if rest else before.rested_on)
     for saw in _news(record, before, sight, node):
-        yield Entry(looked, me, saw=saw)
+        entries.append(Entry(looked, me, saw=saw))
     for decision, wall, done in timed(record):
         acts = any(loud(action) for action in decision.actions)
         if acts or (decision is rest and decision.rule != before.rested_on):
-            yield Entry(wall, me, decision.rule, decision.because, _actions(decision, done))
+            entries.append(Entry(wall, me, decision.rule, decision.because, _actions(decision, done)))
         for step in done:
             holder = _holder(step, sight.holder)
             saw = _learned(step) or (_lock(holder) if holder is not None and holder != sight.holder else "")
             sight = replace(sight, holder=holder)
             if saw:
-                yield Entry(wall_of(record, step), me, saw=saw)
+                entries.append(Entry(wall_of(record, step), me, saw=saw))
     if record.error:
         last = record.steps[-1] if record.steps else None
-        yield Entry(wall_of(record, last), me, saw=f"a bug that ended the beat: {record.error}")
-    return sight
+        entries.append(Entry(wall_of(record, last), me, saw=f"a bug that ended the beat: {record.error}"))
+    return entries, sight
 
 
 def _actions(decision: Decision, done: tuple[Step, ...]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """One recorded heartbeat: the world it began with, what each action came to, what was decided; and the lines of a record.
 
-A line is a JSON object: ``kind`` is ``beat``, ``quiet`` (beats that equalled the one before) or ``lost`` (beats that could not be
-written). ``at`` is the wall clock, ``by`` the version of pgcore that wrote it.
+A line is a JSON object: ``kind`` is ``beat``, ``quiet`` (beats that equalled the one before), ``note`` (what the agent learned
+otherwise) or ``lost`` (beats that could not be written). ``at`` is the wall clock, ``by`` the version of pgcore that wrote it.
 """
 
 from __future__ import annotations
@@ -51,11 +51,26 @@ class Quiet:
     rule: str
 
 
-def line(entry: BeatRecord | Quiet) -> str:
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something worth knowing that is no part of a heartbeat."""
+
+    node: str
+    scope: str
+    at: float
+    text: str
+
+
+RecordEntry = BeatRecord | Quiet | Note
+
+
+def line(entry: RecordEntry) -> str:
     """The entry as a line of a record, without secrets, without the line's end."""
     if isinstance(entry, BeatRecord):
         settings = entry.start.settings
         tree = _head("beat", settings.name, settings.scope, entry.start.wall) | {"beat": encode(entry)}
+    elif isinstance(entry, Note):
+        tree = _head("note", entry.node, entry.scope, entry.at) | {"text": entry.text}
     else:
         since = {"since": round(entry.since, 3), "beats": entry.beats, "rule": entry.rule}
         tree = _head("quiet", entry.node, entry.scope, entry.at) | since

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pgcore.decide.explain import loud, sentence
 from pgcore.model.actions import AcquireLease, BeginDemotion, DemoteMode, EndProcedure, Refuse
 from pgcore.model.basics import Json
-from pgcore.record.account import account, node_of, resting_rule, timed, views, wall_of
+from pgcore.record.account import Sight, node_of, resting_rule, tell, timed, views, wall_of
 from pgcore.record.beats import BeatRecord
 from pgcore.record.reading import Recording
 from pgcore.record.timeline import Entry, clock, merged
@@ -71,21 +71,50 @@ class _Fact:
 
 def moments(recording: Recording) -> list[Moment]:
     """Every failover, switchover and refusal of the recording, oldest first."""
-    facts = sorted((fact for node in recording.beats for beat in recording.beats[node] for fact in _facts(beat.record)),
-                   key=lambda fact: fact.wall)
-    entries = merged(entry for beats in recording.beats.values() for entry in account(beat.record for beat in beats))
-    found = [_takeover(recording, facts, fact) for fact in facts if fact.what == "took" and fact.whom not in ("", fact.node)]
+    story = _read(recording)
+    facts = story.facts
+    found = [_takeover(story, fact) for fact in facts if fact.what == "took" and fact.whom not in ("", fact.node)]
     found += _waits(facts, found)
     found += _kept(facts)
     found += [_refused(fact) for fact in facts if fact.what == "refused"]
-    return [_shown(moment, entries) for moment in sorted(found, key=lambda moment: moment.end)]
+    return [_shown(moment, story.entries) for moment in sorted(found, key=lambda moment: moment.end)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Story:
+    """A recording in the form in which moments are looked for, by time."""
+
+    recording: Recording
+    facts: list[_Fact]
+    entries: list[Entry]
+    members: dict[str, list[tuple[float, tuple[str, ...]]]]
+    """Whom each node saw as members, and since when."""
+
+    def members_at(self, node: str, wall: float) -> tuple[str, ...]:
+        """Whom it saw last by then."""
+        return next((names for since, names in reversed(self.members.get(node, [])) if since <= wall), ())
+
+
+def _read(recording: Recording) -> _Story:
+    facts, members = list[_Fact](), dict[str, list[tuple[float, tuple[str, ...]]]]()
+    entries = [Entry(note.at, note.node, saw=note.text) for note in recording.notes]
+    for node in recording.nodes:
+        sight, seen = Sight(), members.setdefault(node, [])
+        for beat in recording.beats(node):
+            facts += _facts(beat.record)
+            told, sight = tell(beat.record, sight)
+            entries += told
+            names = next((tuple(m.name for m in view.members) for view in views(beat.record) if view is not None), ())
+            if names and (not seen or seen[-1][1] != names):
+                seen.append((beat.at, names))
+    return _Story(recording, sorted(facts, key=lambda fact: fact.wall), merged(entries), members)
 
 
 def nothing_found(recording: Recording) -> str:
     """What to say when no moment is in the recording."""
     spans = []
     for node in recording.nodes:
-        first, last = recording.span(node) or (0.0, 0.0)
+        first, last = recording.spans[node]
         spans.append(f"{node} from {clock(first)} to {clock(last)}")
     return "no failover, switchover or refusal is recorded there (" + ", ".join(spans) + ")"
 
@@ -135,8 +164,8 @@ def _facts(record: BeatRecord) -> Iterator[_Fact]:
 # -- a node took over ------------------------------------------------------------------------------------------------------
 
 
-def _takeover(recording: Recording, facts: list[_Fact], took: _Fact) -> Moment:
-    old, new = took.whom, took.node
+def _takeover(story: _Story, took: _Fact) -> Moment:
+    old, new, facts = took.whom, took.node, story.facts
     held = max((f.wall for f in facts if f.what == "held" and f.whom == old and f.wall <= took.wall), default=None)
     free = min((f.wall for f in facts if f.what == "free" and (held or 0.0) < f.wall <= took.wall), default=took.wall)
     led = max((f.wall for f in facts if f.what == "took" and f.node == old and f.wall < took.wall), default=free - GIVING_UP_S)
@@ -144,12 +173,12 @@ def _takeover(recording: Recording, facts: list[_Fact], took: _Fact) -> Moment:
     kind, how = _kind(gave_up, took)
     parts = [f"{new} took over from {old} at {clock(took.wall)}: {how}."]
     parts += [f"{old} gave the lead up at {clock(f.wall)} ({f.rule}): {f.because}." for f in gave_up[-1:]]
-    parts += [] if gave_up else [_silent_end(recording, facts, took, held, free)]
+    parts += [] if gave_up else [_silent_end(story, took, held, free)]
     parts.append(f"{new} decided by {took.rule}: {took.because}.")
     rules = [*(f.rule for f in gave_up[-1:]), took.rule]
-    for node in sorted({*recording.nodes, *_members(recording, new, took.wall)} - {old, new}):
+    for node in sorted({*story.recording.nodes, *story.members_at(new, took.wall)} - {old, new}):
         near = [f for f in facts if f.node == node and free - 1.0 <= f.wall <= took.wall + 1.0]
-        text, rule = _bystander(recording, near, node, new)
+        text, rule = _bystander(story, near, node, new)
         parts.append(text)
         rules.append(rule)
     promoted = next((f for f in facts if f.node == new and f.what == "promoted" and f.wall >= took.wall), None)
@@ -169,25 +198,24 @@ def _kind(gave_up: list[_Fact], took: _Fact) -> tuple[Kind, str]:
     return Kind.FAILOVER, "a manual failover" if "manual failover" in took.because else "a failover"
 
 
-def _silent_end(recording: Recording, facts: list[_Fact], took: _Fact, held: float | None, free: float) -> str:
+def _silent_end(story: _Story, took: _Fact, held: float | None, free: float) -> str:
     """How the lock of a leader ended that did not give it up, and what its own record says of that time."""
     old = took.whom
     text = f"{old}'s lock ended without being given up: "
     text += f"recorded as held at {clock(held)}, found free at {clock(free)}." if held else f"it was found free at {clock(free)}."
-    span = recording.span(old)
-    if span is None:
+    if old not in story.recording.nodes:
         return text + f" There is no record of {old} itself."
     since = (held or free) - BEFORE_S
-    acted = [f for f in facts if f.node == old and f.what == "acted" and since <= f.wall <= took.wall + LATELY_S]
+    acted = [f for f in story.facts if f.node == old and f.what == "acted" and since <= f.wall <= took.wall + LATELY_S]
     if acted:
         return text + f" {old} itself decided at {clock(acted[0].wall)} ({acted[0].rule}): {acted[0].because}."
-    before = max((beat.at for beat in recording.beats.get(old, ()) if beat.at <= took.wall), default=span[0])
+    before = max((f.wall for f in story.facts if f.node == old and f.wall <= took.wall), default=story.recording.spans[old][0])
     return text + f" The last that {old} itself recorded before that is of {clock(before)}."
 
 
-def _bystander(recording: Recording, facts: list[_Fact], node: str, new: str) -> tuple[str, str]:
+def _bystander(story: _Story, facts: list[_Fact], node: str, new: str) -> tuple[str, str]:
     """What another member did about the free lock, and by which rule."""
-    if node not in recording.nodes:
+    if node not in story.recording.nodes:
         return f"There is no record of {node}.", ""
     late = next((f for f in facts if f.what == "late"), None)
     if late is not None:
@@ -196,15 +224,6 @@ def _bystander(recording: Recording, facts: list[_Fact], node: str, new: str) ->
     if stood:
         return f"{node} stood back ({stood[-1].rule}): {stood[-1].because}.", stood[-1].rule
     return f"{node} did not see the lock free.", ""
-
-
-def _members(recording: Recording, node: str, wall: float) -> list[str]:
-    """Names in the last view of this node up to this moment."""
-    for beat in reversed(recording.beats.get(node, [])):
-        seen = [view for view in views(beat.record) if view is not None]
-        if beat.at <= wall and seen:
-            return [member.name for member in seen[0].members]
-    return []
 
 
 # -- nobody took over ------------------------------------------------------------------------------------------------------

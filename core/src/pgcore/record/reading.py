@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pgcore.errors import PgcoreError
 from pgcore.model.basics import Json
-from pgcore.record.beats import FORMAT, BeatRecord, Quiet
+from pgcore.record.beats import FORMAT, BeatRecord, Note
 from pgcore.record.worlds import UnreadableError, decode
 
 _ROTATED = re.compile(r"\.(\d+)$")
@@ -27,7 +27,6 @@ class Beat:
 
     at: float
     node: str
-    scope: str
     by: str
     record: BeatRecord
     source: str
@@ -37,8 +36,11 @@ class Beat:
 class Recording:
     """What was read, per node in the order it was written, and what could not be."""
 
-    beats: dict[str, list[Beat]] = field(default_factory=dict)
-    quiet: dict[str, list[Quiet]] = field(default_factory=dict)
+    lines: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    """Heartbeats as text, with file and line: they are large once they are decoded."""
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The first and the last moment that the record of each node tells of."""
+    notes: list[Note] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
     torn: int = 0
     unreadable: list[str] = field(default_factory=list)
@@ -46,18 +48,16 @@ class Recording:
     @property
     def nodes(self) -> list[str]:
         """Who has a record here."""
-        return sorted({*self.beats, *self.quiet})
+        return sorted(self.spans)
 
-    @property
-    def count(self) -> int:
-        """How many heartbeats were read."""
-        return sum(map(len, self.beats.values()))
-
-    def span(self, node: str) -> tuple[float, float] | None:
-        """The first and the last moment that the record of this node tells of."""
-        moments = [beat.at for beat in self.beats.get(node, ())]
-        moments += [moment for quiet in self.quiet.get(node, ()) for moment in (quiet.since, quiet.at)]
-        return (min(moments), max(moments)) if moments else None
+    def beats(self, node: str) -> Iterator[Beat]:
+        """The heartbeats of a node, decoded one by one; those that cannot be are noted."""
+        for text, source in self.lines.get(node, ()):
+            try:
+                tree = json.loads(text)
+                yield Beat(float(tree["at"]), node, tree.get("by", ""), decode(BeatRecord, tree["beat"]), source)
+            except UnreadableError as error:
+                self.unreadable.append(f"{source}: {error}")
 
     def remarks(self) -> list[str]:
         """What a reader must know about holes in it."""
@@ -110,20 +110,21 @@ def _take(recording: Recording, text: str, source: str) -> None:
         recording.torn += 1
         return
     try:
-        _keep(recording, tree, source)
-    except (UnreadableError, KeyError, TypeError) as error:
+        _keep(recording, tree, text, source)
+    except (UnreadableError, KeyError, TypeError, ValueError) as error:
         recording.unreadable.append(f"{source}: {error}")
 
 
-def _keep(recording: Recording, tree: Json, source: str) -> None:
+def _keep(recording: Recording, tree: Json, text: str, source: str) -> None:
     if tree["v"] > FORMAT:
         raise UnreadableError(f"written by pgcore {tree.get('by')} in format {tree['v']}, this version reads {FORMAT}")
-    node, scope, at = tree["node"], tree["scope"], float(tree["at"])
-    if tree["kind"] == "beat":
-        beat = Beat(at, node, scope, tree.get("by", ""), decode(BeatRecord, tree["beat"]), source)
-        recording.beats.setdefault(node, []).append(beat)
-    elif tree["kind"] == "quiet":
-        quiet = Quiet(node, scope, at, float(tree["since"]), int(tree["beats"]), tree.get("rule", ""))
-        recording.quiet.setdefault(node, []).append(quiet)
-    elif tree["kind"] == "lost":
+    kind, node, at = tree["kind"], str(tree["node"]), float(tree["at"])
+    if kind == "lost":
         recording.lost[node] = recording.lost.get(node, 0) + int(tree["beats"])
+        return
+    if kind == "beat":
+        recording.lines.setdefault(node, []).append((text, source))
+    elif kind == "note":
+        recording.notes.append(Note(node, tree["scope"], at, tree["text"]))
+    first, last = recording.spans.get(node, (at, at))
+    recording.spans[node] = min(first, at, float(tree.get("since", at))), max(last, at)

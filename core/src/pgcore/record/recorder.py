@@ -15,8 +15,9 @@ from pgcore.daemon.heartbeat import Beat, heartbeat
 from pgcore.daemon.heartbeat import Step as Asked
 from pgcore.decide.explain import loud
 from pgcore.model.actions import Outcome
+from pgcore.model.settings import Settings
 from pgcore.model.world import World
-from pgcore.record.beats import BeatRecord, Quiet, Step
+from pgcore.record.beats import BeatRecord, Note, Quiet, RecordEntry, Step
 from pgcore.record.writer import Place, Writer
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ MARK_S = 60.0
 class Sink(Protocol):
     """Where entries of the record go; must not block."""
 
-    def put(self, entry: BeatRecord | Quiet) -> None:
+    def put(self, entry: RecordEntry) -> None:
         """Take an entry, or drop it."""
 
 
@@ -48,14 +49,19 @@ class Recorder:
         self._quiet_since = self._marked_at = 0.0
         self._open: tuple[World, list[Step], Beat] | None = None
 
-    def record_to(self, place: Place | None) -> None:
-        """Write to this place from now on, None: nowhere. What waits for the old one is still written."""
+    def record_to(self, place: Place | None, wait_s: float = 0.0) -> None:
+        """Write to this place from now on, None: nowhere. What waits for the old one is written: meanwhile, or in ``wait_s``."""
         if place == self._place:
             return
         self._place = place
         if isinstance(self.sink, Writer):
-            self.sink.close()
-        self.sink = Writer(place) if place is not None else None
+            self.sink.close(wait_s)
+        self.sink = None
+        try:
+            self.sink = Writer(place) if place is not None else None
+        except RuntimeError as error:
+            logger.warning("no flight recorder until the next reload: %s", error)
+            self._place = None
 
     def heartbeat(self, world: World) -> Generator[Asked, Outcome, Beat]:
         """A heartbeat that is recorded when it ends."""
@@ -80,6 +86,11 @@ class Recorder:
         """A bug has ended the heartbeat under way."""
         if self.sink is not None:
             self._over(error)
+
+    def note(self, settings: Settings, at: float, text: str) -> None:
+        """Record something that happened outside of a heartbeat."""
+        if self.sink is not None:
+            self.sink.put(Note(settings.name, settings.scope, at, text))
 
     def _over(self, error: str) -> None:
         if self._open is None:

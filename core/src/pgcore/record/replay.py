@@ -38,13 +38,11 @@ class Difference:
                 "now": _document(self.now), "remark": self.remark}
 
 
-def replay(recording: Recording) -> Iterator[Difference]:
-    """Every difference, by node and in order."""
-    for node in sorted(recording.beats):
-        for beat in recording.beats[node]:
-            found = _compare(beat)
-            if found is not None:
-                yield found
+def replay(recording: Recording) -> Iterator[Difference | None]:
+    """For each heartbeat, by node and in order, how it differs; None: it does not."""
+    for node in recording.nodes:
+        for beat in recording.beats(node):
+            yield _compare(beat)
 
 
 def _compare(beat: Beat) -> Difference | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pgcore import threads
 from pgcore.clock import Deadline, now, wall
-from pgcore.record.beats import BeatRecord, Quiet, line, lost_line
+from pgcore.record.beats import BeatRecord, RecordEntry, line, lost_line
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Writer:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._entries: deque[BeatRecord | Quiet] = deque()
+        self._entries: deque[RecordEntry] = deque()
         self._changed = threads.condition()
         self._lost = 0
         self._busy = self._closed = False
@@ -44,7 +44,7 @@ class Writer:
         self._failing_since: float | None = None
         threads.start("flight recorder", self._loop)
 
-    def put(self, entry: BeatRecord | Quiet) -> None:
+    def put(self, entry: RecordEntry) -> None:
         """Queue an entry; dropped and counted while too many wait."""
         with self._changed:
             if len(self._entries) >= QUEUE:
@@ -77,7 +77,7 @@ class Writer:
                 self._lost, self._busy = 0, True
             self._write(entries, lost)
 
-    def _write(self, entries: list[BeatRecord | Quiet], lost: int) -> None:
+    def _write(self, entries: list[RecordEntry], lost: int) -> None:
         if self._failing_since is not None and now() - self._failing_since < AGAIN_S:
             self._drop(lost + len(entries))
             return
@@ -108,14 +108,15 @@ class Writer:
             self._lost += entries
 
 
-def _line(entry: BeatRecord | Quiet) -> str:
+def _line(entry: RecordEntry) -> str:
     """The line of an entry; one that cannot be made is a bug, told in its place."""
     try:
         return line(entry)
     except Exception:
         logger.exception("bug in the flight recorder: a heartbeat could not be recorded")
-        at, who = (entry.start.wall, entry.start.settings) if isinstance(entry, BeatRecord) else (entry.at, None)
-        return lost_line(who.name if who else "", who.scope if who else "", at, 1)
+        if isinstance(entry, BeatRecord):
+            return lost_line(entry.start.settings.name, entry.start.settings.scope, entry.start.wall, 1)
+        return lost_line(entry.node, entry.scope, entry.at, 1)
 
 
 class _RotatingFile:

@@ -24,6 +24,7 @@ from pgcore.testing.simulation.world import World
 
 if TYPE_CHECKING:
     from pgcore.daemon.heartbeat import Beat
+    from pgcore.record.beats import BeatRecord
 
 Told = Callable[[float, str, str], None]
 
@@ -219,8 +220,8 @@ class Drive:
 
 
 def run(profile: Profile | str, seed: int, faults: Schedule | None = None, *, told: Told | None = None,
-        first_violation: bool = False) -> Result:
-    """A whole run; the same arguments lead to the same result, except for ``wall_s``."""
+        first_violation: bool = False, recorded: Callable[[BeatRecord], None] | None = None) -> Result:
+    """A whole run; the same arguments lead to the same result, except for ``wall_s``. ``recorded`` takes every heartbeat."""
     chosen = profile_named(profile) if isinstance(profile, str) else profile
     schedule = chosen.draw(seed) if faults is None else in_order(faults)
     check(schedule)
@@ -235,6 +236,8 @@ def run(profile: Profile | str, seed: int, faults: Schedule | None = None, *, to
         course.update(repr((world.now, name, decided)).encode())
 
     world.on_beat.append(beat)
+    if recorded is not None:
+        world.on_record.append(recorded)
     try:
         with world:
             _drive(drive, schedule, result)

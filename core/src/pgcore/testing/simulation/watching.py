@@ -7,10 +7,12 @@ import traceback
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-from pgcore.daemon.heartbeat import Beat, Step, heartbeat
+from pgcore.daemon.heartbeat import Beat, heartbeat
+from pgcore.daemon.heartbeat import Step as Asked
 from pgcore.model import actions as a
 from pgcore.model.actions import Outcome
 from pgcore.model.world import World as View
+from pgcore.record.beats import BeatRecord, Step
 from pgcore.record.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class Watch(Recorder):
         super().__init__()
         self._world, self._name = world, name
 
-    def heartbeat(self, world: View) -> Generator[Step, Outcome, Beat]:
+    def heartbeat(self, world: View) -> Generator[Asked, Outcome, Beat]:
         """A heartbeat that is watched."""
         beat, steps, ours = Beat(world), [], self._world
         ours.cycles += 1
@@ -51,6 +53,10 @@ class Watch(Recorder):
         if ours.cycles % TWICE_EVERY == 0:
             self._decide_again(world, steps, beat)
         ours.decided(self._name, beat)
+        if ours.on_record:
+            record = BeatRecord(world, tuple(Step(*step) for step in steps), tuple(beat.decisions))
+            for taken in ours.on_record:
+                taken(record)
         return beat
 
     def _released(self, view: View, action: a.ReleaseLease) -> None:

@@ -35,6 +35,7 @@ from pgcore.testing.simulation.watching import Listener
 if TYPE_CHECKING:
     from pgcore.daemon.heartbeat import Beat
     from pgcore.model.server import ServerSettings
+    from pgcore.record.beats import BeatRecord
     from pgcore.testing.simulation.wal import Commit
 
 SETTLE_S = 120.0
@@ -83,6 +84,8 @@ class World:
         """Told of every server that begins to accept writes."""
         self.on_acknowledged: list[Callable[[Server, Commit], None]] = []
         """Told of every commit that a client was told of."""
+        self.on_record: list[Callable[[BeatRecord], None]] = []
+        """Given every heartbeat as a flight recorder has it, for ``pgcore.record``: to save, explain or replay it."""
         self._told = told
         self._listener = Listener(self)
         self._listener.begin(everything=told is not None)
