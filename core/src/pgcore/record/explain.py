@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 
 from pgcore.decide.explain import loud, sentence
 from pgcore.model.actions import AcquireLease, BeginDemotion, DemoteMode, EndProcedure, Refuse
@@ -21,7 +22,9 @@ GIVING_UP_S = 300.0
 LATELY_S = 30.0
 """What the old leader did so long after the change is told."""
 SKEW_S = 2.0
-"""By how much the clocks of the nodes may differ without a change of the leader being told twice."""
+"""By how much the clocks of the nodes may differ without one wait being told twice."""
+TOLERATED_SKEW_S = 0.5
+"""Clocks that differ by less are not mentioned."""
 
 
 class Kind(StrEnum):
@@ -72,11 +75,10 @@ class _Fact:
 def moments(recording: Recording) -> list[Moment]:
     """Every failover, switchover and refusal of the recording, oldest first."""
     story = _read(recording)
-    facts = story.facts
-    found = [_takeover(story, fact) for fact in facts if fact.what == "took" and fact.whom not in ("", fact.node)]
-    found += _waits(facts, found)
-    found += _kept(facts)
-    found += [_refused(fact) for fact in facts if fact.what == "refused"]
+    found = [_takeover(story, fact) for fact in story.facts if fact.what == "took" and fact.whom not in ("", fact.node)]
+    found += _waits(story, found)
+    found += _kept(story, found)
+    found += [_refused(fact) for fact in story.facts if fact.what == "refused"]
     return [_shown(moment, story.entries) for moment in sorted(found, key=lambda moment: moment.end)]
 
 
@@ -89,6 +91,10 @@ class _Story:
     entries: list[Entry]
     members: dict[str, list[tuple[float, tuple[str, ...]]]]
     """Whom each node saw as members, and since when."""
+
+    def of(self, node: str) -> list[_Fact]:
+        """What the record of this node says."""
+        return [fact for fact in self.facts if fact.node == node]
 
     def members_at(self, node: str, wall: float) -> tuple[str, ...]:
         """Whom it saw last by then."""
@@ -107,7 +113,18 @@ def _read(recording: Recording) -> _Story:
             names = next((tuple(m.name for m in view.members) for view in views(beat.record) if view is not None), ())
             if names and (not seen or seen[-1][1] != names):
                 seen.append((beat.at, names))
-    return _Story(recording, sorted(facts, key=lambda fact: fact.wall), merged(entries), members)
+    return _Story(recording, _with_former_leaders(sorted(facts, key=lambda fact: fact.wall)), merged(entries), members)
+
+
+def _with_former_leaders(facts: list[_Fact]) -> list[_Fact]:
+    """A node that has just begun does not know whose lock was free; the others may."""
+    found, leader = list[_Fact](), ""
+    for fact in facts:
+        if fact.what in ("free", "took") and not fact.whom:
+            fact = replace(fact, whom=leader)
+        leader = {"held": fact.whom, "took": fact.node}.get(fact.what, leader)
+        found.append(fact)
+    return found
 
 
 def nothing_found(recording: Recording) -> str:
@@ -185,6 +202,7 @@ def _takeover(story: _Story, took: _Fact) -> Moment:
     if promoted is not None:
         parts.append(f"Its promotion failed: {promoted.because}." if promoted.because
                      else f"{new}'s promotion had ended by {clock(promoted.wall)}.")
+    parts += _clocks(story, took)
     begin, end = min([free, *(f.wall for f in gave_up)]), max(took.wall, promoted.wall if promoted is not None else 0.0)
     return Moment(kind, begin, end, old, new, " ".join(filter(None, parts)), tuple(dict.fromkeys(filter(None, rules))))
 
@@ -226,29 +244,74 @@ def _bystander(story: _Story, facts: list[_Fact], node: str, new: str) -> tuple[
     return f"{node} did not see the lock free.", ""
 
 
+def _clocks(story: _Story, took: _Fact) -> list[str]:
+    """Whose clock must be wrong: a node that saw the new leader before there was one."""
+    found = []
+    for node in story.recording.nodes:
+        facts = [f for f in story.of(node) if f.what in ("held", "free") and abs(f.wall - took.wall) <= LATELY_S]
+        first = next((now for before, now in pairwise(facts) if before.whom == took.whom and now.whom == took.node), None)
+        if node != took.node and first is not None and took.wall - first.wall > TOLERATED_SKEW_S:
+            found.append(f"The clock of {node} is at least {took.wall - first.wall:.1f} s behind that of {took.node}.")
+    return found
+
+
 # -- nobody took over ------------------------------------------------------------------------------------------------------
 
 
-def _waits(facts: list[_Fact], takeovers: list[Moment]) -> list[Moment]:
-    """Times in which the lock was free and that did not end with another leader."""
-    groups: list[list[_Fact]] = []
-    open_group = False
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """For so long one node saw the lock free, until it was the old leader's again; ``back`` None: its record ends before."""
+
+    facts: tuple[_Fact, ...]
+    back: _Fact | None
+
+    @property
+    def old(self) -> str:
+        """Whose lock it had been."""
+        return self.facts[-1].whom
+
+    @property
+    def begin(self) -> float:
+        """When it was first seen free."""
+        return self.facts[0].wall
+
+    @property
+    def end(self) -> float:
+        """When that was last known to be so."""
+        return self.back.wall if self.back is not None else self.facts[-1].wall
+
+
+def _waits(story: _Story, takeovers: list[Moment]) -> list[Moment]:
+    """Times in which the lock was free and that did not end with another leader. Each node is judged by its own clock."""
+    waits = [wait for node in story.recording.nodes for wait in _waits_of(story.of(node))]
+    waits = [w for w in waits if w.back is not None or not any(
+        m.old == w.old and m.end >= w.begin - SKEW_S and m.begin <= w.end + LATELY_S for m in takeovers)]
+    groups: list[list[_Wait]] = []
+    for wait in sorted(waits, key=lambda wait: wait.begin):
+        if groups and groups[-1][-1].old == wait.old and wait.begin <= max(w.end for w in groups[-1]) + SKEW_S:
+            groups[-1].append(wait)
+        else:
+            groups.append([wait])
+    return [_wait(group) for group in groups]
+
+
+def _waits_of(facts: list[_Fact]) -> Iterator[_Wait]:
+    free: list[_Fact] = []
     for fact in facts:
         if fact.what == "free" and fact.whom:
-            if not open_group:
-                groups.append([])
-            groups[-1].append(fact)
-        if fact.what in ("free", "held", "took"):
-            open_group = fact.what == "free" and bool(groups)
-    return [_wait(facts, group) for group in groups
-            if not any(m.begin - SKEW_S <= group[-1].wall and group[0].wall <= m.end + SKEW_S for m in takeovers)]
+            free.append(fact)
+        elif free and fact.what in ("held", "took"):
+            if (fact.node if fact.what == "took" else fact.whom) == free[-1].whom:
+                yield _Wait(tuple(free), fact)
+            free = []
+    if free:
+        yield _Wait(tuple(free), None)
 
 
-def _wait(facts: list[_Fact], group: list[_Fact]) -> Moment:
-    old, begin = group[-1].whom, group[0].wall
-    after = next((f for f in facts if f.what in ("took", "held") and f.wall >= group[-1].wall), None)
-    back = after if after is not None and after.whom == old else None
-    reasons = {f.node: f for f in group if f.rule and not (back and f.node == old)}
+def _wait(group: list[_Wait]) -> Moment:
+    old, begin, end = group[0].old, group[0].begin, max(wait.end for wait in group)
+    back = min((wait.back for wait in group if wait.back is not None), key=lambda f: (f.what != "took", f.wall), default=None)
+    reasons = {w.facts[-1].node: w.facts[-1] for w in group if w.facts[-1].rule and not (back and w.facts[-1].node == old)}
     why = "; ".join(f"{node} because of {f.rule}: {f.because}" for node, f in sorted(reasons.items()))
     rules = tuple(dict.fromkeys(f.rule for f in reasons.values()))
     since = f"{old}'s lock was free from {clock(begin)}"
@@ -256,24 +319,26 @@ def _wait(facts: list[_Fact], group: list[_Fact]) -> Moment:
         by = f" ({back.rule}): {back.because}" if back.what == "took" else ""
         text = f"{since}; {old} had it again at {clock(back.wall)}{by}." + (f" The others stood back: {why}." if why else "")
         return Moment(Kind.CAME_BACK, begin, back.wall, old, old, text, rules)
-    text = f"Nobody took over: {since} until {clock(group[-1].wall)} at least. {why or 'No node recorded a reason'}."
-    return Moment(Kind.NOBODY, begin, group[-1].wall, old, "", text, rules)
+    text = f"Nobody took over: {since} until {clock(end)} at least. {why or 'No node recorded a reason'}."
+    return Moment(Kind.NOBODY, begin, end, old, "", text, rules)
 
 
-def _kept(facts: list[_Fact]) -> list[Moment]:
-    """Times in which the holder's own server was down while it kept the lock."""
-    runs: list[list[_Fact]] = []
-    down: dict[str, list[_Fact]] = {}
-    for fact in facts:
-        if fact.what == "down":
-            if fact.node not in down:
-                runs.append(down.setdefault(fact.node, []))
-            down[fact.node].append(fact)
-        elif fact.what == "up" or fact.what.startswith("gave up"):
-            run = down.pop(fact.node, None)
-            if run is not None and fact.what != "up":
-                runs.remove(run)
-    return [_kept_by(run) for run in runs]
+def _kept(story: _Story, takeovers: list[Moment]) -> list[Moment]:
+    """Times in which the holder's own server was down while it kept the lock, until it was up again or its record ends."""
+    found: list[Moment] = []
+    for node in story.recording.nodes:
+        run: list[_Fact] = []
+        for fact in story.of(node):
+            if fact.what == "down":
+                run.append(fact)
+            elif run and fact.what == "up":
+                found.append(_kept_by(run))
+                run = []
+            elif fact.what.startswith("gave up") or fact.what == "free" or (fact.what == "held" and fact.whom != node):
+                run = []
+        if run and not any(m.old == node and m.end >= run[0].wall for m in takeovers):
+            found.append(_kept_by(run))
+    return found
 
 
 def _kept_by(run: list[_Fact]) -> Moment:
