@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pgcore.cli.context import Session
 from pgcore.testing.simulation.batch import DAY_S, Summary, run_all
 from pgcore.testing.simulation.profiles import PROFILES
 from pgcore.testing.simulation.run import Result, check
@@ -58,17 +59,24 @@ class Seeds(click.ParamType):
 @click.option("--schedule", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Run the faults of this file.")
 @click.option("--findings", type=click.Path(dir_okay=False, path_type=Path),
               help="Append every violation to this file, as it is found.")
+@click.option("--from-cluster", "what", metavar="WHAT",
+              help="Take the live cluster's present view, and tell what would happen, for example 'stop node2'. Touches nothing.")
+@click.option("--cluster", "cluster_name", metavar="CLUSTER_NAME", help="Which one, if not that of the configuration.")
 @click.option("-v", "--story", "wants_story", is_flag=True, help="Tell the story of every run.")
 @click.option("-o", "--output", type=click.Choice(["pretty", "json"]), default="pretty", show_default=True)
 @click.option("--profiles", "list_profiles", is_flag=True, help="List the profiles.")
-def simulate(seeds: tuple[int, int] | None, profiles: tuple[str, ...], minutes: float | None, jobs: int | None,
-             schedule: Path | None, findings: Path | None, wants_story: bool, output: str, list_profiles: bool) -> None:
+@click.pass_obj
+def simulate(session: Session, seeds: tuple[int, int] | None, profiles: tuple[str, ...], minutes: float | None, jobs: int | None,
+             schedule: Path | None, findings: Path | None, what: str | None, cluster_name: str | None, wants_story: bool,
+             output: str, list_profiles: bool) -> None:
     """Let real agents live through trouble in virtual time, and see whether anything happens that must not.
 
     Ends with 1 if something did, and tells what, with the command that shows it again.
     """
     if list_profiles:
         return _list_profiles()
+    if what is not None:
+        return _what_if(session, cluster_name, what, seeds, as_json=output == "json")
     plans, count = _plans(seeds, profiles, minutes, schedule)
     console = Console(stderr=True)
     summary, told = Summary(), list[Plan]()
@@ -128,6 +136,16 @@ def _read(path: Path) -> Plan:
     if plan.profile not in PROFILES:
         raise click.UsageError(f"{path}: there is no profile {plan.profile!r}; there are {', '.join(PROFILES)}")
     return plan
+
+
+def _what_if(session: Session, name: str | None, what: str, seeds: tuple[int, int] | None, *, as_json: bool) -> None:
+    from pgcore.cli.whatif import look, tell_what
+
+    present = look(session, name)
+    try:
+        tell_what(present, what, first_seed=(seeds or DEFAULT_SEEDS)[0], as_json=as_json)
+    except ScheduleError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _list_profiles() -> None:
