@@ -12,8 +12,8 @@ from pgcore.model.cluster import ClusterView
 from pgcore.model.decision import Then
 from pgcore.model.failsafe import FailsafeMap
 from pgcore.model.world import World
-from pgcore.testing.builders import peer, peers, primary, request, view, world
-from rules.cases import Case, case
+from pgcore.testing.builders import NOW, peer, peers, primary, request, view, world
+from rules.cases import Case, case, nothing
 from rules.driver import play
 from rules.remote import LEADER, STILL, of_remote
 from rules.test_failsafe import ABC, KEY, MINE, URL
@@ -38,6 +38,12 @@ CASES: tuple[Case, ...] = (
         then=Then.AGAIN,
     ),
     case("everybody is named", giving_way(replace(KEY, failover=request("a", "b"))), "leader.hand_over"),
+    nothing(
+        "the members have just kept this primary without the store: they would not take the lock yet (EC 33)",
+        giving_way(replace(KEY, failover=request("a", "b")), failsafe_bound=NOW + 4),
+        "leader.candidates_bound",
+    ),
+    case("that is over", giving_way(replace(KEY, failover=request("a", "b")), failsafe_bound=NOW), "leader.hand_over"),
     case("the mode is off, nobody looks there", giving_way(ASKED_AWAY, failsafe_mode=False), "leader.hand_over"),
     case(
         "that write got no answer: the hand-over does not wait for another",

@@ -235,7 +235,7 @@ def test_an_old_copy_that_failsafe_does_not_name_never_leads(simulate: Simulate)
 
 
 def test_a_new_leader_forgets_whom_it_had_accepted(simulate: Simulate) -> None:
-    """A node that accepted the old primary is promoted a moment later: it leads on when ttl has passed since (EC 33)."""
+    """A switchover to a node that just accepted the old primary waits, served by that; then the new one leads on (EC 33)."""
     world = _named(simulate(dynamic=FAILSAFE))
     a, b, _ = cast(world)
     world.store.serving = False
@@ -244,8 +244,12 @@ def test_a_new_leader_forgets_whom_it_had_accepted(simulate: Simulate) -> None:
     world.run(2)
     assert world.leader == a.name and card(world, b.name)
     assert b.life is not None and b.life.board.status is not None and b.life.board.status.failsafe_active
+    diary = Diary(world)
     world.ask_switchover(a.name, b.name)
-    assert world.run_until(lambda: world.writable() == [b.name], 20)
+    assert world.run_until(lambda: "leader.hand_over" in diary.rules(a.name), 12)
+    assert world.writable() == [a.name] and "leader.candidates_bound" in diary.rules(a.name)
+    handed = world.now
+    assert world.run_until(lambda: world.writable() == [b.name], 5) and world.now - handed < 3
     assert always(world, lambda: world.writable() == [b.name] and world.leader == b.name, 15, 0.25)
     world.settle()
 

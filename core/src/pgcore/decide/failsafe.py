@@ -64,6 +64,12 @@ def name_whoever_takes_over(w: World) -> Decision | None:
     )
 
 
+def bound_s(w: World) -> float:
+    """Seconds for which members may still treat me as the leader whatever the store says; 0: they are free to take the lock."""
+    until = w.memory.failsafe_bound
+    return max(0.0, until - w.now) if until is not None and w.settings.failsafe_mode else 0.0
+
+
 def ask_members(w: World) -> Decision | None:
     """The store is away and the lease still proven: ask everybody in ``/failsafe`` to keep me as the leader. (HA rules 9.4)"""
     if not (w.settings.failsafe_mode and w.node.is_primary) or w.failsafe_answers is not None or lease_running_out(w):

@@ -222,6 +222,15 @@ def candidate_not_streaming(w: World) -> Decision | None:
     return waiting or _refuse(request, f"{names} did not stream from {w.me} within {READY_WAIT_S:.0f} s")
 
 
+def candidates_bound(w: World) -> Decision | None:
+    """Who accepted me without the store takes no lock for ttl: until then the hand-over waits, and I serve on. (HA rules 9)"""
+    request, left = due(w), failsafe.bound_s(w)
+    if request is None or left == 0:
+        return None
+    because = f"switchover: the store was away and members keep {w.me} as the leader for {left:.1f} s more; handing over then"
+    return rest(because=because, wake_after=left)
+
+
 def name_for_hand_over(w: World) -> Decision | None:
     """Who may take over is named in ``/failsafe`` first: else it would stand back. (EC 25, 32)"""
     return failsafe.name_whoever_takes_over(w) if due(w) is not None else None
@@ -242,7 +251,7 @@ def hand_over(w: World) -> Decision | None:
 _REQUEST = (unreadable_schedule, stale_schedule, scheduled, wrong_leader, candidate_is_leader)
 _CANDIDATES = (no_candidate, ask_candidates, candidate_starting, unfit_candidates)
 HOLDER_RULES = (*_REQUEST, paused_without_candidate, *_CANDIDATES, too_few_candidates, candidate_not_streaming,
-                name_for_hand_over, hand_over)
+                candidates_bound, name_for_hand_over, hand_over)
 STANDBY_LEADER_RULES = (*_REQUEST, *_CANDIDATES, candidate_not_streaming, name_for_hand_over)
 """Nobody votes in a standby cluster, and in maintenance mode its leader deals with no request."""
 

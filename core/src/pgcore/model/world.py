@@ -192,6 +192,8 @@ class Memory:
     """Where the members stood when they last kept me as the leader."""
     failsafe_until: Instant | None = None
     """My lease is proven until here by the members, not by the store."""
+    failsafe_bound: Instant | None = None
+    """Until then members may treat me as the leader, by what I asked them without the store, and take no lock."""
     began: Instant | None = None
     """When this agent first looked at its node: what it promised before, it does not remember."""
 

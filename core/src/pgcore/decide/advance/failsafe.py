@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pgcore.decide.advance.memory import Handlers, remember
 from pgcore.decide.failsafe import agreed
 from pgcore.model.actions import AskFailsafe, Outcome, WriteFailsafe
+from pgcore.model.basics import Instant
 from pgcore.model.changes import replace
 from pgcore.model.failsafe import FailsafeAnswer
 from pgcore.model.world import World
@@ -26,6 +27,8 @@ def _written(world: World, action: WriteFailsafe, outcome: Outcome) -> World:
 
 def _asked(world: World, action: AskFailsafe, outcome: Outcome) -> World:
     """They agree: the lease counts from before the first request. Else it stays as it is; one that has ended stays so."""
+    if action.members:  # each of them may have said yes, answer or not
+        world = remember(world, failsafe_bound=Instant(outcome.at + world.settings.timing.ttl))
     problem = outcome.error if world.lease_left > 0 else "the answers came after the end of the lease"
     if not outcome.ok or not isinstance(outcome.value, Mapping) or world.lease_left <= 0:
         return replace(world, failsafe_answers={world.me: FailsafeAnswer(False, problem=problem)})
