@@ -178,6 +178,8 @@ class World:
         return machine.name, machine.doors
 
     def _connected(self, one: str, other: str) -> bool:
+        if any(end in self.machines and not self.machines[end].powered for end in (one, other)):
+            return False  # nobody is there to refuse: whoever asks waits until its deadline
         return self.network.both_ways(Traffic.SQL, one, other)
 
     def decided(self, name: str, beat: Beat) -> None:
