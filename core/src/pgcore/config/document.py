@@ -119,6 +119,8 @@ def patch(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 def equal(left: Any, right: Any) -> bool:
     """Same keys at every level and leaves of the same text: ``2`` equals ``"2"`` (config 1.2)."""
+    if left is right:
+        return True
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(equal(value, right[key]) for key, value in left.items())
     if isinstance(left, Mapping) or isinstance(right, Mapping):

@@ -254,7 +254,7 @@ class Agent:
             Status(
                 scope=world.settings.scope,
                 name=world.me,
-                node=replace(world.node, state=world.shown_state),
+                node=world.node if world.shown_state is world.node.state else replace(world.node, state=world.shown_state),
                 cluster=None if world.store_lost else world.cluster,
                 timing=world.settings.timing,
                 at=world.node.at,

@@ -103,6 +103,7 @@ class Configuration:
         self._refused: Mapping[str, Json] | None = None
         self._cache_path = os.path.join(os.path.abspath(local.postgresql.data_dir), CACHE_NAME)
         self._cached = self.read_cache()
+        self._settings: tuple[tuple[object, ...], Settings] | None = None
         self.effective = self._first()
         self._feedback = any(not slot.physical for slot in permanent_slots(self.effective))
         """Forced until the rules say otherwise: a standby started without it lets its upstream remove what its slots need."""
@@ -228,7 +229,7 @@ class Configuration:
             return
         try:
             self.write_cache(document)
-            self._cached = dict(document)
+            self._cached = document
         except OSError as error:
             logger.warning("cannot write %s: %s", self._cache_path, error.strerror)
 
@@ -243,7 +244,13 @@ class Configuration:
     # -- what follows from it ------------------------------------------------------------------------------------------------
 
     def settings(self) -> Settings:
-        """What the rules must know."""
+        """What the rules must know; the same object as long as nothing it follows from has changed."""
+        basis = (self.local, self.server, self.effective, self._feedback, self.server_stale, self.server_major)
+        if self._settings is None or any(old is not new for old, new in zip(self._settings[0], basis, strict=True)):
+            self._settings = basis, self._make_settings()
+        return self._settings[1]
+
+    def _make_settings(self) -> Settings:
         local, ha, shared = self.local, self.effective.ha, self.effective.postgresql
         rest = self.rest()
         return Settings(

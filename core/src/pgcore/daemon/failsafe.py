@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgcore.clock import now
 from pgcore.dcs import codec
@@ -37,8 +37,7 @@ Longer than a primary goes on asking (4 s) and a race goes on polling (2 s) toge
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
+class _Standing(NamedTuple):
     """What the last heartbeat knew of this node."""
 
     me: str

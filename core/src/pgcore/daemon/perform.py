@@ -137,8 +137,9 @@ class Performer:
         except PgcoreError as error:
             self._complaints.failed(type(action).__name__, error, now())
             return a.Outcome(now(), ok=False, error=str(error), began=began)
-        self._complaints.worked(type(action).__name__, now())
-        return a.Outcome(now(), value=value, began=began)
+        ended = now()
+        self._complaints.worked(type(action).__name__, ended)
+        return a.Outcome(ended, value=value, began=began)
 
     def _store_deadline(self, world: World) -> Deadline:
         """``retry_timeout``, but a primary never waits into the part of its lease that asking the members and demoting need."""

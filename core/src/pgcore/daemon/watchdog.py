@@ -83,9 +83,10 @@ class Watchdog:
         """What the rules must know of it, as fields of a NodeView."""
         if self._device is not None:
             return {"watchdog": WatchdogState.ACTIVE}
-        want = wanted(self._section(), timing)
-        if want.mode == "off":
+        section = self._section()
+        if section.effective_mode == "off":
             return {}
+        want = wanted(section, timing)
         problem = self._problem(want, timing)
         if want.required:
             return {"watchdog_failed": bool(problem), "watchdog_problem": problem}

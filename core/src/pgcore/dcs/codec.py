@@ -23,6 +23,8 @@ from pgcore.model.cluster import (
 _CARDS, _OTHERS = 64, 8
 """For so many texts it is remembered what they say: a record that has not changed is not parsed again."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
 
 def scope_path(namespace: str, scope: str) -> str:
     """``/<namespace>/<scope>`` with runs of slashes collapsed and none at the end (dcs-layout 1)."""
@@ -32,7 +34,7 @@ def scope_path(namespace: str, scope: str) -> str:
 
 def compact(value: Json) -> str:
     """JSON as every key holds it: no blanks, ASCII."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def decode(snapshot: Snapshot) -> ClusterView:

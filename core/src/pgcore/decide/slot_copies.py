@@ -9,7 +9,7 @@ from pgcore.decide.slots_wanted import chain, feedback, mistakes, wanted_logical
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import ComplainAboutSlots, CopySlots, LeaderSlots, Outcome, RewindState, ServeSlots
 from pgcore.model.basics import Lsn
-from pgcore.model.changes import replace
+from pgcore.model.changes import once, replace
 from pgcore.model.cluster import Member
 from pgcore.model.node import Slot, SlotReport
 from pgcore.model.settings import PermanentSlot
@@ -21,11 +21,13 @@ COPY_ABSENT_S, COPY_BROKEN_S = 60.0, 600.0
 _XID_RANGE = 1 << 32
 
 
+@once
 def _mine(w: World) -> dict[str, tuple[PermanentSlot, Slot]]:
     """The configured logical slots that are here in their right form."""
-    existing = {slot.name: slot for slot in here(w)} if wanted_logical(w) else {}
+    wanted = sorted(wanted_logical(w).items())
+    existing = {slot.name: slot for slot in here(w)} if wanted else {}
     found = {}
-    for name, permanent in sorted(wanted_logical(w).items()):
+    for name, permanent in wanted:
         slot = existing.get(name)
         if slot is not None and (slot.database, slot.plugin) == (permanent.database, permanent.plugin):
             found[name] = (permanent, slot)
@@ -65,8 +67,8 @@ def _target(w: World, slot: Slot) -> Lsn | None:
 
 
 def _question(w: World) -> LeaderSlots | None:
-    mine = _mine(w)
-    source, names = w.leader_upstream, [name for name in unproven(w) if not _broken(w, mine[name][1])]
+    names = [name for name in unproven(w) if not _broken(w, _mine(w)[name][1])]
+    source = w.leader_upstream if names else None
     return LeaderSlots(source, (slot_on_leader(w), *names)) if source is not None and names else None
 
 
@@ -111,8 +113,10 @@ def _up_to(earlier: int, later: int) -> bool:
 
 def copying(w: World) -> CopySlots | None:
     """What to copy from the leader now; None when nothing is missing or this is no time for a restart. (HA rules 21.4, EC 160)"""
+    if w.node.is_primary or not (wanted_logical(w) and _free_to_restart(w)):
+        return None
     source, leader = w.leader_upstream, w.cluster.leader_member
-    if source is None or leader is None or not leader.is_primary or not _free_to_restart(w):
+    if source is None or leader is None or not leader.is_primary:
         return None
     present = _mine(w)
     taken = {slot.name for slot in w.node.slots}
@@ -134,7 +138,7 @@ def _free_to_restart(w: World) -> bool:
     settled = w.memory.rewind not in (RewindState.CHECK, RewindState.NEED) and not w.cooling_down
     vouching = w.memory.failsafe is not None and w.memory.failsafe.valid(w.now)
     wanted_elsewhere = w.paused or w.memory.stopping or w.cluster.failover is not None or vouching
-    return settled and not wanted_elsewhere and not w.node.is_primary and _is_my_turn(w)
+    return settled and not wanted_elsewhere and _is_my_turn(w)
 
 
 def _is_my_turn(w: World) -> bool:
@@ -231,5 +235,3 @@ def feedback_change(w: World) -> bool | None:
     """Whether hot_standby_feedback is to be forced from now on; None: as it is. (HA rules 21.3)"""
     want = feedback(w)
     return want if want is not w.settings.feedback_forced else None
-
-

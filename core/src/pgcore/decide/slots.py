@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pgcore.decide.slots_wanted import Wanted, seen, wanted
 from pgcore.model.actions import ChangeSlots
@@ -24,7 +25,7 @@ def published(w: World) -> dict[str, Lsn]:
     positions = {}
     for slot in w.node.slots:
         position = slot.restart_lsn if slot.physical else slot.confirmed_flush
-        if position and _fits(slot, want) and (everything or slot.name in permanent):
+        if position and (everything or slot.name in permanent) and _fits(slot, want):
             positions[slot.name] = position
     if w.node.position is not None and (everything or mine in permanent):
         positions[mine] = w.node.position
@@ -160,25 +161,26 @@ def stuck(w: World) -> tuple[Slot, ...]:
 def noted(w: World) -> SlotMemory:
     """What is remembered after a look at the node and the store; after a pause patience begins anew. (HA rules 3.19)"""
     memory = w.memory.slots
-    known = dict(seen(w))
+    known = seen(w)
     if memory.found is None:
         known = {**dict.fromkeys(w.cluster.status.retain_slots, w.now), **known}
     if not w.node.answering:
         return replace(memory, seen=known)
-    present, ttl = {slot.name for slot in w.node.slots}, w.settings.member_slots_ttl
-    memory = replace(memory, seen={name: at for name, at in known.items() if name in present or w.now - at <= ttl})
+    present, ttl, now = {slot.name for slot in w.node.slots}, w.settings.member_slots_ttl, w.now
+    changes: dict[str, Any] = {"seen": {name: at for name, at in known.items() if name in present or now - at <= ttl}}
     leader = w.cluster.leader
     if leader is not None and leader != w.me and memory.life != f"{w.node.postmaster_start} {leader}":
         empty = SlotMemory()
-        memory = replace(
-            memory, life=f"{w.node.postmaster_start} {leader}", proven=empty.proven, floor=empty.floor, broken=empty.broken
-        )
+        changes |= {"life": f"{w.node.postmaster_start} {leader}", "proven": empty.proven, "floor": empty.floor}
+        changes["broken"] = empty.broken
     if not _configuration_read(w):
-        return memory
-    strangers = unknown(replace(w, memory=replace(w.memory, slots=memory)))
+        return replace(memory, **changes)
+    strangers: tuple[Slot, ...] = ()
+    if not present <= changes["seen"].keys():
+        strangers = unknown(replace(w, memory=replace(w.memory, slots=replace(memory, **changes))))
     names = frozenset(slot.name for slot in strangers)
-    idle = {slot.name: memory.idle.get(slot.name, w.now) for slot in strangers if not (slot.active or w.paused)}
-    return replace(memory, idle=idle, found=names if memory.found is None else memory.found & names)
+    idle = {slot.name: memory.idle.get(slot.name, now) for slot in strangers if not (slot.active or w.paused)}
+    return replace(memory, **changes, idle=idle, found=names if memory.found is None else memory.found & names)
 
 
 def took_lock(w: World) -> SlotMemory:

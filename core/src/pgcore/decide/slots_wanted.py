@@ -42,12 +42,12 @@ def wanted(w: World) -> Wanted:
         return Wanted({}, {})
     physical = {m.slot: PhysicalSlot(_streams_from_me(w, m), _position(w, m)) for m in _members(w)}
     if not _stands_aside(w):
-        for name in retained(w):
-            physical.setdefault(name, PhysicalSlot(used_here=w.is_holder))
+        gone = [name for name in retained(w) if name not in physical]
+        physical |= dict.fromkeys(gone, PhysicalSlot(used_here=w.is_holder))
         members = {m.slot for m in w.others}
         for slot in _permanent(w, physical=True):
-            if slot.name != slot_name(w.me):
-                physical.setdefault(slot.name, PhysicalSlot(used_here=w.is_holder and slot.name not in members))
+            if slot.name not in physical and slot.name != slot_name(w.me):
+                physical[slot.name] = PhysicalSlot(used_here=w.is_holder and slot.name not in members)
     return Wanted(physical, wanted_logical(w))
 
 
@@ -62,7 +62,7 @@ def wanted_logical(w: World) -> Mapping[str, PermanentSlot]:
 
 def _stands_aside(w: World) -> bool:
     """It will never lead, so nobody will look for a slot here that is not in use here."""
-    return w.settings.tags.nofailover and not w.is_holder
+    return not w.is_holder and w.settings.tags.nofailover
 
 
 def _members(w: World) -> list[Member]:
@@ -120,11 +120,14 @@ def retained(w: World) -> tuple[str, ...]:
     limit = w.settings.member_slots_ttl
     if limit <= 0 or not _can_advance(w):
         return ()
-    names = {name for name, at in seen(w).items() if w.now - at <= limit}
+    now = w.now
+    names = {name for name, at in seen(w).items() if now - at <= limit}
     if not w.is_holder:
-        names |= set(w.cluster.status.retain_slots)
-    elsewhere = {m.slot for m in w.others if m.tags.nostream} | {slot.name for slot in _permanent(w, physical=True)}
-    return tuple(sorted(names - elsewhere - {slot_name(w.me)}))
+        names.update(w.cluster.status.retain_slots)
+    names.difference_update(m.slot for m in w.others if m.tags.nostream)
+    names.difference_update(slot.name for slot in _permanent(w, physical=True))
+    names.discard(slot_name(w.me))
+    return tuple(sorted(names))
 
 
 # -- permanent slots ------------------------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ def mistakes(w: World) -> dict[str, str]:
     found: dict[str, str] = {}
     owners: dict[str, str] = {}
     for name in sorted({w.me, *(m.name for m in w.cluster.members)}):
-        slot = Member(name).slot
+        slot = slot_name(name)
         if slot in owners:
             found[f"twins {slot}"] = (
                 f"the members {owners[slot]} and {name} share the slot name {slot}, so each lets WAL go that the other needs: "

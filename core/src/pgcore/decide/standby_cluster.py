@@ -65,7 +65,7 @@ def new_history(w: World) -> Decision | None:
 
 def keep_upstream(w: World) -> Decision | None:
     """The holder has no address at the moment, as its card ended before its lock: go on as it is. (HA rules 11.2.6, EC 199)"""
-    if upstream(w) is None and not w.settings.tags.nostream:
+    if not w.settings.tags.nostream and upstream(w) is None:
         return rest(because=f"{w.cluster.leader} has published no address; keeping the present upstream", wake_after=1.0)
     return None
 

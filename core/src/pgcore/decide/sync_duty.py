@@ -42,12 +42,8 @@ def leave_sync(w: World) -> Decision | None:
 
 def return_to_sync(w: World) -> Decision | None:
     """Nothing that this node left synchronous duty for is under way any more: it may be synchronous again. (HA rules 19.9)"""
-    needed = (
-        w.memory.stopping
-        or w.memory.order is not None
-        or w.task_is(TaskKind.RESTART, TaskKind.REINITIALIZE, TaskKind.COPY_SLOTS)
-        or slot_copies.copying(w) is not None
-    )
-    if w.memory.leaving_sync is None or needed:
+    if w.memory.leaving_sync is None or w.memory.stopping or w.memory.order is not None:
+        return None
+    if w.task_is(TaskKind.RESTART, TaskKind.REINITIALIZE, TaskKind.COPY_SLOTS) or slot_copies.copying(w) is not None:
         return None
     return act(ReturnToSync(), because="nothing stops this server any more: this node may be synchronous again")

@@ -49,9 +49,9 @@ def _asked(w: World) -> bool:
 
 def ask_again(w: World) -> Decision | None:
     """The lock is mine without a proof for this ``/sync``, as after a crash of primary and agent: ask the others. (EC 147)"""
-    peers = w.known_peers()
     if not _unproven(w) or _asked(w):
         return None
+    peers = w.known_peers()
     won = f"under version {w.memory.elected}" if w.memory.elected else "nobody knows how"
     return act(
         PollPeers(peers, brief=w.node.silent),

@@ -89,7 +89,10 @@ class MemoryServer:
 
     def expire(self) -> None:
         """Remove the leases that have ended and what lived under them."""
-        ended = {lease for lease, end in self._lease_ends.items() if end <= self.clock()}
+        now = self.clock()
+        ended = {lease for lease, end in self._lease_ends.items() if end <= now}
+        if not ended:
+            return
         for lease in ended:
             del self._lease_ends[lease]
         for path in [path for path, entry in self.entries.items() if entry.lease in ended]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgcore.decide import slots
-from pgcore.decide.advance.memory import Handlers, remember, value_of
+from pgcore.decide.advance.memory import Handlers, become, remember, value_of
 from pgcore.decide.advance.synchronous import looked
 from pgcore.decide.failsafe import with_leader
 from pgcore.model.actions import (
@@ -66,7 +66,7 @@ def _observed(world: World, action: ObserveNode, outcome: Outcome) -> World:
         if node.running and node.task is None:
             changes["recovering"] = False
             changes["start_limit"] = None
-    return remember(replace(world, node=node), **changes)
+    return become(world, changes, node=node)
 
 
 def _finished(world: World, node: NodeView) -> dict[str, Any]:
@@ -120,7 +120,8 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
     if not mine:
         changes["elected"] = None
     changes["sync_stored"] = read.sync
-    changes["failsafe_map"] = replace(known, known=read.failsafe, mine=known.mine and kept)
+    if known.known != read.failsafe or (known.mine and not kept):
+        changes["failsafe_map"] = replace(known, known=read.failsafe, mine=known.mine and kept)
     if world.memory.was_paused and not reading.settings.paused:
         # Whatever was done by hand meanwhile: histories are compared anew, a primary writes its checkpoint again.
         changes |= {"rewind": RewindState.INITIAL, "checkpoint_needed": world.node.is_primary}

@@ -1,4 +1,4 @@
-"""How a world is changed: the two helpers every handler of an outcome uses."""
+"""How a world is changed: the helpers every handler of an outcome uses."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def value_of(outcome: Outcome, otherwise: Any) -> Any:
 def remember(world: World, **changes: Any) -> World:
     """The world with these fields of its Memory changed."""
     return replace(world, memory=replace(world.memory, **changes))
+
+
+def become(world: World, remembered: Mapping[str, Any], **changes: Any) -> World:
+    """The world with these fields changed, and those ``remembered`` of its Memory."""
+    return replace(world, memory=replace(world.memory, **remembered), **changes)

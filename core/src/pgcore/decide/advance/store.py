@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import slots
-from pgcore.decide.advance.memory import Handlers, remember
+from pgcore.decide.advance.memory import Handlers, become, remember
 from pgcore.decide.failsafe import with_leader
 from pgcore.model.actions import (
     AcquireLease,
@@ -109,10 +109,7 @@ def _config_written(world: World, action: WriteConfig, outcome: Outcome) -> Worl
 def _status_written(world: World, action: WriteStatus, outcome: Outcome) -> World:
     if not outcome.ok:
         return world
-    return remember(
-        replace(world, cluster=replace(world.cluster, status=action.status)),
-        written_status=action.status,
-    )
+    return become(world, {"written_status": action.status}, cluster=replace(world.cluster, status=action.status))
 
 
 def _history_written(world: World, action: WriteHistory, outcome: Outcome) -> World:
