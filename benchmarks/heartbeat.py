@@ -13,7 +13,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 from pgcore.daemon.heartbeat import Beat, heartbeat
 from pgcore.dcs import codec
@@ -21,6 +20,7 @@ from pgcore.dcs.store import Record, Snapshot
 from pgcore.decide.advance import ClusterReading, fresh_world
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Lsn
+from pgcore.model.changes import replace
 from pgcore.model.cluster import ClusterStatus
 from pgcore.model.node import NodeView, Slot
 from pgcore.model.settings import Settings

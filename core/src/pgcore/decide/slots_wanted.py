@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pgcore.model.basics import Instant, Lsn, Tags, slot_name
 from pgcore.model.changes import once
-from pgcore.model.cluster import Member
+from pgcore.model.cluster import ClusterView, Member
 from pgcore.model.settings import PermanentSlot
 from pgcore.model.world import World
 
@@ -15,8 +16,7 @@ CAN_ADVANCE = 110000
 """The first server version that can move a slot without a client."""
 
 
-@dataclass(frozen=True, slots=True)
-class PhysicalSlot:
+class PhysicalSlot(NamedTuple):
     """A physical slot that should exist. ``used_here``: its user is expected at this node, so nobody else moves it."""
 
     used_here: bool
@@ -67,17 +67,29 @@ def _stands_aside(w: World) -> bool:
 
 def _members(w: World) -> list[Member]:
     """Members for whom this node keeps a slot. (HA rules 21.1, EC 154, 166)"""
+    streaming = _others(w.cluster, w.me).streaming
     if w.settings.member_slots_ttl > 0 and _can_advance(w):
         aside = _stands_aside(w)
-        return [m for m in _streaming(w) if not aside or m.tags.replicatefrom == w.me]
-    return [m for m in _streaming(w) if _streams_from_me(w, m)]
+        return [m for m in streaming if not aside or m.tags.replicatefrom == w.me]
+    return [m for m in streaming if _streams_from_me(w, m)]
+
+
+class _Others(NamedTuple):
+    """The others by what they need of a slot."""
+
+    streaming: tuple[Member, ...]
+    """Those that stream at all, with a slot name of their own."""
+    slots: tuple[str, ...]
+    """Of those that stream."""
+    elsewhere: frozenset[str]
+    """Slots of those that follow the archive only."""
 
 
 @once
-def _streaming(w: World) -> tuple[Member, ...]:
-    """The others that stream at all, with a slot name of their own."""
-    mine = slot_name(w.me)
-    return tuple(m for m in w.others if not m.tags.nostream and m.slot != mine)
+def _others(cluster: ClusterView, me: str) -> _Others:
+    mine, others = slot_name(me), cluster.besides(me)
+    streaming = tuple(m for m in others if not m.tags.nostream and m.slot != mine)
+    return _Others(streaming, tuple(m.slot for m in streaming), frozenset(m.slot for m in others if m.tags.nostream))
 
 
 def _streams_from_me(w: World, member: Member) -> bool:
@@ -90,13 +102,13 @@ def _streams_from_me(w: World, member: Member) -> bool:
 
 def _position(w: World, member: Member) -> Lsn | None:
     """A member's own word counts if it cascades, or if the leader does not publish for it. (HA rules 21.2, EC 168)"""
-    return member.xlog_location if member.tags.replicatefrom or _ancient_leader(w) else None
+    return member.xlog_location if member.tags.replicatefrom or _ancient_leader(w.cluster) else None
 
 
 @once
-def _ancient_leader(w: World) -> bool:
+def _ancient_leader(cluster: ClusterView) -> bool:
     """The leader is a Patroni older than 4.0: it publishes permanent slots only."""
-    leader = w.cluster.leader_member
+    leader = cluster.leader_member
     major = (leader.version or "").partition(".")[0] if leader is not None and leader.is_patroni else ""
     return major.isdigit() and int(major) < 4
 
@@ -111,7 +123,7 @@ def _can_advance(w: World) -> bool:
 @once
 def seen(w: World) -> Mapping[str, Instant]:
     """When each member slot was last wanted by a live member card. (HA rules 21.2)"""
-    return {**w.memory.slots.seen, **{m.slot: w.now for m in _streaming(w)}}
+    return {**w.memory.slots.seen, **dict.fromkeys(_others(w.cluster, w.me).slots, w.now)}
 
 
 @once
@@ -124,7 +136,7 @@ def retained(w: World) -> tuple[str, ...]:
     names = {name for name, at in seen(w).items() if now - at <= limit}
     if not w.is_holder:
         names.update(w.cluster.status.retain_slots)
-    names.difference_update(m.slot for m in w.others if m.tags.nostream)
+    names -= _others(w.cluster, w.me).elsewhere
     names.difference_update(slot.name for slot in _permanent(w, physical=True))
     names.discard(slot_name(w.me))
     return tuple(sorted(names))
@@ -183,20 +195,28 @@ def feedback(w: World) -> bool:
     return any(decodes(w, name) for name in (w.me, *below))
 
 
-def mistakes(w: World) -> dict[str, str]:
-    """What is wrong with the names of members and permanent slots, each in a sentence. (HA rules 21.1, config 12)"""
-    if not w.settings.use_slots:
-        return {}
-    found: dict[str, str] = {}
+@once
+def _owners(cluster: ClusterView, me: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Whose each member slot is, and what is wrong where two members have the same."""
     owners: dict[str, str] = {}
-    for name in sorted({w.me, *(m.name for m in w.cluster.members)}):
+    twins = {}
+    for name in sorted({me, *(m.name for m in cluster.members)}):
         slot = slot_name(name)
         if slot in owners:
-            found[f"twins {slot}"] = (
+            twins[f"twins {slot}"] = (
                 f"the members {owners[slot]} and {name} share the slot name {slot}, so each lets WAL go that the other needs: "
                 "rename one of them"
             )
         owners[slot] = name
+    return owners, twins
+
+
+def mistakes(w: World) -> dict[str, str]:
+    """What is wrong with the names of members and permanent slots, each in a sentence. (HA rules 21.1, config 12)"""
+    if not w.settings.use_slots:
+        return {}
+    owners, twins = _owners(w.cluster, w.me)
+    found = dict(twins)
     for permanent in _permanent(w, physical=False):
         if permanent.name in owners:
             found[f"taken {permanent.name}"] = (

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import zlib
 
-from pgcore.model.changes import once
 from pgcore.model.cluster import Member
 from pgcore.model.server import Upstream
 from pgcore.model.world import World
 
 
-@once
 def upstream(w: World) -> Upstream | None:
     """The server this standby must stream from; None: archive only, or nobody yet. Never myself. (HA rules 11.1)"""
     if w.settings.tags.nostream:

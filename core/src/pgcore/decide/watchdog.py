@@ -89,9 +89,11 @@ def activate(w: World) -> Decision | None:
     The leader of a standby cluster writes nothing of its own: no watchdog.
     """
     wanted = w.settings.watchdog != "off" and not w.paused and w.node.watchdog is WatchdogState.CLOSED and not w.watchdog_tried
-    leading = w.holds and w.node.running and not w.node.starting and not w.busy
+    if not (w.holds and wanted):
+        return None
+    leading = w.node.running and not w.node.starting and not w.busy
     staying = w.demotion is None or w.demotion.phase in (Phase.CHECKPOINT, Phase.VERIFY)
-    if wanted and leading and staying and not w.standby_cluster and w.bootstrapping is None and not w.memory.stopping:
+    if leading and staying and not w.standby_cluster and w.bootstrapping is None and not w.memory.stopping:
         return act(ActivateWatchdog(), because="the lock is mine: starting the watchdog")
     return None
 
@@ -100,5 +102,5 @@ WATCHDOG = Table("watchdog", paused, switched_off, safe_point, nothing_runs, sta
 
 
 def due(w: World) -> bool:
-    """The watchdog must be started, fed or stopped before anything else is decided."""
-    return (_active(w) or w.settings.watchdog != "off") and WATCHDOG.decide(w) is not None
+    """The watchdog must be started, fed or stopped before anything else is decided; one that does not run can only be started."""
+    return WATCHDOG.decide(w) is not None if _active(w) else activate(w) is not None

@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 _Value = TypeVar("_Value")
+_More = TypeVarTuple("_More")
 _Answer = TypeVar("_Answer")
 _KEPT = "kept answers"
 """Where they are in the value's dictionary: no name of a field."""
@@ -35,15 +36,15 @@ else:
         return changed
 
 
-def once(function: Callable[[_Value], _Answer]) -> Callable[[_Value], _Answer]:
+def once(function: Callable[[_Value, *_More], _Answer]) -> Callable[[_Value, *_More], _Answer]:
     """A pure function of a value without slots that is worked out once for each value, then remembered with it."""
 
     @wraps(function)
-    def answer(value: _Value) -> _Answer:
+    def answer(value: _Value, *more: *_More) -> _Answer:
         try:
-            return value.__dict__[_KEPT][function]
+            return value.__dict__[_KEPT][function, *more]
         except KeyError:
-            found = value.__dict__.setdefault(_KEPT, {})[function] = function(value)
+            found = value.__dict__.setdefault(_KEPT, {})[function, *more] = function(value, *more)
             return found
 
     return answer

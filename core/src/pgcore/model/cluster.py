@@ -50,7 +50,7 @@ class Member:
     @property
     def address(self) -> tuple[str, int] | None:
         """Host and port of ``conn_url``; None when the member cannot be followed."""
-        return _address(self.conn_url) if self.conn_url else None
+        return address_in(self.conn_url) if self.conn_url else None
 
     @property
     def slot(self) -> str:
@@ -59,7 +59,8 @@ class Member:
 
 
 @lru_cache(maxsize=256)
-def _address(conn_url: str) -> tuple[str, int] | None:
+def address_in(conn_url: str) -> tuple[str, int] | None:
+    """Host and port of a connection URL; None when it has no host or cannot be read."""
     try:
         parts = urlsplit(conn_url)
         return (parts.hostname, parts.port or 5432) if parts.hostname else None
@@ -160,6 +161,11 @@ class ClusterView:
             if member.name == name:
                 return member
         return None
+
+    @once
+    def besides(self, name: str) -> tuple[Member, ...]:
+        """Every member but the one of that name."""
+        return tuple(m for m in self.members if m.name != name)
 
     @property
     @once

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from pgcore.model.actions import BootstrapPhase, DemoteMode, Outcome, Phase, RewindState
 from pgcore.model.basics import Instant, Lsn, Role, State, slot_name
-from pgcore.model.changes import once
-from pgcore.model.cluster import ClusterStatus, ClusterView, Member, SyncView
+from pgcore.model.cluster import ClusterStatus, ClusterView, Member, SyncView, address_in
 from pgcore.model.failsafe import FailsafeAnswer, FailsafeMap, FailsafeRecord
 from pgcore.model.node import DataDir, NodeView, TaskKind, TaskResult
 from pgcore.model.orders import Order, ScheduledRestart
@@ -252,7 +252,7 @@ class World:
     @property
     def is_holder(self) -> bool:
         """The lock names me, or was acquired in this beat."""
-        return self.cluster.leader == self.me
+        return self.cluster.leader == self.settings.name
 
     @property
     def holds(self) -> bool:
@@ -333,10 +333,9 @@ class World:
     # -- others ----------------------------------------------------------------------------------------------
 
     @property
-    @once
     def others(self) -> tuple[Member, ...]:
         """Every member but me."""
-        return tuple(m for m in self.cluster.members if m.name != self.me)
+        return self.cluster.besides(self.settings.name)
 
     def known_peers(self) -> tuple[Member, ...]:
         """Members of the last view with a leader, of ``/failsafe`` and of the present view, by name, not me, with a REST URL.
@@ -351,14 +350,11 @@ class World:
 
     def upstream_of(self, member: Member | None) -> Upstream | None:
         """How to stream from this member, with my slot there; None when it cannot be followed."""
-        if member is None or member.address is None:
+        if member is None or not member.conn_url:
             return None
-        host, port = member.address
-        slot = slot_name(self.me) if self.settings.use_slots else None
-        return Upstream(host, port, name=member.name, slot=slot)
+        return _upstream(member.name, member.conn_url, slot_name(self.me) if self.settings.use_slots else None)
 
     @property
-    @once
     def leader_upstream(self) -> Upstream | None:
         """The lock holder as an upstream, None when there is none but me."""
         return None if self.is_holder else self.upstream_of(self.cluster.leader_member)
@@ -390,6 +386,8 @@ class World:
     @property
     def becoming_primary(self) -> bool:
         """The running long action ends with a primary on this node: a promotion, a start as primary, its restart."""
+        if self.node.task is None:
+            return False
         restarting = self.task_is(TaskKind.RESTART) and self.node.role in (Role.PRIMARY, Role.PROMOTED)
         return restarting or self.task_is(TaskKind.PROMOTE, TaskKind.START_PRIMARY)
 
@@ -403,3 +401,9 @@ class World:
     def crashed(self) -> bool:
         """The agent itself saw the server running before it died. (HA rules 4.12)"""
         return self.node.state is State.CRASHED
+
+
+@lru_cache(maxsize=256)
+def _upstream(name: str, conn_url: str, slot: str | None) -> Upstream | None:
+    address = address_in(conn_url)
+    return Upstream(*address, name=name, slot=slot) if address is not None else None

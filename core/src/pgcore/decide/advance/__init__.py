@@ -6,9 +6,9 @@ from pgcore.decide.advance import failsafe, looks, orders, procedures, server, s
 from pgcore.decide.advance.looks import ClusterReading
 from pgcore.decide.advance.memory import Handlers
 from pgcore.model.actions import Action, Outcome
-from pgcore.model.basics import Instant
+from pgcore.model.basics import Instant, Role, State
 from pgcore.model.changes import replace
-from pgcore.model.node import NodeView
+from pgcore.model.node import DataDir, NodeView
 from pgcore.model.settings import Settings
 from pgcore.model.world import Memory, World
 
@@ -34,6 +34,12 @@ def advance(world: World, action: Action, outcome: Outcome) -> World:
     return handler(world, action, outcome) if handler else world
 
 
+_NOTHING = World(
+    Settings("", ""), Memory(), Instant(0.0), 0.0, NodeView(Instant(0.0), DataDir.EMPTY, Role.UNINITIALIZED, State.STOPPED)
+)
+"""Copied, as setting every field anew takes five times as long."""
+
+
 def fresh_world(memory: Memory, settings: Settings, node: NodeView, now: Instant, wall: float) -> World:
     """The world at the start of a beat: what was remembered, nothing observed yet."""
-    return World(settings, memory, now, wall, node)
+    return replace(_NOTHING, settings=settings, memory=memory, now=now, wall=wall, node=node)
