@@ -102,7 +102,7 @@ class Configuration:
         """An operator asked for a reload: the server is signalled even if nothing of ours changed, as its own files may have."""
         self._refused: Mapping[str, Json] | None = None
         self._cache_path = os.path.join(os.path.abspath(local.postgresql.data_dir), CACHE_NAME)
-        self._cached = self.read_cache()
+        self._cached: Mapping[str, Json] | None = self.read_cache()
         self._settings: tuple[tuple[object, ...], Settings] | None = None
         self.effective = self._first()
         self._feedback = any(not slot.physical for slot in permanent_slots(self.effective))
