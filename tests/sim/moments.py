@@ -11,8 +11,12 @@ from pgcore.daemon.mailbox import CarryOut
 from pgcore.model.basics import Json
 from pgcore.model.orders import Order
 from pgcore.testing.simulation.machine import Machine
+from pgcore.testing.simulation.network import Traffic
 from pgcore.testing.simulation.server import Server
 from pgcore.testing.simulation.world import World
+from sim.scene import cast
+
+UNFIT = {"tags": {"nofailover": True}}
 
 
 def look(world: World, seconds: float, at_each: Callable[[], object], step: float = 0.01) -> None:
@@ -41,6 +45,24 @@ def lose_power(machine: Machine) -> None:
     """Its power is gone, and the checker knows that this is a fault."""
     machine.world.checker.trouble(machine.name, begins=True)
     machine.power_off()
+
+
+def writes_alone(world: World, leader: Machine, *without: Machine) -> None:
+    """What the primary writes does not reach these standbys."""
+    lines = world.network.cut(leader.name, [machine.name for machine in without], [Traffic.SQL])
+    for _ in range(3):
+        assert leader.server.write() is not None
+        world.run(1)
+    world.network.mend(lines)
+    for machine in world:
+        assert machine.server.at.contains(leader.server.at) is (machine not in without)
+
+
+def roles(world: World) -> tuple[Machine, Machine, Machine]:
+    """Who leads, who may lead next, and c, which may not."""
+    old, *rest = cast(world)
+    new = next(machine for machine in rest if machine.name != "c")
+    return old, new, world["c"]
 
 
 @dataclass

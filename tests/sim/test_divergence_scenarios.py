@@ -9,29 +9,10 @@ from pgcore.testing.simulation.machine import Machine
 from pgcore.testing.simulation.network import Traffic
 from pgcore.testing.simulation.world import World
 from sim.conftest import Simulate
-from sim.moments import Events, at_once, look, lose_power
+from sim.moments import UNFIT, Events, at_once, look, lose_power, roles, writes_alone
 from sim.scene import Diary, card, cast, cut_store
 
 REWINDS = {"down.rewind", "replica.rewind", "starting.rewind"}
-UNFIT = {"tags": {"nofailover": True}}
-
-
-def writes_alone(world: World, leader: Machine, *without: Machine) -> None:
-    """What the primary writes does not reach these standbys."""
-    lines = world.network.cut(leader.name, [machine.name for machine in without], [Traffic.SQL])
-    for _ in range(3):
-        assert leader.server.write() is not None
-        world.run(1)
-    world.network.mend(lines)
-    for machine in world:
-        assert machine.server.at.contains(leader.server.at) is (machine not in without)
-
-
-def roles(world: World) -> tuple[Machine, Machine, Machine]:
-    """Who leads, who may lead next, and c, which may not."""
-    old, *rest = cast(world)
-    new = next(machine for machine in rest if machine.name != "c")
-    return old, new, world["c"]
 
 
 def test_an_orderly_hand_over_needs_no_rewind(simulate: Simulate) -> None:

@@ -291,9 +291,10 @@ class QuickSimulatedPostgres:
         return (end if server.received else None), Lsn(server.files.replayed), False
 
     def local_timeline(self, deadline: Deadline) -> int:
-        """The timeline by IDENTIFY_SYSTEM. Raises ServerUnavailableError."""
+        """The timeline by IDENTIFY_SYSTEM: a standby names the one it replays. Raises ServerUnavailableError."""
         self._answered(deadline)
-        return self.server.timeline
+        files = self._data()
+        return files.wal.cut(files.replayed).branch.timeline
 
     # -- other servers -----------------------------------------------------------------------------------------------------
 
