@@ -12,7 +12,7 @@ from pgcore.testing.simulation.network import Traffic
 from pgcore.testing.simulation.server import Phase
 from pgcore.testing.simulation.server_files import Followed
 from sim.conftest import Simulate
-from sim.moments import UNFIT, Events, at_once, lose_power, roles, writes_alone
+from sim.moments import UNFIT, Events, lose_power, roles, writes_alone
 from sim.scene import Diary, cast
 from sim.told import files, memory
 
