@@ -11,9 +11,11 @@ from pgcore.daemon.heartbeat import Beat
 from pgcore.daemon.peers import PeerAccess
 from pgcore.dcs.store import MEMBERS, Key
 from pgcore.model import actions as a
+from pgcore.rest.answer import Answer, json_answer
 from pgcore.testing.simulation.agent import LOGIN
 from pgcore.testing.simulation.machine import Machine
 from pgcore.testing.simulation.network import STORE, Traffic
+from pgcore.testing.simulation.scheduler import Process
 from pgcore.testing.simulation.world import World
 
 
@@ -60,6 +62,10 @@ class Diary:
         """What it said when it first decided so; empty if it never did."""
         return next((because for _, who, what, because, _ in self.lines if (who, what) == (name, rule)), "")
 
+    def said(self, rule: str, text: str) -> bool:
+        """Somebody decided so with this in the reason."""
+        return any(what == rule and text in because for _, _, what, because, _ in self.lines)
+
     def first(self, name: str, rule: str) -> float:
         """When it first decided so. Raises AssertionError if it never did."""
         found = [at for at, who, what, _, _ in self.lines if (who, what) == (name, rule)]
@@ -75,6 +81,17 @@ def code(machine: Machine, path: str) -> int:
     """What its REST API answers to this health check now; 0: nobody listens."""
     doors = machine.doors
     return doors.answer("GET", path, None, "127.0.0.1", PeerAccess()).code if doors is not None and doors.process.alive else 0
+
+
+class OddDoors:
+    """A REST API that answers everything with one document, whatever the agent beside it does."""
+
+    def __init__(self, world: World, document: dict[str, Any]) -> None:
+        self.process, self._answer = Process(world.scheduler, "odd"), json_answer(200, document)
+
+    def answer(self, method: str, target: str, body: bytes | None, host: str, access: PeerAccess) -> Answer:
+        """As ``Doors``."""
+        return self._answer
 
 
 def post_failsafe(machine: Machine, sender: Machine) -> int:

@@ -228,7 +228,7 @@ class QuickSimulatedPostgres:
         assert files is not None
         recovering, receiver = server.in_recovery, server.receiver
         position = Lsn(files.wal.position)
-        timeline = files.wal.branch.timeline
+        timeline = files.wal.branch.timeline if server.pace.identifies or not recovering or receiver is not None else None
         shown: dict[str, Any] = {}
         if recovering:
             received, replayed = (position if server.received else None), Lsn(files.replayed)

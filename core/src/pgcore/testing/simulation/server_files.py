@@ -32,6 +32,8 @@ class Pace:
     single_user_s: float = 0.8
     query_s: float = 0.0
     """Until the server answers a query."""
+    identifies: bool = True
+    """It answers IDENTIFY_SYSTEM, by which a standby without a stream learns its timeline."""
     shown_s: float = 0.01
     """From a reload to a session that shows the new values."""
     in_force_s: float = 0.02
