@@ -169,7 +169,16 @@ def test_earlier_moments_are_found_by_time_and_by_number(tmp_path: Path) -> None
     assert "c took over from b" in run("explain", *record, "--at", "2023-11-14T22:14:00Z").output
     both = run("explain", *record, "--last", "2").output
     assert both.index("c took over from b") < both.index("a took over from c")
+    assert "the first is of 2023-11-14 22:13:30.000+00:00" in run("explain", *record, "--at", "2023-11-14T22:00:00Z").output
     assert "is not a time" in run("explain", *record, "--at", "whenever").output
+
+
+def test_records_of_two_clusters_are_not_mixed(tmp_path: Path) -> None:
+    paths = saved(tmp_path, failover())
+    other = tmp_path / "other.jsonl"
+    other.write_text(Path(paths[0]).read_text().replace('"scope":"demo"', '"scope":"prod"'))
+    result = run("explain", "--record", paths[0], "--record", str(other))
+    assert result.exit_code == 1 and "several clusters (demo, prod)" in result.output
 
 
 def test_a_record_without_such_a_moment_says_so(tmp_path: Path) -> None:

@@ -47,17 +47,17 @@ def explain(session: Session, records: tuple[str, ...], config_file: str | None,
     The records of several nodes are merged by the time on their clocks.
     """
     recording = read(records or _own_record(changed(session, config_file=config_file) if config_file else session))
-    found = moments(recording)
-    if at is not None:
-        until = _moment(at)
-        found = [moment for moment in found if moment.begin <= until]
-    found = found[-last:]
+    if len(recording.scopes) > 1:
+        raise NoRecordError(f"these are records of several clusters ({', '.join(sorted(recording.scopes))}): name those of one")
+    everything = moments(recording)
+    until = _moment(at) if at is not None else float("inf")
+    found = [moment for moment in everything if moment.begin <= until][-last:]
     if output == "json":
         click.echo(json.dumps({"moments": [moment.document() for moment in found], "nodes": recording.nodes,
                                "remarks": recording.remarks()}, indent=1))
         return
     if not found:
-        click.echo(nothing_found(recording))
+        click.echo(f"the first is of {_day(everything[0].begin)}, after that time" if everything else nothing_found(recording))
     for moment in found:
         _show(moment)
     _remark(recording)

@@ -418,8 +418,8 @@ def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, noti
             try:
                 rest.reconfigure(configuration.rest())
             finally:
-                configure_log(configuration.local)
                 recorder.record_to(record_place(configuration.local))
+                configure_log(configuration.local)
 
         recorder, watch = Recorder(), PostmasterWatch(ports.mailbox)
         recorder.record_to(record_place(configuration.local))

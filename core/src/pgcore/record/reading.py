@@ -40,6 +40,8 @@ class Recording:
     """Heartbeats as text, with file and line: they are large once they are decoded."""
     spans: dict[str, tuple[float, float]] = field(default_factory=dict)
     """The first and the last moment that the record of each node tells of."""
+    scopes: set[str] = field(default_factory=set)
+    """The clusters they belong to."""
     notes: list[Note] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
     torn: int = 0
@@ -126,5 +128,6 @@ def _keep(recording: Recording, tree: Json, text: str, source: str) -> None:
         recording.lines.setdefault(node, []).append((text, source))
     elif kind == "note":
         recording.notes.append(Note(node, tree["scope"], at, tree["text"]))
+    recording.scopes.add(str(tree["scope"]))
     first, last = recording.spans.get(node, (at, at))
     recording.spans[node] = min(first, at, float(tree.get("since", at))), max(last, at)
