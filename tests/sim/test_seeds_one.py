@@ -1,0 +1,22 @@
+"""Fixed and fresh seeds of one half of the profiles: nothing happens that must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgcore.testing.simulation.batch import Summary
+from sim import seeds
+
+SUMMARY = Summary()
+
+
+@pytest.mark.parametrize("profile", seeds.HALVES[0])
+def test_no_seed_violates_an_invariant(profile: str) -> None:
+    seeds.sweep(profile, SUMMARY)
+
+
+def test_the_sweep_is_as_long_as_promised() -> None:
+    fixed = len(seeds.HALVES[0] + seeds.HALVES[1]) * seeds.FIXED
+    assert fixed >= seeds.SEEDS
+    assert SUMMARY.runs == len(seeds.HALVES[0]) * (seeds.FIXED + seeds.FRESH)
+    assert SUMMARY.days >= seeds.DAYS, f"{SUMMARY.days:.1f} days"
