@@ -40,7 +40,7 @@ def main() -> None:
             profiler.disable()
         executed, everything = summary.per_second
         print(f"{name}: {executed:,.0f} node cycles/s executed, {everything:,.0f} with skipped ones "
-              f"({summary.days:.2f} days in {summary.wall_s:.1f} s, {len(summary.violated)} violations)")
+              f"({summary.days:.2f} days in {summary.cpu_s:.1f} s, {len(summary.violated)} violations)")
     if profiler:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
 

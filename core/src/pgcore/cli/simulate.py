@@ -188,7 +188,7 @@ def _print(summary: Summary, wall: float, explained: list[tuple[Result, Plan, li
                f"({summary.skipped_s / DAY_S:.2f} of them skipped, as nothing happened)")
     click.echo(f"{summary.cycles} heartbeats, {executed:,.0f} a second on one core; {everything:,.0f} with the skipped ones")
     click.echo(f"{summary.failovers} failovers, {summary.unnecessary} of them unnecessary; {summary.switchovers} switchovers; "
-               f"well again after {summary.slowest_settling_s:.0f} s at most")
+               f"well again after {summary.slowest_settling_s:.0f} s at most; {summary.tended} replicas copied anew by hand")
     click.echo(f"{summary.acknowledged} commits acknowledged; {len(summary.gaps)} gaps between them: "
                f"p50 {summary.gap(0.5):.1f} s, p90 {summary.gap(0.9):.1f} s, p99 {summary.gap(0.99):.1f} s, "
                f"longest {summary.gap(1.0):.1f} s")

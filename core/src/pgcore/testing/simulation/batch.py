@@ -84,11 +84,12 @@ class Summary:
     skipped_s: float = 0.0
     cycles: int = 0
     skipped_cycles: int = 0
-    wall_s: float = 0.0
-    """Real time of all runs; several run at the same time."""
+    cpu_s: float = 0.0
+    """Processor time of all runs."""
     failovers: int = 0
     switchovers: int = 0
     unnecessary: int = 0
+    tended: int = 0
     acknowledged: int = 0
     slowest_settling_s: float = 0.0
     struck: Counter[str] = field(default_factory=Counter)
@@ -100,8 +101,8 @@ class Summary:
         """Another one."""
         self.runs += 1
         self.by_profile[result.profile] += 1
-        for name in ("simulated_s", "skipped_s", "cycles", "skipped_cycles", "wall_s", "failovers", "switchovers", "unnecessary",
-                     "acknowledged"):
+        for name in ("simulated_s", "skipped_s", "cycles", "skipped_cycles", "cpu_s", "failovers", "switchovers", "unnecessary",
+                     "tended", "acknowledged"):
             setattr(self, name, getattr(self, name) + getattr(result, name))
         self.slowest_settling_s = max(self.slowest_settling_s, result.settled_s)
         self.struck.update(result.struck)
@@ -122,8 +123,8 @@ class Summary:
     @property
     def per_second(self) -> tuple[float, float]:
         """Node cycles in a second on one core: executed ones, and all."""
-        wall = self.wall_s or 1.0
-        return self.cycles / wall, (self.cycles + self.skipped_cycles) / wall
+        spent = self.cpu_s or 1.0
+        return self.cycles / spent, (self.cycles + self.skipped_cycles) / spent
 
     def gap(self, share: float) -> float:
         """The write gap that this share of all gaps does not exceed."""

@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from pgcore.daemon.mailbox import CarryOut
+from pgcore.model.actions import RewindState
 from pgcore.model.basics import Json
 from pgcore.model.orders import Order, ReinitOrder, RestartOrder
 from pgcore.testing.simulation.faults import MACHINES, Undo, kind
@@ -70,6 +71,14 @@ def _restart(world: World, machines: list[Machine], fault: Fault) -> None:
 def _reinitialize(world: World, machines: list[Machine], fault: Fault) -> None:
     """An operator has a replica copied anew."""
     _order(world, machines, ReinitOrder(force=bool(fault.args.get("force")), from_leader=bool(fault.args.get("from_leader"))))
+
+
+def tend(world: World) -> int:
+    """What is left to operators when all is calm: replicas that say they must be copied anew. How many there were."""
+    waiting = [machine for machine in world if machine.agent is not None and machine.name != world.leader
+               and machine.agent.memory.rewind in (RewindState.TWIN, RewindState.FAILED)]
+    _order(world, waiting, ReinitOrder(force=True))
+    return len(waiting)
 
 
 @kind("reload", targets=(*MACHINES, "all"), lasts=False)

@@ -19,6 +19,11 @@ SHORT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 GAPS = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 12.0, 30.0)
 """Seconds from one fault to the next within a burst."""
 
+STARTS = ("power-loss", "freeze", "freeze-agent", "end-agent", "partition", "store-cut", "hang", "disk-full", "broken-start",
+          "crash", "switchover", "switchover-to", "restart", "demote-cluster", "store-away")
+"""Faults that set something going when they strike a primary and last."""
+LONG = (8.0, 15.0, 25.0, 40.0, 60.0)
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -32,11 +37,13 @@ class Profile:
     kinds: Mapping[str, int]
     setup: Callable[[Random], Setup]
     bursts: tuple[int, int] = (2, 4)
-    thick: tuple[int, int] = (1, 6)
+    thick: tuple[int, int] = (1, 7)
     calm_s: tuple[float, float] = (20.0, 300.0)
     lasts_s: tuple[float, ...] = SHORT
-    awaits: float = 0.35
-    """The share of faults that wait for a bad moment."""
+    awaits: float = 0.5
+    """The share of faults that wait for a bad moment, of those that follow another one."""
+    starts: float = 0.7
+    """The share of bursts that begin with the primary in trouble."""
     bound_s: float = 180.0
 
     def draw(self, seed: int) -> Schedule:
@@ -52,17 +59,24 @@ def draw(profile: Profile, seed: int) -> Schedule:
     at = 0.0
     for _ in range(dice.randint(*profile.bursts)):
         at += dice.uniform(*profile.calm_s)
-        for _ in range(dice.randint(*profile.thick)):
-            faults.append(_draw_one(profile, dice, round(at, 2), dice.choices(names, weights)[0]))
+        for place in range(dice.randint(*profile.thick)):
+            first = place == 0
+            name = dice.choices(names, weights)[0]
+            if first and dice.random() < profile.starts:
+                name = dice.choice([each for each in names if each in STARTS] or [name])
+            faults.append(_draw_one(profile, dice, round(at, 2), name, first=first))
             at += dice.choice(GAPS)
     return in_order(faults)
 
 
-def _draw_one(profile: Profile, dice: Random, at: float, name: str) -> Fault:
+def _draw_one(profile: Profile, dice: Random, at: float, name: str, *, first: bool) -> Fault:
     kind = KINDS[name]
     target, arguments = dice.choice(kind.targets), kind.args(dice)
     lasts = dice.choice(profile.lasts_s) if kind.lasts else 0.0
-    awaits = dice.choice(tuple(MOMENTS)) if dice.random() < profile.awaits else ""
+    if first and name in STARTS:
+        target = "leader" if "leader" in kind.targets else target
+        lasts = dice.choice(LONG) if kind.lasts else 0.0
+    awaits = dice.choice(tuple(MOMENTS)) if not first and dice.random() < profile.awaits else ""
     return Fault(at, name, target, lasts, arguments, awaits)
 
 
@@ -77,6 +91,13 @@ TIMINGS: tuple[dict[str, Json], ...] = (
 )
 
 
+SPICE: tuple[dict[str, Json], ...] = (
+    *({},) * 6, {"primary_start_timeout": 0}, {"primary_start_timeout": 8}, {"check_timeline": True},
+    {"maximum_lag_on_failover": 200}, {"primary_race_backoff": 2},
+)
+"""Settings that some clusters have besides those of their profile."""
+
+
 def cluster(*sizes: int, own: Callable[[tuple[str, ...], Random], Mapping[str, Mapping[str, Json]]] | None = None,
             local: Mapping[str, Json] | None = None, drift: float = 0.0, wall_offset: float = 0.0,
             choices: Mapping[str, tuple[Json, ...]] | None = None, **dynamic: Json) -> Callable[[Random], Setup]:
@@ -85,7 +106,8 @@ def cluster(*sizes: int, own: Callable[[tuple[str, ...], Random], Mapping[str, M
     def setup(dice: Random) -> Setup:
         nodes = tuple("abcde"[:dice.choice(sizes or (3,))])
         drawn = {name: dice.choice(values) for name, values in (choices or {}).items()}
-        document = {**dice.choice(TIMINGS), **dynamic, **{name: value for name, value in drawn.items() if value is not None}}
+        chosen = {name: value for name, value in drawn.items() if value is not None}
+        document = {**dice.choice(TIMINGS), **dice.choice(SPICE), **dynamic, **chosen}
         return Setup(nodes, document, local or {}, own(nodes, dice) if own else {}, drift, wall_offset)
 
     return setup
@@ -130,7 +152,8 @@ SLOTS = {"archive": {"type": "physical"}, "orders": {"type": "logical", "databas
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in (
     Profile("default", "A cluster as most are: a fault every few hours, days pass.", REALISTIC, cluster(2, 3, 3, 3),
-            bursts=(6, 10), thick=(1, 2), calm_s=(0.5 * HOUR, 5 * HOUR), lasts_s=(1.0, 5.0, 15.0, 30.0, 60.0, 300.0), awaits=0.1),
+            bursts=(6, 10), thick=(1, 2), calm_s=(0.5 * HOUR, 5 * HOUR), lasts_s=(1.0, 5.0, 15.0, 30.0, 60.0, 300.0),
+            awaits=0.1, starts=0.2),
     Profile("sync", "Synchronous mode: nothing that was acknowledged is lost, whatever fails.",
             {**COMMON, "switchover": 4, "switchover-to": 3, "restart": 3},
             cluster(2, 3, 3, 4, synchronous_mode=True, choices={"synchronous_node_count": (None, 2)})),

@@ -323,7 +323,12 @@ class Server:
         self._turn(Phase.STOPPING)
         self.waiting.give_up()
         self.fleet.leave(self)
-        if not self.pace.hung_stop:
+        self._end_sessions()
+
+    def _end_sessions(self) -> None:
+        if self.pace.hung_stop:
+            self._later(1.0, self._end_sessions)
+        else:
             self._later(self.pace.stop_s / 3, self._sessions_ended)
 
     def _sessions_ended(self) -> None:

@@ -48,7 +48,7 @@ class Pace:
     slow: float = 1.0
     """All of the above takes so many times longer."""
     hung_stop: bool = False
-    """A session does not end: a fast stop goes on for ever."""
+    """A session does not end: a fast stop goes on as long as this is so."""
     broken: bool = False
     """It does not come up: a mistake in its configuration."""
     disk_full: bool = False
