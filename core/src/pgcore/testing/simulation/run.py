@@ -186,9 +186,9 @@ class Drive:
         kind = KINDS[fault.kind]
         machines = resolve(world, fault.target)
         who = machines[0].name if len(machines) == 1 and fault.target != "all" else ""
-        named = "" if fault.target == "all" else ", ".join(machine.name for machine in machines)
-        world.tell("fault", f"{fault.kind} {named}".strip() + (f" {dict(fault.args)}" if fault.args else "")
-                   + (f" for {fault.lasts:g} s" if fault.lasts else ""))
+        named = fault.kind if fault.target == "all" else f"{fault.kind} {', '.join(machine.name for machine in machines)}"
+        details = [f"{name}={value}" for name, value in sorted(fault.args.items())]
+        world.tell("fault", " ".join(["begins:", named, *details]) + (f" for {fault.lasts:g} s" if fault.lasts else ""))
         self.struck[fault.kind] += 1
         world.checker.trouble(who, begins=True)
         undo = kind.strike(world, machines, fault)
@@ -196,7 +196,7 @@ class Drive:
         def over() -> None:
             if undo is not None:
                 undo()
-                world.tell("fault", f"{fault.kind} {named}".strip() + " is over")
+                world.tell("fault", f"ends: {named}")
             world.checker.trouble(who, begins=False)
 
         self._count += 1
@@ -214,7 +214,7 @@ class Drive:
         store = world.store
         store.serving = store.writable = True
         operators.as_usual(world)
-        world.tell("fault", "there will be no more faults")
+        world.tell("fault", "calm: there will be no more faults")
         began, tends = world.now, world.now + TEND_S
         while (why := world.unsettled()) and not self.over:
             if world.now - began > self.profile.bound_s:

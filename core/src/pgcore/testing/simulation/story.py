@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pgcore.record.timeline import Entry, render
 from pgcore.testing.simulation.profiles import Profile
 from pgcore.testing.simulation.run import Result, run
 from pgcore.testing.simulation.schedule import Schedule
@@ -24,13 +25,16 @@ class Story:
         """A line of it."""
         self.lines.append((at, who, what))
 
-    def text(self, since: float = 0.0, until: float = float("inf")) -> Iterable[str]:
-        """What happened between these moments, a line each; faults and violations stand out."""
-        width = max((len(who) for _, who, _ in self.lines), default=0)
-        for at, who, what in self.lines:
-            if since <= at <= until:
-                mark = {"fault": "!", "checker": "#"}.get(who, " ")
-                yield f"{at:10.3f} {mark} {who:<{width}}  {what}"
+    def text(self, until: float = float("inf")) -> Iterator[str]:
+        """What happened until that moment; faults and violations stand out, what somebody repeats is told once."""
+        entries = [_entry(at, who, what) for at, who, what in self.lines if at <= until]
+        return render(entries, lambda moment: f"{moment:10.3f}")
+
+
+def _entry(at: float, who: str, what: str) -> Entry:
+    node = {"fault": "! fault", "checker": "# checker"}.get(who, f"  {who}")
+    rule, colon, because = what.partition(": ")
+    return Entry(at, node, rule, because) if colon else Entry(at, node, saw=what)
 
 
 def tell(profile: Profile | str, seed: int, faults: Schedule | None = None) -> tuple[Result, Story]:
