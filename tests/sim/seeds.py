@@ -15,6 +15,9 @@ FRESH = 6
 SEEDS, DAYS = 500, 20.0
 """What CI promises: so many fixed seeds and days of cluster time in both files together."""
 
+UNNECESSARY = 0.05
+"""The share of failovers that may have had no reason that the checker knows of."""
+
 FIRST_FRESH = SystemRandom().randrange(10**6, 10**9)
 
 names = list(PROFILES)

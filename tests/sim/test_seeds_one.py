@@ -19,4 +19,5 @@ def test_the_sweep_is_as_long_as_promised() -> None:
     fixed = len(seeds.HALVES[0] + seeds.HALVES[1]) * seeds.FIXED
     assert fixed >= seeds.SEEDS
     assert SUMMARY.runs == len(seeds.HALVES[0]) * (seeds.FIXED + seeds.FRESH)
+    assert SUMMARY.unnecessary <= 1 + SUMMARY.failovers * seeds.UNNECESSARY
     assert SUMMARY.days >= seeds.DAYS, f"{SUMMARY.days:.1f} days"
