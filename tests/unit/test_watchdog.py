@@ -18,7 +18,7 @@ from pgcore.config.load import load_local
 from pgcore.config.sections import WatchdogSection
 from pgcore.daemon import watchdog as daemon_watchdog
 from pgcore.daemon.watchdog import Watchdog
-from pgcore.daemon.watchdog_device import LinuxWatchdog, WatchdogError
+from pgcore.daemon.watchdog_device import LinuxWatchdog, SystemDevices, WatchdogError
 from pgcore.model import actions as a
 from pgcore.model.basics import Timing
 from pgcore.model.node import WatchdogState
@@ -61,7 +61,7 @@ class Wired:
     def __init__(self, pipe: Path, **section: Any) -> None:
         self.section = WatchdogSection(**{"mode": "automatic", "driver": "testing", "device": str(pipe)} | section)
         self.timing = TIMING
-        self.watchdog = Watchdog(lambda: self.section)
+        self.watchdog = Watchdog(lambda: self.section, SystemDevices())
 
     def change(self, **section: Any) -> None:
         self.section = WatchdogSection(

@@ -26,6 +26,7 @@ from pgcore.daemon.slot_actions import SlotActions
 from pgcore.daemon.sync_actions import SyncActions
 from pgcore.daemon.tasks import Tasks
 from pgcore.daemon.watchdog import Watchdog
+from pgcore.daemon.watchdog_device import Devices, SystemDevices
 from pgcore.dcs import codec
 from pgcore.dcs.retry import retrying
 from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Store, Stored
@@ -67,6 +68,7 @@ class Ports:
     configuration: Configuration
     failsafe: FailsafeReceiver = field(default_factory=FailsafeReceiver)
     mpp: Mpp = field(default_factory=Mpp)
+    watchdogs: Devices = field(default_factory=SystemDevices)
 
 
 class Performer:
@@ -83,7 +85,7 @@ class Performer:
         self._complaints = Complaints()
         self._complained: set[str] = set()
         self._checkpoint = _Checkpoint(ports)
-        self.watchdog = Watchdog(lambda: ports.configuration.local.watchdog)
+        self.watchdog = Watchdog(lambda: ports.configuration.local.watchdog, ports.watchdogs)
         long = LongActions(ports, lambda: self.lease_until)
         ordered = OrderedActions(ports, long, lambda: self.lease_until)
         self._handlers: dict[type, Callable[[Any, World], Any]] = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from pgcore.clock import now
 from pgcore.config.sections import WatchdogSection
-from pgcore.daemon.watchdog_device import TIMEOUTS_S, Device, WatchdogError, open_device
+from pgcore.daemon.watchdog_device import TIMEOUTS_S, Device, Devices, WatchdogError
 from pgcore.decide.lease import demote_left_s
 from pgcore.errors import ConfigError
 from pgcore.model import actions as a
@@ -67,8 +67,8 @@ def refuse_unsupported(section: WatchdogSection, source: object) -> None:
 class Watchdog:
     """The device as far as it is in use. ``section`` tells the configuration of this moment."""
 
-    def __init__(self, section: Callable[[], WatchdogSection]) -> None:
-        self._section = section
+    def __init__(self, section: Callable[[], WatchdogSection], devices: Devices) -> None:
+        self._section, self._devices = section, devices
         self._device: Device | None = None
         self._applied: Wanted | None = None
         self._refused: tuple[Wanted, str, Instant] | None = None
@@ -124,7 +124,7 @@ class Watchdog:
             return ""
         if why := _misfit(want, timing):
             return why
-        if not os.access(want.path, os.W_OK):
+        if not self._devices.usable(want.path):
             return f"{want.path} is missing or not writable"
         return ""
 
@@ -136,7 +136,7 @@ class Watchdog:
             action(want, timing)
         except WatchdogError as error:
             self._refused = (want, str(error), now())
-            missing = not want.required and not os.path.exists(want.path)
+            missing = not want.required and not self._devices.there(want.path)
             logger.log(logging.DEBUG if missing else logging.WARNING, "the watchdog does not run: %s", error)
             return str(error)
         self._refused = None
@@ -145,7 +145,7 @@ class Watchdog:
     def _activate(self, want: Wanted, timing: Timing) -> None:
         if why := _misfit(want, timing):
             raise WatchdogError(why)
-        device = open_device(want.driver, want.path)
+        device = self._devices.open(want.driver, want.path)
         self._device, self._applied = device, want
         try:
             self._settle(device, want, timing)

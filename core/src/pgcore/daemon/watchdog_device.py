@@ -43,9 +43,33 @@ class Device(Protocol):
         """Let go of it, with ``stop`` so that it does not count any more."""
 
 
-def open_device(driver: str, path: str) -> Device:
-    """Open the device, which starts it. Raises WatchdogError."""
-    return Pipe(path) if driver == "testing" else LinuxWatchdog(path)
+class Devices(Protocol):
+    """The watchdogs of a machine."""
+
+    def open(self, driver: str, path: str) -> Device:
+        """Open one, which starts it. Raises WatchdogError."""
+
+    def usable(self, path: str) -> bool:
+        """It is there and may be written to."""
+
+    def there(self, path: str) -> bool:
+        """It exists."""
+
+
+class SystemDevices:
+    """Those of this machine."""
+
+    def open(self, driver: str, path: str) -> Device:
+        """Open it."""
+        return Pipe(path) if driver == "testing" else LinuxWatchdog(path)
+
+    def usable(self, path: str) -> bool:
+        """The agent's account may write to it."""
+        return os.access(path, os.W_OK)
+
+    def there(self, path: str) -> bool:
+        """There is such a file."""
+        return os.path.exists(path)
 
 
 class _File:

@@ -193,6 +193,7 @@ class AgentLife:
             registry,
             self.mailbox,
             configuration,
+            watchdogs=machine.watchdogs,
         )
         machine.doors = Doors(world.scheduler.current, self.board, postgres.position, ports.failsafe, configuration.rest)
         postgres.configure(configuration.server)

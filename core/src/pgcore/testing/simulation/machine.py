@@ -11,6 +11,7 @@ from pgcore.testing.simulation.agent import AgentLife
 from pgcore.testing.simulation.guard import SimulatedGuard
 from pgcore.testing.simulation.http import Doors
 from pgcore.testing.simulation.scheduler import Process
+from pgcore.testing.simulation.watchdogs import Watchdogs
 
 if TYPE_CHECKING:
     from pgcore.testing.simulation.postgres import SimulatedPostgres
@@ -45,6 +46,7 @@ class Machine:
         self.server: Server = world.new_server(self)
         self.server.on_exit.append(self._postmaster_ended)
         self.guard = SimulatedGuard(self.guard_process, lambda: self.server, self._guard_acted)
+        self.watchdogs = Watchdogs(self)
         self.wanted = True
         """Whoever starts agents keeps this one running."""
 
@@ -152,6 +154,7 @@ class Machine:
         self.kill_agent()
         self.server.power_off()
         self.guard_process.kill()
+        self.watchdogs.lose_power()
 
     def power_on(self) -> None:
         """It boots: nothing runs yet but what starts agents."""

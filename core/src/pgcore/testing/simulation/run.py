@@ -14,7 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pgcore.model.basics import Json
-from pgcore.testing.simulation import operators, remote  # noqa: F401  the latter registers its kind
+from pgcore.testing.simulation import operators, remote, watchdog_faults  # noqa: F401  the others register their kinds
 from pgcore.testing.simulation.checker import Violation
 from pgcore.testing.simulation.faults import KINDS, Undo, resolve
 from pgcore.testing.simulation.moments import MOMENTS

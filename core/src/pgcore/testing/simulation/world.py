@@ -30,6 +30,7 @@ from pgcore.testing.simulation.replication import Fleet
 from pgcore.testing.simulation.scheduler import Scheduler, inside
 from pgcore.testing.simulation.server import Server
 from pgcore.testing.simulation.store import StoreServer
+from pgcore.testing.simulation.watchdogs import WatchdogJudge
 from pgcore.testing.simulation.watching import Listener
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class World:
         self._listener = Listener(self)
         self._listener.begin(everything=told is not None)
         self.checker = Checker(self)
+        self.watchdog_judge = WatchdogJudge(self)
         self.fleet = Fleet(self.scheduler, self.dice, self._connected, self.checker.server_told)
         self.machines: dict[str, Machine] = {}
         self.by_host: dict[str, Machine] = {}
