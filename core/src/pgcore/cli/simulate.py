@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pgcore.cli.context import Session
 from pgcore.testing.simulation.batch import DAY_S, Summary, run_all
 from pgcore.testing.simulation.profiles import PROFILES
+from pgcore.testing.simulation.records import save
 from pgcore.testing.simulation.run import Result, check
 from pgcore.testing.simulation.schedule import Plan, ScheduleError, read_plan
 from pgcore.testing.simulation.shrink import Budget, shrink
@@ -62,13 +63,15 @@ class Seeds(click.ParamType):
 @click.option("--from-cluster", "what", metavar="WHAT",
               help="Take the live cluster's present view, and tell what would happen, for example 'stop node2'. Touches nothing.")
 @click.option("--cluster", "cluster_name", metavar="CLUSTER_NAME", help="Which one, if not that of the configuration.")
+@click.option("--record", "records", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Write the flight records of every run, for pgcore explain and pgcore replay.")
 @click.option("-v", "--story", "wants_story", is_flag=True, help="Tell the story of every run.")
 @click.option("-o", "--output", type=click.Choice(["pretty", "json"]), default="pretty", show_default=True)
 @click.option("--profiles", "list_profiles", is_flag=True, help="List the profiles.")
 @click.pass_obj
 def simulate(session: Session, seeds: tuple[int, int] | None, profiles: tuple[str, ...], minutes: float | None, jobs: int | None,
-             schedule: Path | None, findings: Path | None, what: str | None, cluster_name: str | None, wants_story: bool,
-             output: str, list_profiles: bool) -> None:
+             schedule: Path | None, findings: Path | None, what: str | None, cluster_name: str | None, records: Path | None,
+             wants_story: bool, output: str, list_profiles: bool) -> None:
     """Let real agents live through trouble in virtual time, and see whether anything happens that must not.
 
     Ends with 1 if something did, and tells what, with the command that shows it again.
@@ -88,7 +91,7 @@ def simulate(session: Session, seeds: tuple[int, int] | None, profiles: tuple[st
 
         def on_result(result: Result) -> None:
             summary.add(result)
-            if wants_story:
+            if wants_story or records is not None:
                 told.append(Plan(result.profile, result.seed, result.faults))
             if result.violations and findings is not None:
                 with findings.open("a") as file:
@@ -107,6 +110,9 @@ def simulate(session: Session, seeds: tuple[int, int] | None, profiles: tuple[st
         _print(summary, wall, explained)
         if wants_story:
             _tell_all(told)
+    if records is not None:
+        for plan in told:
+            save(plan, records / f"{plan.profile}-{plan.seed}")
     raise SystemExit(1 if summary.violated else 0)
 
 
