@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pgcore.decide.sync_names import parse
+from pgcore.model.basics import Lsn
+from pgcore.model.node import WalSender
 from pgcore.model.synchronous import Kind, Names
 from pgcore.testing.simulation.wal import Commit
 
@@ -21,12 +23,14 @@ _parsed = lru_cache(parse)
 class Waiting:
     """Commits of one server that wait, and by which names. ``shown`` is what a session sees, ``in_force`` what counts."""
 
-    __slots__ = ("_commits", "_server", "in_force", "shown")
+    __slots__ = ("_commits", "_server", "commit", "in_force", "shown")
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._commits: deque[tuple[Commit, Callable[[Commit], None] | None]] = deque()
         self.shown = self.in_force = ""
+        self.commit = "on"
+        """``synchronous_commit``."""
 
     def __len__(self) -> int:
         return len(self._commits)
@@ -76,12 +80,16 @@ class Waiting:
             return self._server.at.position
         if names.placeholder:
             return 0
-        positions = [stream.flushed for stream in self._candidates(names)]
+        positions = [self._reached(stream) for stream in self._candidates(names)]
         if len(positions) < names.count:
             return 0
         if names.kind is Kind.ANY:
             return sorted(positions, reverse=True)[names.count - 1]
         return min(positions[:names.count])
+
+    def _reached(self, stream: Stream) -> int:
+        files = stream.standby.files
+        return min(stream.flushed, files.replayed) if self.commit == "remote_apply" and files is not None else stream.flushed
 
     def _candidates(self, names: Names) -> list[Stream]:
         """Listed standbys that stream, in the order of the list."""
@@ -101,3 +109,15 @@ class Waiting:
             return {stream.number: ("quorum", 1) for stream in self._candidates(names)}
         return {stream.number: ("sync" if place < names.count else "potential", place + 1)
                 for place, stream in enumerate(self._candidates(names))}
+
+    def rows(self) -> tuple[WalSender, ...]:
+        """pg_stat_replication."""
+        states, rows = self.states(), []
+        for stream in self._server.senders:
+            standby, flushed = stream.standby, Lsn(stream.flushed)
+            replayed = flushed if standby.files is None else Lsn(min(standby.files.replayed, flushed))
+            known = (flushed, flushed, replayed) if standby.pace.reports else (None, None, None)
+            state = "catchup" if stream.catching_up else "streaming"
+            sync, priority = states.get(stream.number, ("async", 0))
+            rows.append(WalSender(standby.name, state, "replicator", standby.host, sync, priority, *known))
+        return tuple(rows)

@@ -176,9 +176,10 @@ class AgentLife:
         """As ``pgcore run`` after it has read its files."""
         machine = self.machine
         world = machine.world
-        configuration = _Configuration(machine, local_config(machine.config))
+        local = local_config(machine.config)
+        configuration = _Configuration(machine, local)
         timing = configuration.effective.timing
-        store = SimulatedStore(world.store, world.network, machine.name, machine.name, timing)
+        store = SimulatedStore(world.store, world.network, machine.name, local.node.name, timing)
         if not self._store_answers(store, configuration):
             return self._over()
         registry: Registry = _Guests(machine)  # type: ignore[assignment]

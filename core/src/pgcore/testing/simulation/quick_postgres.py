@@ -9,7 +9,7 @@ from pgcore import threads
 from pgcore.clock import Deadline, now
 from pgcore.errors import ServerError, ServerUnavailableError
 from pgcore.model.basics import Json, Lsn, Role, State
-from pgcore.model.node import ControlData, DataDir, NodeView, Slot, WalReceiver, WalSender
+from pgcore.model.node import ControlData, DataDir, NodeView, Slot, WalReceiver
 from pgcore.model.server import ServerSettings, Upstream
 from pgcore.model.synchronous import StandbyNames
 from pgcore.postgres.quick import QUICK_S, SETTLE_S
@@ -240,23 +240,11 @@ class QuickSimulatedPostgres:
         return NodeView(
             at, data_dir, self.role, self.state, running=True, answering=True, accepting=True, system_id=files.system_id,
             server_version=self.server.version, postmaster_pid=pid, postmaster_start=server.started, is_primary=not recovering,
-            timeline=timeline, position=position, senders=self._senders() if server.senders else (),
+            timeline=timeline, position=position, senders=server.waiting.rows() if server.senders else (),
             slots=self._slots(files) if files.slots else (), names=self._look_at_names(files),
             hot_standby_feedback=self._feedback, has_restore_command=self._restores, archiving=self._archiving,
             recovery_files=files.standby_signal, rewind_possible=self._rewindable(files),
             pending_restart=parameters.pending(self._settings, server.parameters), **shown)
-
-    def _senders(self) -> tuple[WalSender, ...]:
-        server = self.server
-        states = server.waiting.states()
-        rows = []
-        for stream in server.senders:
-            flushed, standby = Lsn(stream.flushed), stream.standby
-            replayed = flushed if standby.files is None else Lsn(min(standby.files.replayed, stream.flushed))
-            sync, priority = states.get(stream.number, ("async", 0))
-            state = "catchup" if stream.catching_up else "streaming"
-            rows.append(WalSender(standby.name, state, "replicator", standby.host, sync, priority, flushed, flushed, replayed))
-        return tuple(rows)
 
     def _slots(self, files: DataFiles) -> tuple[Slot, ...]:
         used = {stream.followed.slot for stream in self.server.senders}
@@ -272,8 +260,9 @@ class QuickSimulatedPostgres:
         shown = waiting.shown
         settled = (not shown and not ours) or files.names == shown
         in_force = waiting.in_force == shown
-        if (known.text, known.settled, known.in_force, known.ours) != (shown, settled, in_force, ours):
-            self._names = StandbyNames(shown, "on", settled, in_force, ours)
+        names = StandbyNames(shown, waiting.commit, settled, in_force, ours)
+        if names != known:
+            self._names = names
         return self._names
 
     def position(self, timeout_s: float) -> tuple[Lsn | None, Lsn | None, bool] | None:
@@ -378,6 +367,7 @@ class QuickSimulatedPostgres:
         wanted = names if names is not None else self._configured_names() or ""
         changed = files.names != wanted or (self._written is not None and self._written != self._settings.parameters)
         files.names, files.names_ours, self._written = wanted, names is not None, self._settings.parameters
+        self.server.waiting.commit = str(self._settings.parameters.get("synchronous_commit", "on"))
         return changed
 
     def write_files(self, *, role: Role, upstream: Upstream | None, standby: bool) -> None:

@@ -175,7 +175,7 @@ class Fleet:
         until = stream.upstream.at
         if until == stream.standby.at:
             stream.catching_up = False
-            self._confirmed(stream)
+            self.confirm(stream)
             return
         if not self.linked(stream.upstream, stream.standby):
             return  # lost, and sent again when the link is back
@@ -200,13 +200,15 @@ class Fleet:
             standby.tell("mixed", had=own, got=until)
             standby.receive(until)
         stream.catching_up = False
-        self._confirmed(stream)
+        self.confirm(stream)
         self._send(stream)
 
-    def _confirmed(self, stream: Stream) -> None:
+    def confirm(self, stream: Stream) -> None:
         """The standby's answer."""
         upstream, standby = stream.upstream, stream.standby
         if not stream.up or upstream.life is None or upstream.files is None or not self.linked(upstream, standby):
+            return
+        if not standby.pace.reports:
             return
         stream.flushed = standby.at.position
         slot = upstream.files.slots.get(stream.followed.slot or "")

@@ -232,6 +232,8 @@ class Server:
             self._replaying = False
             if self.files is not None and self.in_recovery:
                 self.files.replayed = max(self.files.replayed, target)
+                if self.receiver is not None:
+                    self.fleet.confirm(self.receiver)
                 self._replay()
 
         self._later(self.pace.replay_s, replayed)

@@ -41,6 +41,8 @@ class Pace:
     receive_s: float = 0.002
     """From a write on the upstream until it is received here."""
     replay_s: float = 0.0
+    reports: bool = True
+    """It tells its upstream how far it is."""
     reconnect_s: float = 1.0
     """``wal_retrieve_retry_interval``."""
     notice_s: float = 10.0
