@@ -59,6 +59,18 @@ HOLDER = (
         world(down(Role.DEMOTED), B_LEADS, paused=True, rewind=RewindState.SUCCESS),
         "down.start_as_standby",
     ),
+    case(
+        "one that need not be rewound is started as well, after the comparison that precedes every start (EC 73)",
+        world(down(Role.DEMOTED), B_LEADS, paused=True, rewind=RewindState.NOT_NEED),
+        "down.check_first",
+        SetRewind(RewindState.CHECK),
+        then=Then.AGAIN,
+    ),
+    nothing(
+        "one that would have to be rewound but cannot stays stopped",
+        world(down(Role.DEMOTED, rewind_possible=False), B_LEADS, paused=True, rewind=RewindState.NEED),
+        "down.paused",
+    ),
     nothing("a stopped server stays stopped in maintenance mode (EC 191)", world(down(), B_LEADS, paused=True), "down.paused"),
     case(
         "a crashed primary with the lock starts again as a primary (EC 80)",

@@ -139,6 +139,11 @@ def unheeded(failover: FailoverRequest, *, seconds: float = 31, **facts: Any) ->
 UNHEEDED = (
     case("nobody followed it for ttl: over, not the next outage", unheeded(request("a", "b")), "race.came_to_nothing", *DROPPED),
     case("a manual failover as well", unheeded(request(None, "b")), "race.came_to_nothing", *DROPPED),
+    nothing(
+        "the lock was free for long when an operator asked: it is b's turn (EC 78)",
+        unheeded(request(None, "b"), request_waits=(request(None, "b").version, Instant(NOW - 1))),
+        "race.candidate_first",
+    ),
     nothing("it is still b's turn", unheeded(request("a", "b"), seconds=29), "race.candidate_first"),
     case("another leader was asked to go: its own affair", unheeded(request("b", "c")), "race.acquire"),
     case("a schedule is for later", unheeded(request("a", "b", due=60)), "race.acquire"),

@@ -27,9 +27,10 @@ RESTARTABLE = (ControlState.IN_PRODUCTION, ControlState.IN_CRASH_RECOVERY, Contr
 
 
 def paused(w: World) -> Decision | None:
-    """Paused: a stopped server stays stopped, but for a demoted primary that is to be rewound. (HA rules 23, EC 188, 196)"""
-    waiting = w.memory.rewind in (RewindState.CHECK, RewindState.NEED) and w.node.rewind_possible
-    demoted = w.node.role is Role.DEMOTED and not w.is_holder and (waiting or w.memory.rewind is RewindState.SUCCESS)
+    """Paused: a stopped server stays stopped, but for a primary that a switchover demoted. (HA rules 23, EC 73, 188, 196)"""
+    follows = w.memory.rewind in (RewindState.CHECK, RewindState.NOT_NEED, RewindState.SUCCESS)
+    mendable = w.memory.rewind is RewindState.NEED and w.node.rewind_possible
+    demoted = w.node.role is Role.DEMOTED and not w.is_holder and (follows or mendable)
     if not w.paused or demoted:
         return None
     if w.is_holder:

@@ -260,10 +260,13 @@ STANDBY_LEADER_RULES = (*_REQUEST, *_CANDIDATES, candidate_not_streaming, name_f
 
 
 def _now(w: World) -> FailoverRequest | None:
-    """The request the race must respect; one that has led to nothing for ttl is over."""
-    request, since = w.cluster.failover, w.memory.unlocked_since
-    over = since is not None and w.now - since > w.settings.timing.ttl
-    return None if request is None or request.scheduled_at or over else request
+    """The request the race must respect; one that has led to nothing for ttl is over. It may be younger than the free lock."""
+    request, since, waits = w.cluster.failover, w.memory.unlocked_since, w.memory.request_waits
+    if request is None or request.scheduled_at:
+        return None
+    if waits is not None and waits[0] == request.version:
+        since = waits[1]
+    return None if since is not None and w.now - since > w.settings.timing.ttl else request
 
 
 def came_to_nothing(w: World) -> Decision | None:

@@ -163,6 +163,8 @@ class Memory:
     """Why the last request was not carried out."""
     unlocked_since: Instant | None = None
     """Since when the lock has been seen free."""
+    request_waits: tuple[str, Instant] | None = None
+    """Version of the request that was seen beside the free lock, and since when."""
     slots: SlotMemory = field(default_factory=SlotMemory)
     written_status: ClusterStatus | None = None
     written_timeline: int | None = None

@@ -130,6 +130,11 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
         changes["request_seen"] = None
     since = world.memory.unlocked_since
     changes["unlocked_since"] = None if not cluster.unlocked else world.now if since is None else since
+    request, waits = cluster.failover, world.memory.request_waits
+    if request is None or not cluster.unlocked:
+        changes["request_waits"] = None
+    elif waits is None or waits[0] != request.version:
+        changes["request_waits"] = (request.version, world.now)
     world = replace(
         world,
         cluster=cluster,
