@@ -99,7 +99,10 @@ def test_a_crash_recovery_has_its_limit_only_where_another_could_lead(simulate: 
         assert world.run_until(lambda: world.writable() == [world.leader] and world.leader != a.name, 12)
         a.server.pace.recovery_s = 1.0
     else:
-        assert always(world, lambda: world.leader == a.name and (a.server.phase is not Phase.DOWN or world.now < began + 4), 35, 0.5)
+        def recovers() -> bool:
+            return world.leader == a.name and (a.server.phase is not Phase.DOWN or world.now < began + 4)
+
+        assert always(world, recovers, 35, 0.5)
         assert _leads(world, a.name, 15)
     for each in (b, c):
         each.power_on()
