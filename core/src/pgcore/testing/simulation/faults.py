@@ -337,9 +337,13 @@ def _hang(world: World, machines: list[Machine], fault: Fault) -> Undo:
     """The server neither answers nor ends; one that is not killable hangs in the kernel."""
 
     def hang(machine: Machine) -> Undo:
-        server = machine.server
-        server.hang(killable=bool(fault.args.get("killable", True)))
-        return server.resume
+        machine.server.hang(killable=bool(fault.args.get("killable", True)))
+
+        def resume() -> None:
+            if not machine.frozen:  # else it goes on with its machine
+                machine.server.resume()
+
+        return resume
 
     return _each(machines, hang)
 

@@ -75,10 +75,17 @@ def _reinitialize(world: World, machines: list[Machine], fault: Fault) -> None:
 
 def tend(world: World) -> int:
     """What is left to operators when all is calm: replicas that say they must be copied anew. How many there were."""
-    waiting = [machine for machine in world if machine.agent is not None and machine.name != world.leader
-               and machine.agent.memory.rewind in (RewindState.TWIN, RewindState.FAILED)]
-    _order(world, waiting, ReinitOrder(force=True))
-    return len(waiting)
+    asking = [machine for machine in world if machine.name != world.leader and _asks_for_a_copy(machine)]
+    _order(world, asking, ReinitOrder(force=True))
+    return len(asking)
+
+
+def _asks_for_a_copy(machine: Machine) -> bool:
+    """It has parted from the leader for good, or what was made of its data was left half done."""
+    agent, files = machine.agent, machine.server.files
+    if agent is None or agent.performer.ports.tasks.kind is not None:
+        return False
+    return agent.memory.rewind in (RewindState.TWIN, RewindState.FAILED) or (files is not None and bool(files.torn))
 
 
 @kind("reload", targets=(*MACHINES, "all"), lasts=False)
