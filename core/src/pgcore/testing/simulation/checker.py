@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgcore.dcs.store import Key
+from pgcore.testing.simulation.guarantees import Guarantees
 from pgcore.testing.simulation.wal import Commit
 
 if TYPE_CHECKING:
     from pgcore.model.basics import Json
+    from pgcore.model.world import World as View
     from pgcore.testing.simulation.server import Server
     from pgcore.testing.simulation.world import World
 
+MIXED_S = 15.0
+"""An agent that was away is back in charge of its server after so long."""
 THAW_S = 0.5
 """A machine that goes on after a standstill may serve writes for this long, until its guard has stopped its server."""
 QUIET_S = 60.0
@@ -51,13 +55,14 @@ class Checker:
         self._world = world
         self.violations: list[Violation] = []
         self.failovers = self.switchovers = self.unnecessary = 0
-        self._promise: Commit | None = None
+        self.promise: Commit | None = None
         """The newest commit a client was told of whose loss the configured durability forbids."""
         self._promised_by = ""
         self._told: dict[str, Commit] = {}
         """The newest commit that each server's clients were told of."""
         self._newest: Commit | None = None
-        self._forced = False
+        """What a client was told of last: what a failover without a promise has left behind is not the cluster's any more."""
+        self.forced = False
         """An operator has named a new primary by hand: what it lacks is lost by order."""
         self._lenient = False
         """There was a maintenance mode: it leaves unguarded primaries alone."""
@@ -68,6 +73,7 @@ class Checker:
         self._troubled: dict[str, float] = {}
         """When a fault last began or ended, by machine; the empty name for what concerns everybody."""
         self._trouble_now: dict[str, int] = {}
+        self._guarantees = Guarantees(world, self)
 
     def violated(self, invariant: str, text: str) -> None:
         """Note that this happened."""
@@ -81,10 +87,14 @@ class Checker:
         self._troubled[name] = self._world.now
         self._trouble_now[name] = self._trouble_now.get(name, 0) + (1 if begins else -1)
 
+    def quiet_s(self, name: str) -> float:
+        """For how long no fault of this machine, or of everybody, has begun or ended."""
+        return self._world.now - self._troubled.get(name, -1e9)
+
     def operator_asked(self, leader: str | None, candidate: str | None) -> None:
         """A request for a switchover, or without ``leader`` for a failover by hand."""
         self._asked_at = self._world.now
-        self._forced = self._forced or leader is None
+        self.forced = self.forced or leader is None
 
     def operator_acted(self) -> None:
         """An operator did something else to a node: a restart, a reinitialisation, a signal."""
@@ -104,8 +114,14 @@ class Checker:
         self._world.tell(server.name, f"server: {kind}" + "".join(f", {name} {value}" for name, value in facts.items()))
         if kind == "writable":
             self._accepting(server)
+            if facts.get("how") == "promotion" and server.name in self._world.machines:
+                self._guarantees.promoted(server, facts["before"], self._asked_at)
         elif kind == "removed":
             self._removed(server, facts.get("commit"))
+        elif kind == "stopped" and server.name in self._world.machines:
+            self._guarantees.stopped(server, self._asked_at)
+        elif kind == "mixed":
+            self._mixed(server, facts)
 
     def _accepting(self, server: Server) -> None:
         """It begins to accept writes."""
@@ -153,25 +169,29 @@ class Checker:
     def acknowledged(self, server: Server, commit: Commit) -> None:
         """A client was told that its commit is durable."""
         self._told[server.name] = commit
-        if self._newest is None or commit.contains(self._newest):
-            self._newest = commit
+        self._guarantees.acknowledged(server, commit)
+        self._newest = commit
         if not self._synchronous:
-            self._promise = None
+            self.promise = None
             return
-        promise = self._promise
+        promise = self.promise
         if promise is None or commit.contains(promise):
-            self._promise, self._promised_by = commit, server.name
-        elif not self._forced and not promise.contains(commit):
+            self.promise, self._promised_by = commit, server.name
+        elif not self.forced and not promise.contains(commit):
             self.violated("acknowledged commits are kept",
                           f"{server.name} acknowledged {commit}, which lacks {promise} that {self._promised_by} had acknowledged")
 
     def _has_what_was_promised(self, server: Server) -> None:
         if not self._synchronous:
-            self._promise = None
-        promise = self._promise
-        if promise is not None and not self._forced and not server.at.contains(promise):
+            self.promise = None
+        promise = self.promise
+        if promise is not None and not self.forced and not server.at.contains(promise):
             self.violated("acknowledged commits are kept",
                           f"{server.name} accepts writes at {server.at} without {promise}, acknowledged by {self._promised_by}")
+
+    def lease_proven(self, name: str, view: View) -> None:
+        """An agent takes its lease for proven, or has just failed to prove it."""
+        self._guarantees.within_the_lease(name, view)
 
     def handed_over(self, name: str) -> None:
         """An orderly switchover: this leader has shut down, and gives the lock away."""
@@ -180,7 +200,7 @@ class Checker:
     def _handed_over_to(self, server: Server) -> None:
         """Whoever follows an orderly hand-over has all that was acknowledged, unless nobody who has it came within ttl."""
         handed, self._handed = self._handed, None
-        if handed is None or handed.told is None or server.name == handed.name or self._forced:
+        if handed is None or handed.told is None or server.name == handed.name or self.forced:
             return
         agent = self._world[server.name].agent if server.name in self._world.machines else None
         ttl = agent.settings.timing.ttl if agent is not None else 0
@@ -190,7 +210,7 @@ class Checker:
 
     def _covered_by_sync(self, server: Server) -> None:
         """Who begins to accept writes in synchronous mode is named in ``/sync``."""
-        if not self._synchronous or self._forced or self._lenient:
+        if not self._synchronous or self.forced or self._lenient:
             return
         sync = self._world.view().sync
         if server.name != sync.leader and server.name not in sync.standbys:
@@ -216,10 +236,18 @@ class Checker:
         now = self._world.now
         return any(self._trouble_now.get(who, 0) > 0 or now - self._troubled.get(who, -1e9) < QUIET_S for who in (name, ""))
 
+    def _mixed(self, server: Server, facts: Mapping[str, Any]) -> None:
+        """It takes WAL that does not belong to its own, which an agent that can look must not let it do."""
+        machine = self._world.machines.get(server.name)
+        agent = machine.agent if machine is not None else None
+        awake = machine is not None and agent is not None and not machine.agent_frozen and not machine.frozen
+        if awake and self.quiet_s(server.name) > MIXED_S:
+            self.violated("histories are not mixed", f"{server.name} at {facts['had']} goes on with {facts['got']}")
+
     def _removed(self, server: Server, had: Commit | None) -> None:
         """A data directory is gone: it must not have been the only one with what was acknowledged."""
         newest = self._newest
-        if newest is None or had is None or not had.contains(newest) or self._forced:
+        if newest is None or had is None or not had.contains(newest) or self.forced:
             return
         others = (other for other in self._world.fleet.servers.values() if other is not server and other.files is not None)
         if not any(other.at.contains(newest) for other in others):
@@ -230,8 +258,8 @@ class Checker:
     def read_back(self) -> None:
         """Everything is settled: the primary has all that was promised."""
         leader = self._world.leader
-        if leader is None or self._promise is None or self._forced or not self._synchronous:
+        if leader is None or self.promise is None or self.forced or not self._synchronous:
             return
         server = self._world[leader].server
-        if not server.at.contains(self._promise):
-            self.violated("acknowledged commits are kept", f"at the end {leader} at {server.at} lacks {self._promise}")
+        if not server.at.contains(self.promise):
+            self.violated("acknowledged commits are kept", f"at the end {leader} at {server.at} lacks {self.promise}")

@@ -42,7 +42,27 @@ class StoreServer(MemoryServer):
         self.minority: dict[str, Snapshot] = {}
         """What machines read whose member of the store has lost the majority; it carries out nothing of theirs."""
         self.watchers: list[Callable[[], None]] = []
+        self.listeners: list[Callable[[str], None]] = []
+        """Told of every key that was written or removed."""
+        self.wiped = False
+        """Everything was removed, locks included, once at least."""
         self._past: deque[tuple[float, Snapshot]] = deque()
+
+    def write(self, path: str, value: str, lease: int | None = None) -> str:
+        written = super().write(path, value, lease)
+        for tell in self.listeners:
+            tell(path)
+        return written
+
+    def remove(self, path: str) -> None:
+        super().remove(path)
+        for tell in self.listeners:
+            tell(path)
+
+    def lease_end(self, path: str) -> float | None:
+        """When the lease ends under which this key lives; None without one."""
+        entry = self.entries.get(path)
+        return self._lease_ends.get(entry.lease) if entry is not None and entry.lease is not None else None
 
     def _count(self, path: str) -> None:
         self._remember()
@@ -85,6 +105,7 @@ class StoreServer(MemoryServer):
 
     def wipe(self) -> None:
         """Somebody removes everything."""
+        self.wiped = True
         for path in list(self.entries):
             self.remove(path)
 

@@ -47,7 +47,10 @@ class Watch(Recorder):
                 steps.append((asked[0], outcome))
                 if isinstance(asked[0], a.ReleaseLease) and outcome.ok and outcome.value:
                     self._released(asked[1], asked[0])
+                proven = isinstance(asked[0], a.RenewLease | a.AcquireLease)
                 asked = course.send(outcome)
+                if proven:
+                    ours.checker.lease_proven(self._name, asked[1])
         except StopIteration:
             pass
         if ours.cycles % TWICE_EVERY == 0:

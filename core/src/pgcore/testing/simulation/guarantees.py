@@ -1,0 +1,169 @@
+"""What must hold between the store and the servers at every moment: leases, ``/sync``, maintenance mode, tags.
+
+The checker beside it waits for harm done, two primaries or a lost commit, which takes a second fault at the right moment. These
+look at what the argument rests on, so that a rule that breaks it is found at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pgcore.dcs.store import Key
+from pgcore.decide.election import same_name
+from pgcore.model.cluster import SyncView
+from pgcore.testing.simulation.network import Traffic
+from pgcore.testing.simulation.wal import Commit
+
+if TYPE_CHECKING:
+    from pgcore.model.world import World as View
+    from pgcore.testing.simulation.checker import Checker
+    from pgcore.testing.simulation.server import Server
+    from pgcore.testing.simulation.world import World
+
+STEADY_BEGAN = 1000.0
+"""What every machine's clock showed when the world began."""
+LEASE_SLACK = 0.05
+"""Clocks run at different rates: a lease may end later than the store's by this share of it."""
+QUIET_S = 8.0
+"""Who was not disturbed for so long has told where it is, and has been told."""
+ASKED_S = 60.0
+PAUSE_SEEN_S = 30.0
+"""Every agent knows of a maintenance mode after so long."""
+
+
+class Guarantees:
+    """Listens to the store, to heartbeats and, through the checker, to servers and clients."""
+
+    def __init__(self, world: World, checker: Checker) -> None:
+        self._world, self._checker = world, checker
+        self._sync, self._sync_text = SyncView(), ""
+        self._former = SyncView()
+        """``/sync`` as it was under the leader before."""
+        self._paused_since: float | None = None
+        self._status_at = 0.0
+        world.store.listeners.append(self._stored)
+        world.on_beat.append(lambda name, beat: self.within_the_lease(name, beat.world))
+
+    # -- the store -----------------------------------------------------------------------------------------------------------
+
+    def _stored(self, path: str) -> None:
+        """A key was written or removed."""
+        world = self._world
+        if path == Key.STATUS:
+            self._status_at = world.now
+        elif path == Key.SYNC:
+            before = self._sync
+            if before.active and not same_name(self.sync.leader, before.leader):
+                self._former = before if self.sync.active else SyncView()
+            promise = self._checker.promise
+            if promise is not None and self.sync.active:
+                self._who_may_lead(promise, "", f"/sync becomes {world.key(Key.SYNC)}")
+        elif path == Key.CONFIG:
+            self._paused_since = None if not world.paused else world.now if self._paused_since is None else self._paused_since
+
+    @property
+    def sync(self) -> SyncView:
+        """``/sync`` as it is in the store."""
+        text = self._world.key(Key.SYNC)
+        if text != self._sync_text:
+            self._sync_text, self._sync = text, self._world.view().sync
+        return self._sync
+
+    # -- synchronous replication ---------------------------------------------------------------------------------------------
+
+    def acknowledged(self, server: Server, commit: Commit) -> None:
+        """A client was told that its commit is durable."""
+        if self.sync.active:
+            self._who_may_lead(commit, server.name, f"{server.name} acknowledged")
+
+    def _who_may_lead(self, commit: Commit, besides: str, when: str) -> None:
+        """A leader must find ``quorum`` others of ``/sync`` that are not ahead: one of them all must have this commit."""
+        sync, machines = self.sync, self._world.machines
+        lacking = []
+        for name in dict.fromkeys((sync.leader or "", *sync.standbys)):
+            files = machines[name].server.files if name in machines else None
+            if name != besides and files is not None and not files.torn and not files.wal.contains(commit):
+                lacking.append(name)
+        if len(lacking) > sync.quorum and not self._checker.forced:
+            self._checker.violated("/sync lists who has every commit",
+                                   f"{when}: {', '.join(lacking)} of {self._world.key(Key.SYNC)} lack {commit}")
+
+    # -- leases --------------------------------------------------------------------------------------------------------------
+
+    def within_the_lease(self, name: str, view: View) -> None:
+        """What an agent takes for its lease is over when the store's is; what the members prove is no lease of the store."""
+        world, memory, ttl = self._world, view.memory, view.settings.timing.ttl
+        if memory.lease_until is None or memory.failsafe_until is not None or world.store.wiped:
+            return
+        believed = (memory.lease_until - STEADY_BEGAN) / world[name].rate
+        granted = world.store.lease_end(Key.LEADER) if world.leader == name else None
+        if believed > world.now and (granted is None or believed > granted + LEASE_SLACK * ttl):
+            held = f"the store's ends at {granted:.2f} s" if granted is not None else f"the lock names {world.leader}"
+            self._checker.violated("no lease beyond the store's", f"{name} counts on its lease until {believed:.2f} s; {held}")
+
+    # -- promotions ----------------------------------------------------------------------------------------------------------
+
+    def promoted(self, server: Server, before: Commit, asked_at: float) -> None:
+        """A standby begins to accept writes; somebody last asked for something at that moment."""
+        if self._paused(asked_at):
+            self._checker.violated("a paused cluster is left alone", f"{server.name} is promoted in maintenance mode")
+        if self._checker.forced:
+            return
+        if self._tagged(server.name):
+            self._checker.violated("tags are respected", f"{server.name} is promoted although it is tagged nofailover")
+        former = self._former if same_name(self.sync.leader, server.name) else self.sync
+        if former.active and former.quorum == 0 and not former.covers(server.name):
+            listed = ", ".join((former.leader or "", *former.standbys))
+            self._checker.violated("/sync covers what is promoted", f"{server.name} is promoted, /sync listed {listed} only")
+        if self._world.now - asked_at > ASKED_S:
+            self._most_advanced(server, before, former)
+            self._near_enough(server, before)
+
+    def _most_advanced(self, server: Server, before: Commit, sync: SyncView) -> None:
+        """Of those that may lead and could tell each other where they are nobody has more."""
+        for machine in self._world:
+            other, name = machine.server, machine.name
+            if sync.active and (not sync.covers(name) or same_name(sync.leader, name)):
+                continue  # what it has more was never confirmed
+            if other is server or not self._could_tell(server.name) or not self._could_tell(name):
+                continue
+            streams = other.receiver is not None and other.receiver.upstream is not server
+            more = other.answers and other.in_recovery and other.at != before and other.at.contains(before)
+            if more and not streams and not self._tagged(name) and self._connected(server.name, name):
+                self._checker.violated("nobody who is behind is promoted", f"{server.name} at {before}, {name} at {other.at}")
+
+    def _could_tell(self, name: str) -> bool:
+        """Its agent is there and can be asked, since long enough."""
+        machine, checker = self._world[name], self._checker
+        awake = machine.agent is not None and not machine.agent_frozen and not machine.frozen and not machine.server.pace.query_s
+        return awake and checker.quiet_s(name) > QUIET_S and checker.quiet_s("") > QUIET_S
+
+    def _connected(self, one: str, other: str) -> bool:
+        lines = (self._world.network.line(Traffic.HTTP, *ends) for ends in ((one, other), (other, one)))
+        return all(line.open and not line.loss and not line.late and line.delay_s < 0.1 for line in lines)
+
+    def _near_enough(self, server: Server, before: Commit) -> None:
+        """It is not farther behind what the leader noted last than is allowed."""
+        agent, noted = self._world[server.name].agent, self._world.view().status.optime
+        if agent is None or noted is None or self._world.now - self._status_at < QUIET_S:
+            return
+        behind, allowed = noted - before.position, agent.settings.maximum_lag_on_failover
+        if behind > allowed and self._world.leader == server.name:
+            self._checker.violated("nobody too far behind is promoted",
+                                   f"{server.name} is {behind} bytes behind, {allowed} are allowed")
+
+    def _tagged(self, name: str) -> bool:
+        tags: Any = self._world.setup.own.get(name, {}).get("tags", {})
+        return isinstance(tags, dict) and bool(tags.get("nofailover"))
+
+    # -- maintenance mode ----------------------------------------------------------------------------------------------------
+
+    def _paused(self, asked_at: float) -> bool:
+        """Maintenance mode is on for so long that everybody knows, and nobody asked for anything lately."""
+        since, now = self._paused_since, self._world.now
+        return since is not None and now - since > PAUSE_SEEN_S and now - asked_at > PAUSE_SEEN_S
+
+    def stopped(self, server: Server, asked_at: float) -> None:
+        """A server was stopped in order."""
+        if self._paused(asked_at):
+            self._checker.violated("a paused cluster is left alone", f"{server.name} is stopped in maintenance mode")
