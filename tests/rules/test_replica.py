@@ -22,8 +22,9 @@ from pgcore.model.actions import (
     StopServer,
 )
 from pgcore.model.basics import Instant, Role, Tags
+from pgcore.model.changes import replace
 from pgcore.model.decision import Then
-from pgcore.testing.builders import NOW, leads, member, primary, silent, standby, upstream, view, world
+from pgcore.testing.builders import NOW, history, leads, member, primary, silent, standby, upstream, view, world
 from rules.cases import Case, case, nothing
 
 B_LEADS = view("b")
@@ -125,6 +126,17 @@ CASES: tuple[Case, ...] = (
     nothing(
         "the leader's newer timeline was compared with already",
         world(standby(streaming=False), ON_2, compared_timeline=2, **STILL),
+        "replica.not_streaming",
+    ),
+    case(
+        "compared with already, but it has replayed beyond the end of its timeline since (EC 102, 107)",
+        world(standby(950, streaming=False), replace(ON_2, history=history(900)), compared_timeline=2, **STILL),
+        "replica.timeline_grew",
+        SetRewind(RewindState.CHECK),
+    ),
+    nothing(
+        "it ends before the end of its timeline",
+        world(standby(900, streaming=False), replace(ON_2, history=history(900)), compared_timeline=2, **STILL),
         "replica.not_streaming",
     ),
     case(

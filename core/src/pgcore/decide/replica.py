@@ -66,7 +66,8 @@ def paused_without_upstream(w: World) -> Decision | None:
 def timeline_grew(w: World) -> Decision | None:
     """The leader is on a newer timeline, this standby does not stream it: compare, once. (HA rules 11.2.7, EC 107)
 
-    A standby leader may have been rewound to an older one.
+    Again if it has replayed beyond the end of its timeline meanwhile: WAL that was received before may be replayed later. A
+    standby leader may have been rewound to an older one.
     """
     leader = w.cluster.leader_member
     theirs = leader.timeline if leader else None
@@ -75,11 +76,18 @@ def timeline_grew(w: World) -> Decision | None:
     if theirs is None or own is None:
         return None
     rewound = w.standby_cluster and theirs < own and (compared is None or compared < own)
-    elsewhere = rewound or (own < theirs and theirs != compared)
+    elsewhere = rewound or (own < theirs and (theirs != compared or _beyond_the_switch(w, own)))
     settled = w.memory.rewind in (RewindState.INITIAL, RewindState.NOT_NEED, RewindState.FAILED)
     if elsewhere and settled and w.node.replication_state != "streaming":
         return act(SetRewind(RewindState.CHECK), because=f"{w.cluster.leader} is on timeline {theirs}, this server on {own}")
     return None
+
+
+def _beyond_the_switch(w: World, own: int) -> bool:
+    """By ``/history`` the cluster has left this timeline before what is replayed here."""
+    switch = next((entry.lsn for entry in w.cluster.history or () if entry.timeline == own), None)
+    unknown = not w.timeline_asked and w.memory.rewind is not RewindState.FAILED
+    return unknown and switch is not None and w.node.replayed is not None and w.node.replayed > switch
 
 
 def probe_leader(w: World) -> Decision | None:
