@@ -74,8 +74,8 @@ def look(role: str, at: float, position: int) -> NodeView:
 def settings_of(name: str) -> Settings:
     """The configuration of a node."""
     host = f"10.0.0.{ord(name) - 96}"
-    urls = {"conn_url": f"postgres://{host}:5432/postgres", "api_url": f"http://{host}:8008/patroni"}
-    return Settings(name, "batman", dynamic={"ttl": 30}, **urls)
+    conn_url, api_url = f"postgres://{host}:5432/postgres", f"http://{host}:8008/patroni"
+    return Settings(name, "batman", conn_url=conn_url, api_url=api_url, dynamic={"ttl": 30})
 
 
 class Bench:

@@ -89,6 +89,24 @@ def test_the_same_document_again_changes_nothing(tmp_path: Path) -> None:
     assert not configuration.update(view(json.loads(json.dumps(GOOD))), None)
 
 
+def test_the_settings_of_the_rules_are_composed_anew_only_when_something_changed(tmp_path: Path) -> None:
+    configuration = configured(tmp_path)
+    configuration.update(view(GOOD), None)
+    found = [configuration.settings(), configuration.settings()]
+    assert found[0] is found[1]
+    configuration.update(view(dict(GOOD)), None)
+    assert configuration.settings() is found[0]
+    configuration.server_stale = not configuration.server_stale
+    assert configuration.settings().server_stale is not found[0].server_stale
+    configuration.force_feedback(on=True)
+    assert configuration.settings().feedback_forced and not found[0].feedback_forced
+    configuration.update(view({**GOOD, "ttl": 50}), None)
+    assert configuration.settings().timing.ttl == 50
+    write_node_file(tmp_path, {"tags": {"nofailover": True}})
+    configuration.reload()
+    assert configuration.settings().tags.nofailover and not found[0].tags.nofailover
+
+
 def test_a_change_that_does_not_concern_the_server_leaves_it_alone(tmp_path: Path) -> None:
     configuration = configured(tmp_path)
     configuration.update(view(GOOD), None)

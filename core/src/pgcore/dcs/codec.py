@@ -147,6 +147,8 @@ def _object(text: str) -> dict[str, Json] | None:
 
 
 def _int(value: Json) -> int | None:
+    if type(value) is int:
+        return value
     try:
         return None if value is None or isinstance(value, bool) else int(value)
     except (TypeError, ValueError, OverflowError):

@@ -41,10 +41,11 @@ def once(function: Callable[[_Value, *_More], _Answer]) -> Callable[[_Value, *_M
 
     @wraps(function)
     def answer(value: _Value, *more: *_More) -> _Answer:
+        asked = (function, more) if more else function
         try:
-            return value.__dict__[_KEPT][function, *more]
+            return value.__dict__[_KEPT][asked]
         except KeyError:
-            found = value.__dict__.setdefault(_KEPT, {})[function, *more] = function(value, *more)
+            found = value.__dict__.setdefault(_KEPT, {})[asked] = function(value, *more)
             return found
 
     return answer
