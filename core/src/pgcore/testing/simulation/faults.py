@@ -336,16 +336,7 @@ def _crash(world: World, machines: list[Machine], fault: Fault) -> None:
 def _hang(world: World, machines: list[Machine], fault: Fault) -> Undo:
     """The server neither answers nor ends; one that is not killable hangs in the kernel."""
 
-    def hang(machine: Machine) -> Undo:
-        machine.server.hang(killable=bool(fault.args.get("killable", True)))
-
-        def resume() -> None:
-            if not machine.frozen:  # else it goes on with its machine
-                machine.server.resume()
-
-        return resume
-
-    return _each(machines, hang)
+    return _each(machines, lambda machine: machine.hang_server(killable=bool(fault.args.get("killable", True))))
 
 
 def _pace(machines: list[Machine], **values: float | bool) -> Undo:

@@ -30,7 +30,8 @@ class Machine:
         self.powered = True
         self.frozen = 0
         """How many faults keep the whole machine standing still."""
-        self.agent_frozen = 0
+        self.agent_frozen = self._hangs = 0
+        self._killable = True
         self.thawed_at = -1e9
         self.callback_s = self.gate_s = 0.0
         self.vetoes = False
@@ -128,12 +129,28 @@ class Machine:
             if not self.frozen and self.powered:
                 self.thawed_at = self.world.now
                 self.server.resume()
+                if self._hangs:
+                    self.server.hang(killable=self._killable)
                 self.world.checker.thawed(self.server)
                 for process in self._processes():
                     if process is not self.process or not self.agent_frozen:
                         process.thaw()
 
         return thaw
+
+    def hang_server(self, *, killable: bool) -> Callable[[], None]:
+        """The server's processes are there and do nothing; unless ``killable`` they cannot even end. The result lets them go on."""
+        self._hangs += 1
+        self._killable = killable
+        if not self.frozen:
+            self.server.hang(killable=killable)
+
+        def resume() -> None:
+            self._hangs -= 1
+            if not self._hangs and not self.frozen:
+                self.server.resume()
+
+        return resume
 
     def freeze_agent(self) -> Callable[[], None]:
         """SIGSTOP to the agent; server and guard go on. The result lets it go on."""
