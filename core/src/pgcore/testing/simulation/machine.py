@@ -139,7 +139,7 @@ class Machine:
         return thaw
 
     def hang_server(self, *, killable: bool) -> Callable[[], None]:
-        """The server's processes are there and do nothing; unless ``killable`` they cannot even end. The result lets them go on."""
+        """The server's processes do nothing; unless ``killable`` they cannot even end. The result lets them go on."""
         self._hangs += 1
         self._killable = killable
         if not self.frozen:
