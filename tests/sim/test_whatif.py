@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from pgcore.daemon.peers import PeerAccess
 from pgcore.model.basics import Json
 from pgcore.testing.simulation.present import Present, Seen
 from pgcore.testing.simulation.schedule import ScheduleError
@@ -22,7 +23,7 @@ def look(world: World) -> Present:
 
     def status(name: str) -> dict[str, Json]:
         doors = world[name].doors
-        return json.loads(doors.answer("GET", "/patroni", None, "127.0.0.1").body or "") if doors is not None else {}
+        return json.loads(doors.answer("GET", "/patroni", None, "127.0.0.1", PeerAccess()).body or "") if doors is not None else {}
 
     return Present("simulated", view, values, tuple(Seen(member, status(member.name)) for member in view.members))
 
