@@ -11,6 +11,7 @@ from pgcore.model.actions import (
     DemoteMode,
     MarkUndecided,
     Phase,
+    PollPeers,
     ReleaseLease,
     RemoveDataDir,
     RenewLease,
@@ -24,7 +25,7 @@ from pgcore.model.basics import Instant, Role
 from pgcore.model.decision import Then
 from pgcore.model.node import ControlData, ControlState, TaskKind
 from pgcore.model.world import LeaseState, World
-from pgcore.testing.builders import NOW, control, crashed, did, down, leads, member, upstream, view, world
+from pgcore.testing.builders import NOW, control, crashed, did, down, leads, member, peer, peers, upstream, view, world
 from rules.cases import Case, case, nothing
 
 MINE, B_LEADS, FREE = view("a"), view("b"), view(None)
@@ -91,8 +92,19 @@ HOLDER = (
         CrashRecover(),
     ),
     case(
-        "primary_start_timeout 0 and a healthy replica: fail over at once (EC 82)",
+        "primary_start_timeout 0 and a running replica: ask whether it is well (EC 82)",
         world(crashed(), MINE, primary_start_timeout=0),
+        "down.ask_others",
+        PollPeers,
+    ),
+    case(
+        "it does not answer: restart here (EC 82)",
+        world(crashed(), MINE, primary_start_timeout=0, peers=peers(peer("b", reachable=False))),
+        "down.restart_as_primary",
+    ),
+    case(
+        "primary_start_timeout 0 and a healthy replica: fail over at once (EC 82)",
+        world(crashed(), MINE, primary_start_timeout=0, peers=peers(peer("b"))),
         "down.fail_over_at_once",
         BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
     ),

@@ -258,7 +258,7 @@ def test_a_holder_that_recovers_for_longer_than_primary_start_timeout_gives_way(
     """
     at = world(starting(primary(recovery_files=False)), MINE, recovering=True, last_result=did(TaskKind.START_PRIMARY))
     for _ in range(40):
-        played = play(at)
+        played = play(at, PollPeers=peers(peer("b")))
         at = after(played, seconds=10.0)
     assert at.demotion is not None
 

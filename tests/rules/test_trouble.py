@@ -179,8 +179,19 @@ STARTING = (
     ),
     nothing("recovery goes on (EC 84)", world(RECOVERING, MINE, starting_since=Instant(NOW - 299)), "starting.wait"),
     case(
-        "recovery takes too long, another could lead (EC 84)",
+        "recovery takes too long: ask who could lead (EC 84)",
         world(RECOVERING, MINE, starting_since=Instant(NOW - 301)),
+        "starting.ask_others",
+        PollPeers,
+    ),
+    nothing(
+        "nobody answers: it goes on (EC 84)",
+        world(RECOVERING, MINE, starting_since=Instant(NOW - 301), peers=peers(peer("b", reachable=False))),
+        "starting.wait",
+    ),
+    case(
+        "recovery takes too long, another could lead (EC 84)",
+        world(RECOVERING, MINE, starting_since=Instant(NOW - 301), peers=peers(peer("b"))),
         "starting.too_long",
         BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
     ),

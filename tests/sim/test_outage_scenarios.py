@@ -57,7 +57,7 @@ def test_a_primary_without_the_store_serves_reads_until_it_is_back(simulate: Sim
 
 def test_all_members_together_keep_a_primary_without_the_store(simulate: Simulate) -> None:
     """In failsafe mode everybody answers: the primary writes on through the outage and takes the lock back (EC 23, 29)."""
-    world = _named(simulate(dynamic=FAILSAFE))
+    world = _named(simulate(dynamic=FAILSAFE, local={"watchdog": {"mode": "required"}}))  # which must be fed all the time
     a, _, _ = cast(world)
     diary, timeline = Diary(world), a.server.timeline
     world.store.serving = False

@@ -222,7 +222,9 @@ def test_an_unknown_timeline_counts_only_where_it_is_checked(simulate: Simulate,
 
 def test_a_node_whose_required_watchdog_is_broken_never_leads(simulate: Simulate) -> None:
     """Mode required and no usable device on b: it does not race, is no candidate, says so, and holds nobody up (EC 53)."""
-    world = led_by(simulate(own={"b": {"watchdog": {"mode": "required", "device": "/nowhere/watchdog"}}}, write_s=0.0), "a")
+    world = led_by(simulate(own={"b": {"watchdog": {"mode": "required"}}}, write_s=0.0), "a")
+    world["b"].watchdogs.broken = True
+    world.run(4)
     diary = Diary(world)
     world.ask_switchover("a", "b")
     assert world.run_until(lambda: world.key(Key.FAILOVER) in ("", "{}"), 15)

@@ -10,7 +10,7 @@ from pgcore.testing.simulation.machine import Machine
 from pgcore.testing.simulation.server import Phase
 from pgcore.testing.simulation.world import World
 from sim.conftest import Simulate
-from sim.moments import Events, lose_power, order
+from sim.moments import Events, order
 from sim.scene import Diary, always, cast, expect_trouble
 
 
@@ -21,13 +21,6 @@ def _leads(world: World, name: str | None, within_s: float = 15.0) -> bool:
 def _crash(world: World, machine: Machine) -> None:
     expect_trouble(world, machine)
     machine.server.kill()
-
-
-def _alone(world: World, *machines: Machine) -> None:
-    """These are dead for so long that their cards are gone."""
-    for each in machines:
-        lose_power(each)
-    assert world.run_until(lambda: len(world.view().members) == 1, 15)
 
 
 @pytest.mark.parametrize("state", [ControlState.IN_PRODUCTION, ControlState.IN_CRASH_RECOVERY])
@@ -53,8 +46,7 @@ def test_without_patience_a_crash_is_a_failover(simulate: Simulate, healthy: boo
     world = simulate(dynamic={"primary_start_timeout": 0})
     a, b, c = cast(world)
     diary = Diary(world)
-    if not healthy:
-        _alone(world, b, c)
+    thaws = [] if healthy else [each.freeze_agent() for each in (b, c)]
     crashed = world.now
     _crash(world, a)
     if healthy:
@@ -62,8 +54,8 @@ def test_without_patience_a_crash_is_a_failover(simulate: Simulate, healthy: boo
         assert "down.fail_over_at_once" in diary.rules(a.name) and world.now - crashed < 3
     else:
         assert _leads(world, a.name, 8) and "down.restart_as_primary" in diary.rules(a.name)
-    for each in (b, c):
-        each.power_on()
+    for thaw in thaws:
+        thaw()
     world.settle()
 
 
@@ -91,8 +83,7 @@ def test_a_crash_recovery_has_its_limit_only_where_another_could_lead(simulate: 
     else it goes on, and the lock is kept (EC 84)."""
     world = simulate(dynamic={"primary_start_timeout": 5})
     a, b, c = cast(world)
-    if not healthy:
-        _alone(world, b, c)
+    thaws = [] if healthy else [each.freeze_agent() for each in (b, c)]
     a.server.pace.recovery_s, began = 40.0, world.now
     _crash(world, a)
     if healthy:
@@ -104,8 +95,8 @@ def test_a_crash_recovery_has_its_limit_only_where_another_could_lead(simulate: 
 
         assert always(world, recovers, 35, 0.5)
         assert _leads(world, a.name, 15)
-    for each in (b, c):
-        each.power_on()
+    for thaw in thaws:
+        thaw()
     world.settle()
 
 

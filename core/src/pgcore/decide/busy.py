@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import starting, switchover
-from pgcore.decide.candidates import another_could_lead
+from pgcore.decide.candidates import another_could_lead, ask_them
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
 from pgcore.model.actions import BeginDemotion, CancelTask, DemoteMode, Phase
@@ -30,18 +30,26 @@ def lost_lock(w: World) -> Decision | None:
     return None
 
 
+def _overdue(w: World) -> str:
+    """How the crash recovery of the holder exceeds its limit; empty if it does not."""
+    task, limit = w.node.task, w.settings.primary_start_timeout
+    recovers = task is not None and task.kind is TaskKind.CRASH_RECOVERY and w.now - task.since > limit
+    return f"crash recovery takes longer than primary_start_timeout ({limit} s)" if recovers and w.holds and not w.paused else ""
+
+
+def ask_others(w: World) -> Decision | None:
+    """Crash recovery takes longer than allowed: see whether somebody else is well. (HA rules 14.2.1, 16.5, EC 84)"""
+    overdue = _overdue(w)
+    return ask_them(w, overdue) if overdue else None
+
+
 def recovery_too_long(w: World) -> Decision | None:
     """Crash recovery takes longer than allowed while another node could lead: kill it and give way. (HA rules 14.2.1, EC 84)"""
-    task, limit = w.node.task, w.settings.primary_start_timeout
-    if task is None or task.kind is not TaskKind.CRASH_RECOVERY or w.now - task.since <= limit:
+    overdue = _overdue(w)
+    if not overdue or not another_could_lead(w):
         return None
-    if w.holds and not w.paused and another_could_lead(w):
-        return act(
-            CancelTask(),
-            BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
-            because=f"crash recovery takes longer than primary_start_timeout ({limit} s) and another member is running",
-        )
-    return None
+    because = f"{overdue} and another member is well"
+    return act(CancelTask(), BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because=because)
 
 
 def ask_candidate(w: World) -> Decision | None:
@@ -77,6 +85,7 @@ BUSY = Table(
     renew,
     lost_before_promotion,
     lost_lock,
+    ask_others,
     recovery_too_long,
     ask_candidate,
     fail_over,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pgcore.decide.election import by_votes, own_timeline, same_name, sync_in_force
+from pgcore.model.actions import PollPeers
 from pgcore.model.basics import Lsn
 from pgcore.model.cluster import FailoverRequest, Member
+from pgcore.model.decision import Decision, act
 from pgcore.model.world import PeerView, World
 
 
@@ -27,8 +29,21 @@ def _sync_allows(w: World, member: Member, request: FailoverRequest | None) -> b
 
 
 def another_could_lead(w: World) -> bool:
-    """By its card some other member runs and may lead, so that giving the lock away is not only an outage. (HA rules 16.5)"""
+    """Some other member runs and may lead, so that giving the lock away is not only an outage. (HA rules 16.5)
+
+    By its own answer if it was asked, before that by its card.
+    """
+    if w.peers is not None:
+        return any(fit(w.peers.get(m.name)) for m in could_lead(w))
     return any(m.running for m in could_lead(w))
+
+
+def ask_them(w: World, why: str) -> Decision | None:
+    """Before the lock is given away those who could lead by their cards are asked; None when they were. (HA rules 16.5)"""
+    if w.peers is not None or not another_could_lead(w):
+        return None
+    asked = could_lead(w)
+    return act(PollPeers(asked), because=f"{why}: asking {', '.join(m.name for m in asked)} before giving way")
 
 
 def fit(peer: PeerView | None) -> bool:

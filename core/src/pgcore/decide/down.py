@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import divergence
-from pgcore.decide.candidates import another_could_lead
+from pgcore.decide.candidates import another_could_lead, ask_them
 from pgcore.decide.histories import verdict
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
@@ -66,9 +66,18 @@ def restartable(w: World) -> bool:
     )
 
 
+def _impatient(w: World) -> bool:
+    return w.holds and restartable(w) and w.settings.primary_start_timeout == 0
+
+
+def ask_others(w: World) -> Decision | None:
+    """A crash is to be a failover: see first whether somebody else is well. (HA rules 13.1, 16.5, EC 82)"""
+    return ask_them(w, "it crashed and primary_start_timeout is 0") if _impatient(w) else None
+
+
 def fail_over_at_once(w: World) -> Decision | None:
     """``primary_start_timeout`` 0: a crashed primary is not restarted while another could lead. (HA rules 13.1, EC 82)"""
-    if w.holds and restartable(w) and w.settings.primary_start_timeout == 0 and another_could_lead(w):
+    if _impatient(w) and another_could_lead(w):
         return act(BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because="it crashed and primary_start_timeout is 0")
     return None
 
@@ -143,6 +152,7 @@ DOWN = Table(
     renew,
     paused,
     start_failed,
+    ask_others,
     fail_over_at_once,
     restart_as_primary,
     failed_recently,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import divergence, following
-from pgcore.decide.candidates import another_could_lead, could_lead, fit
+from pgcore.decide.candidates import another_could_lead, ask_them, could_lead, fit
 from pgcore.decide.lease import renew
 from pgcore.decide.table import Table
 from pgcore.decide.upstream import upstream
@@ -26,16 +26,26 @@ def lost_lock(w: World) -> Decision | None:
     return None
 
 
-def too_long(w: World) -> Decision | None:
-    """The holder recovers longer than allowed while another node could lead. (HA rules 14.1.2, EC 84, 85)"""
+def _overdue(w: World) -> str:
+    """How the holder's start exceeds its limit; empty if it does not."""
     since, asked = w.memory.starting_since, w.memory.start_limit
     limit = float(w.settings.primary_start_timeout) if asked is None else asked
-    if w.holds and not w.paused and since is not None and w.now - since > limit and another_could_lead(w):
-        return act(
-            BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP),
-            because=f"the start takes longer than {limit:.0f} s ({'primary_start_timeout' if asked is None else 'asked for'}) "
-            "and another member is running",
-        )
+    if not w.holds or w.paused or since is None or w.now - since <= limit:
+        return ""
+    return f"the start takes longer than {limit:.0f} s ({'primary_start_timeout' if asked is None else 'asked for'})"
+
+
+def ask_others(w: World) -> Decision | None:
+    """The holder recovers longer than allowed: see whether somebody else is well. (HA rules 14.1.2, 16.5, EC 84)"""
+    overdue = _overdue(w)
+    return ask_them(w, overdue) if overdue else None
+
+
+def too_long(w: World) -> Decision | None:
+    """The holder recovers longer than allowed while another node could lead. (HA rules 14.1.2, EC 84, 85)"""
+    overdue = _overdue(w)
+    if overdue and another_could_lead(w):
+        return act(BeginDemotion(DemoteMode.IMMEDIATE, Phase.STOP), because=f"{overdue} and another member is well")
     return None
 
 
@@ -82,6 +92,7 @@ STARTING = Table(
     "starting",
     renew,
     lost_lock,
+    ask_others,
     too_long,
     ask_candidate,
     fail_over,
