@@ -23,7 +23,8 @@ def look(world: World) -> Present:
 
     def status(name: str) -> dict[str, Json]:
         doors = world[name].doors
-        return json.loads(doors.answer("GET", "/patroni", None, "127.0.0.1", PeerAccess()).body or "") if doors is not None else {}
+        answer = doors.answer("GET", "/patroni", None, "127.0.0.1", PeerAccess()) if doors is not None else None
+        return json.loads(answer.body or "") if answer is not None else {}
 
     return Present("simulated", view, values, tuple(Seen(member, status(member.name)) for member in view.members))
 
