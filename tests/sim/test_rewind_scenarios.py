@@ -54,6 +54,7 @@ def test_the_timeline_that_was_replayed_counts_not_the_received_one(simulate: Si
             seen.append((node.receiver.timeline, asked.own.timeline))
 
     world.on_beat.append(note)
+    diary = Diary(world)
     before = below.server.timeline
     below.server.pace.replay_s = 60.0
     world.run(3)
@@ -61,7 +62,8 @@ def test_the_timeline_that_was_replayed_counts_not_the_received_one(simulate: Si
     assert world.run_until(lambda: world.writable() == ["b"], 60)
     world.run(10)
     assert (before + 1, before) in seen
-    assert memory(below).rewind is RewindState.NOT_NEED
+    assert memory(below).rewind is RewindState.NOT_NEED and below.server.timeline == before + 1
+    assert "not beyond the switch point" in diary.because("c", "replica.judge")
 
 
 def test_a_standby_that_is_starting_is_judged_by_pg_control(simulate: Simulate) -> None:
