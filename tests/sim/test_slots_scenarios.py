@@ -11,7 +11,7 @@ from pgcore.dcs.store import MEMBERS, Key
 from pgcore.testing.simulation.server_files import SlotState
 from sim.conftest import Simulate
 from sim.remote import SECTION, follow, remote_primary
-from sim.told import Told, agent, forget, founded_by, memory, others, primary, rules_of, slots, streams_from
+from sim.told import Told, agent, forget, founded_by, memory, others, primary, rules_of, slots, starts, streams_from
 
 FEED = {"type": "logical", "database": "shop", "plugin": "pgoutput"}
 LOGICAL: dict[str, Any] = {
@@ -28,10 +28,6 @@ def with_feed(simulate: Simulate, **setup: Any) -> Told:
     return world
 
 
-def starts(world: Told, name: str) -> int:
-    """How often the server of this machine came up."""
-    return world.said(name, "server: started")
-
 
 def test_an_invalidated_logical_slot_of_a_standby_is_copied_once_more(simulate: Simulate) -> None:
     """The server has invalidated the copy: it is copied again, with one restart, and not again and again (EC 160).
@@ -40,7 +36,7 @@ def test_an_invalidated_logical_slot_of_a_standby_is_copied_once_more(simulate: 
     """
     world = with_feed(simulate)
     standby = others(world)[0]
-    before = starts(world, standby.name)
+    before = starts(world, standby)
     standby.kill_agent()
     standby.start_agent()
     world.settle()
@@ -48,7 +44,7 @@ def test_an_invalidated_logical_slot_of_a_standby_is_copied_once_more(simulate: 
     forget(world)
     assert world.run_until(lambda: not slots(standby)["feed"].lost, 90)
     world.run(120)
-    assert rules_of(standby).count("upkeep.copy_slots") == 1 and starts(world, standby.name) == before + 1
+    assert rules_of(standby).count("upkeep.copy_slots") == 1 and starts(world, standby) == before + 1
     assert not slots(standby)["feed"].lost and slots(standby)["feed"].plugin == "pgoutput"
 
 
@@ -59,10 +55,10 @@ def test_a_slot_that_is_not_the_configured_one_is_not_copied(simulate: Simulate,
     at = primary(world).server.at.position
     plugin, database = other.get("plugin", "pgoutput"), other.get("database", "shop")
     slots(primary(world))["feed"] = SlotState("feed", False, at, at, plugin, database, active=True)
-    before = {machine.name: starts(world, machine.name) for machine in others(world)}
+    before = {machine.name: starts(world, machine) for machine in others(world)}
     world.configure(slots=LOGICAL["slots"])
     world.run(75)
-    assert all("feed" not in slots(machine) and starts(world, machine.name) == before[machine.name] for machine in others(world))
+    assert all("feed" not in slots(machine) and starts(world, machine) == before[machine.name] for machine in others(world))
     assert slots(primary(world))["feed"].active
     assert world.said(primary(world).name, "configured is one that is of pgoutput in database shop") == 1
 

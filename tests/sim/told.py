@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pgcore.daemon.agent import Agent
@@ -101,3 +101,16 @@ def founded_by(world: World, name: str) -> Machine:
     for each in thaw:
         each()
     return world[name]
+
+
+def starts(world: Told, machine: Machine) -> int:
+    """How often its server came up."""
+    return world.said(machine.name, "server: started")
+
+
+def at_once(world: World, condition: Callable[[], bool], limit_s: float = 30.0) -> None:
+    """Let time pass in small steps until it is so. Raises AssertionError."""
+    end = world.now + limit_s
+    while not condition():
+        assert world.now < end, f"it did not come to that within {limit_s:g} s"
+        world.run(0.005)

@@ -179,7 +179,7 @@ class Configuration:
     def reload(self) -> bool:
         """Read the local configuration again; a bad one leaves everything as it is. True if it changed."""
         try:
-            local = self.local.reload()
+            local = self.read_local()
         except ConfigErrors as error:
             logger.error("the configuration was not reloaded, the old one stays in force:\n%s", error)
             return False
@@ -193,6 +193,10 @@ class Configuration:
         self._recompose()
         self.server_stale = self.reload_asked = True
         return changed
+
+    def read_local(self) -> LocalConfig:
+        """The local configuration as it is now. Raises ConfigErrors."""
+        return self.local.reload()
 
     def _without_fixed(self, local: LocalConfig) -> LocalConfig:
         """The reloaded configuration with the identity of the start: it cannot change while the agent runs (config 2.1, 6.1)."""

@@ -87,6 +87,10 @@ class _Configuration(Configuration):
         registry: Registry = _Guests(machine)  # type: ignore[assignment]
         super().__init__(local, 5, 15, leaderless=lambda methods: works_without_leader(registry, methods))
 
+    def read_local(self) -> LocalConfig:
+        """The node's file as it is now."""
+        return local_config(self._machine.config)
+
     def read_cache(self) -> dict[str, Json] | None:
         """What the disk keeps."""
         return self._machine.disk.get("dynamic")

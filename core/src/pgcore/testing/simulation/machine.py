@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pgcore.daemon.agent import Agent
@@ -14,6 +15,7 @@ from pgcore.testing.simulation.scheduler import Process
 from pgcore.testing.simulation.watchdogs import Watchdogs
 
 if TYPE_CHECKING:
+    from pgcore.model.basics import Json
     from pgcore.testing.simulation.postgres import SimulatedPostgres
     from pgcore.testing.simulation.server import Server
     from pgcore.testing.simulation.world import World
@@ -96,6 +98,16 @@ class Machine:
         if self.life is not None and self.agent_runs:
             self.life.signals.asked.set()
             self.life.mailbox.wake("signal SIGTERM")
+
+    def reconfigure(self, **sections: Mapping[str, Json]) -> None:
+        """Change these sections of the node's file and send SIGHUP."""
+        document = json.loads(self.config)
+        for name, section in sections.items():
+            document[name] = {**document.get(name, {}), **section}
+        self.config = json.dumps(document)
+        if self.life is not None and self.agent_runs:
+            self.life.signals.reload = True
+            self.life.mailbox.wake("signal SIGHUP")
 
     def agent_ended(self, life: AgentLife) -> None:
         """It has come to its own end."""
