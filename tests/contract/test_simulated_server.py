@@ -150,6 +150,50 @@ def test_a_standby_that_is_ahead_is_refused_by_the_new_timeline_and_does_not_sta
     assert servers.look("c").state is State.START_FAILED
 
 
+def at_a_dead_end(servers: Any) -> None:
+    """``c`` has fetched the history file of ``b``'s timeline 2, which it cannot follow; ``b`` is gone and ``a`` is back on 1."""
+    left_behind(servers)
+    promote(servers, "b")
+    servers.ask("c", lambda port: port.follow_by_reload(servers.upstream("b")))
+    eventually(servers, lambda: bool(servers.ask("c", lambda port: port.history(2))))
+    servers.kill("b")
+    servers.ask("a", lambda port: port.start(ProgramRunner(port.user), role=Role.PRIMARY, upstream=None, timeout_s=20.0))
+
+
+def newer(servers: Any, name: str) -> list[int]:
+    """Timelines after the first whose history files are in the data directory."""
+    return sorted(servers.ask(name, lambda port: port.newer_histories(1, 1)))
+
+
+def test_a_standby_starts_again_once_the_history_file_of_a_dead_end_is_aside(servers: Any) -> None:
+    at_a_dead_end(servers)
+    stop(servers, "c")
+    with pytest.raises(ServerError, match="while it was starting"):
+        start(servers, "c", "a")
+    assert newer(servers, "c") == [2]
+    servers.ask("c", lambda port: port.set_histories_aside([2]))
+    assert newer(servers, "c") == []
+    start(servers, "c", "a")
+    servers.write("a")
+    eventually(servers, lambda: streams(servers, "c") and position(servers, "c") == position(servers, "a"))
+
+
+def test_a_running_standby_follows_a_timeline_of_the_same_number_once_the_dead_end_is_aside(servers: Any) -> None:
+    at_a_dead_end(servers)
+    servers.ask("c", lambda port: port.follow_by_reload(servers.upstream("a")))
+    eventually(servers, lambda: streams(servers, "c"))
+    stop(servers, "a")
+    start(servers, "a", None)
+    promote(servers, "a")
+    assert servers.look("a").timeline == 2
+    servers.write("a")
+    servers.passes(3.0)
+    assert position(servers, "c") < position(servers, "a")
+    servers.ask("c", lambda port: port.set_histories_aside([2]))
+    eventually(servers, lambda: streams(servers, "c") and position(servers, "c") == position(servers, "a"))
+    assert servers.look("c").timeline == 2
+
+
 def test_a_standby_may_wait_at_an_upstream_that_is_behind_it(servers: Any) -> None:
     left_behind(servers)
     had = position(servers, "c")

@@ -100,3 +100,24 @@ def test_a_crashed_primary_that_cannot_start_gives_way_and_comes_back(etcd_clust
         base.write_text(sound)
     cluster.wait_healthy(40)
     assert cluster.primary() is new and not old.is_writable()
+
+
+def test_a_standby_with_the_history_file_of_a_dead_end_starts_and_streams(etcd_cluster: Cluster) -> None:
+    """A primary that is gone promoted itself before what this standby has; PostgreSQL alone would end at every start."""
+    cluster = etcd_cluster
+    primary = cluster.primary()
+    standby = cluster.others(primary)[0]
+    timeline = primary.timeline()
+    wal = standby.data_dir / "pg_wal"
+    own, dead = wal / f"{timeline:08X}.history", wal / f"{timeline + 1:08X}.history"
+    fork = primary.query("SELECT pg_current_wal_lsn()::text")[0][0]
+    primary.query("SELECT pg_logical_emit_message(true, '', ''), pg_switch_wal()")
+    cluster.wait_healthy()
+    dead.write_text((own.read_text() if own.exists() else "") + f"{timeline}\t{fork}\tno recovery target specified\n")
+    content = dead.read_text()
+    standby.kill_postmaster()
+    wait_for(lambda: dead.with_name(dead.name + ".aside1").exists(), 20, "the file is set aside")
+    wait_for(standby.streams, 20, "the standby streams")
+    assert dead.with_name(dead.name + ".aside1").read_text() == content and not dead.exists()
+    assert f"down.set_histories_aside: {dead.name} in pg_wal does not belong to the history of {primary.name}" in standby.log()
+    assert cluster.primary() is primary and primary.timeline() == timeline

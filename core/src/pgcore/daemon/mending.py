@@ -25,12 +25,13 @@ SOURCE_S = 5.0
 
 
 class Mending:
-    """Performs CompareTimelines, CrashRecover and Rewind."""
+    """Performs CompareTimelines, SetHistoriesAside, CrashRecover and Rewind."""
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self.handlers: dict[type, Callable[[Any, World], Any]] = {
             a.CompareTimelines: self._compare,
+            a.SetHistoriesAside: self._set_aside,
             a.CrashRecover: self._crash_recover,
             a.Rewind: self._rewind,
         }
@@ -38,12 +39,12 @@ class Mending:
     def _compare(self, action: a.CompareTimelines, world: World) -> LeaderTimeline:
         deadline = Deadline.after(COMPARE_S)
         found = self._ports.postgres.leader_timeline(action.source, deadline)
-        own = self._own(world.node, deadline)
+        own = self._own(world.node, found.timeline, deadline)
         if own is not None and own.timeline == found.timeline:
             own = replace(own, begins_alike=self._ports.postgres.begins_alike(found))
         return LeaderTimeline(found.timeline, found.in_recovery, _switches(found.history), own)
 
-    def _own(self, node: NodeView, deadline: Deadline) -> OwnTimeline | None:
+    def _own(self, node: NodeView, leaders: int, deadline: Deadline) -> OwnTimeline | None:
         postgres = self._ports.postgres
         try:
             if node.running and node.answering:
@@ -55,7 +56,11 @@ class Mending:
         except ServerUnavailableError:
             return None
         history = postgres.history(timeline)
-        return OwnTimeline(timeline, _switches(history) if history or timeline == 1 else None)
+        newer = tuple((later, _switches(found)) for later, found in sorted(postgres.newer_histories(timeline, leaders).items()))
+        return OwnTimeline(timeline, _switches(history) if history or timeline == 1 else None, newer=newer)
+
+    def _set_aside(self, action: a.SetHistoriesAside, world: World) -> None:
+        self._ports.postgres.set_histories_aside(action.timelines)
 
     def _crash_recover(self, action: a.CrashRecover, world: World) -> None:
         begin(self._ports, TaskKind.CRASH_RECOVERY, self._ports.postgres.crash_recover)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgcore.decide.histories import own_end, unclean, verdict
+from pgcore.decide.histories import heading_elsewhere, misleading, own_end, unclean, verdict
 from pgcore.model.actions import (
     CompareTimelines,
     CrashRecover,
@@ -10,6 +10,7 @@ from pgcore.model.actions import (
     RemoveDataDir,
     Rewind,
     RewindState,
+    SetHistoriesAside,
     SetRewind,
     StopMode,
     StopServer,
@@ -41,6 +42,31 @@ def judge(w: World) -> Decision | None:
     if state is None or state is w.memory.rewind:
         return None
     return act(SetRewind(state), because=reason)
+
+
+def leave_dead_end(w: World) -> Decision | None:
+    """A running standby may be heading for a timeline that is not the leader's: only a start turns it round. (HA rules 12.1)"""
+    found = heading_elsewhere(w) if w.memory.rewind is RewindState.NOT_NEED and not w.paused else ()
+    if not found:
+        return None
+    because = f"{_not_the_leaders(w, found)}; this server may be waiting for WAL of such a timeline: stopping it for a new start"
+    return end(StopServer(StopMode.FAST, float(w.settings.timing.retry_timeout)), because=because)
+
+
+def set_histories_aside(w: World) -> Decision | None:
+    """PostgreSQL would go by a history file that is not the leader's, and never stream: it is renamed. (HA rules 12.1)"""
+    found = misleading(w) if w.memory.rewind is RewindState.NOT_NEED and not (w.paused and w.node.running) else ()
+    if not found:
+        return None
+    because = f"{_not_the_leaders(w, found)}; PostgreSQL would go by what is here and could not follow: setting it aside"
+    return act(SetHistoriesAside(found), because=because)
+
+
+def _not_the_leaders(w: World, timelines: tuple[int, ...]) -> str:
+    source, leader = w.rewind_source, w.leader_timeline
+    whose = f"{source.label if source else 'the leader'} (timeline {leader.timeline if leader else '?'})"
+    files = ", ".join(f"{timeline:08X}.history" for timeline in timelines)
+    return f"{files} in pg_wal {'do' if len(timelines) > 1 else 'does'} not belong to the history of {whose}"
 
 
 def undecided(w: World) -> Decision | None:

@@ -161,6 +161,7 @@ DOWN = Table(
     check_first,
     divergence.compare,
     divergence.judge,
+    divergence.set_histories_aside,
     divergence.crash_recovery,
     divergence.undecided,
     divergence.recover_before_rewind,

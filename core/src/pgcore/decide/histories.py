@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pgcore.model.actions import RewindState
 from pgcore.model.basics import Lsn
 from pgcore.model.node import ControlData, ControlState, NodeView
-from pgcore.model.world import LeaderTimeline, Switches, World
+from pgcore.model.world import LeaderTimeline, OwnTimeline, Switches, World
 
 UNCLEAN = (ControlState.IN_PRODUCTION, ControlState.SHUTTING_DOWN, ControlState.IN_CRASH_RECOVERY)
 """A primary that ended without its shutdown checkpoint: where its WAL ends is not written down anywhere."""
@@ -126,3 +126,59 @@ def _against_switch(w: World, own: OwnEnd, switch: Lsn) -> Verdict:
     if former_primary and own.reached < switch and can:
         return RewindState.NEED, f"this primary ended at {own.reached}, before the switch point {switch}; pg_rewind will tell"
     return RewindState.NOT_NEED, f"own WAL ends at {own.reached}, not beyond the switch point {switch}"
+
+
+def misleading(w: World) -> tuple[int, ...]:
+    """Newer timelines whose history files here are not the leader's, when PostgreSQL would go by one of them.
+
+    It goes by the newest it finds, counting up from the timeline of its data. A running one keeps to its own timeline until it
+    has fetched what it lacks of the leader's, and counts from there.
+    """
+    leader, own, foreign, begin = w.leader_timeline, _own(w), _foreign(w), _begin_of_search(w)
+    if leader is None or own is None or (w.node.running and leader.timeline == begin):
+        return ()
+    if w.node.running:
+        begin = leader.timeline
+        foreign = {timeline: switches for timeline, switches in foreign.items() if timeline >= begin}
+    return tuple(sorted(foreign)) if _newest(begin, own) in foreign else ()
+
+
+def heading_elsewhere(w: World) -> tuple[int, ...]:
+    """Timelines that are not the leader's and that this running standby may have chosen to follow, as they begin ahead of it."""
+    own, replayed, foreign = _own(w), w.node.replayed, _foreign(w)
+    if own is None or replayed is None or not w.node.running or _newest(_begin_of_search(w), own) not in foreign:
+        return ()
+    return tuple(sorted(timeline for timeline, switches in foreign.items() if dict(switches).get(own.timeline, -1) >= replayed))
+
+
+def _own(w: World) -> OwnTimeline | None:
+    leader = w.leader_timeline
+    return None if leader is None or leader.in_recovery else leader.own
+
+
+def _begin_of_search(w: World) -> int:
+    own, control = _own(w), w.node.control
+    known = 0 if own is None else own.timeline
+    if control is None or w.node.running:
+        return known
+    return max(known, control.checkpoint_timeline, control.minimum_recovery_timeline)
+
+
+def _newest(begin: int, own: OwnTimeline) -> int:
+    known = dict(own.newer)
+    while begin + 1 in known:
+        begin += 1
+    return begin
+
+
+def _foreign(w: World) -> dict[int, Switches]:
+    leader, own = w.leader_timeline, _own(w)
+    if leader is None or own is None:
+        return {}
+    passed = {*dict(leader.switches), leader.timeline}
+    return {
+        timeline: switches
+        for timeline, switches in own.newer
+        if timeline > _begin_of_search(w)
+        and not (timeline in passed and switches == tuple(entry for entry in leader.switches if entry[0] < timeline))
+    }

@@ -130,6 +130,8 @@ REPLICA = Table(
     standby_cluster.new_history,
     divergence.compare,
     divergence.judge,
+    divergence.leave_dead_end,
+    divergence.set_histories_aside,
     divergence.undecided,
     divergence.rewind,
     divergence.confirm,

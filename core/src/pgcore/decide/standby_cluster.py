@@ -136,6 +136,8 @@ STANDBY_LEADER = Table(
     new_history,
     divergence.compare,
     divergence.judge,
+    divergence.leave_dead_end,
+    divergence.set_histories_aside,
     divergence.undecided,
     divergence.rewind,
     divergence.confirm,

@@ -65,12 +65,14 @@ class OwnTimeline:
     """This server's timeline by IDENTIFY_SYSTEM, or by pg_control; the WAL receiver's may be ahead of it (EC 108).
 
     ``switches`` is None when the history file of that timeline is not here. ``begins_alike``: on the leader's timeline, the bytes
-    here and there are the same right behind the switch; None if that cannot be said.
+    here and there are the same right behind the switch; None if that cannot be said. ``newer``: the later timelines whose history
+    files are here too, with what these say.
     """
 
     timeline: int
     switches: Switches | None = ()
     begins_alike: bool | None = None
+    newer: tuple[tuple[int, Switches], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -119,6 +119,14 @@ class QuickServer:
     def history(self, timeline_: int) -> tuple[Switch, ...]:
         """The local history file of a timeline, oldest first; empty if there is none."""
         return timeline.local_history(self._settings.data_dir, timeline_)
+
+    def newer_histories(self, timeline_: int, upto: int) -> dict[int, tuple[Switch, ...]]:
+        """The local history files of later timelines: those up to one, and from there on as long as there is another."""
+        return timeline.newer_histories(self._settings.data_dir, timeline_, upto)
+
+    def set_histories_aside(self, timelines: Iterable[int]) -> None:
+        """Rename these history files, so that the server does not find them. Raises ServerError."""
+        timeline.set_histories_aside(self._settings.data_dir, timelines)
 
     def history_written_at(self, timeline_: int) -> float | None:
         """When that file was written, seconds since 1970; None if it is not there."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,11 +71,51 @@ def parse_history(text: str) -> tuple[Switch, ...]:
 
 def local_history(data_dir: str, timeline: int) -> tuple[Switch, ...]:
     """The history of a timeline as this node knows it; empty for the first one or an absent file."""
+    return parse_history(_content(_path(data_dir, timeline)) or "")
+
+
+def newer_histories(data_dir: str, timeline: int, upto: int) -> dict[int, tuple[Switch, ...]]:
+    """The history files of later timelines: those up to this one, and from there on as long as there is another one."""
+    found, number = {}, timeline + 1
+    while (content := _content(_path(data_dir, number))) is not None or number <= upto:
+        if content is not None:
+            found[number] = parse_history(content)
+        number += 1
+    return found
+
+
+def set_histories_aside(data_dir: str, timelines: Iterable[int]) -> None:
+    """Rename these history files within pg_wal; what the archiver was to do with them is forgotten. Raises ServerError."""
+    for path in (_path(data_dir, number) for number in timelines):
+        aside, (directory, name) = _aside(path), os.path.split(path)
+        try:
+            os.rename(path, aside)
+            for mark in (".ready", ".done"):
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(directory, "archive_status", name + mark))
+        except OSError as error:
+            raise ServerError(f"{path} can't be set aside: {error.strerror or error}") from error
+        logger.warning("%s is kept as %s", path, os.path.basename(aside))
+
+
+def _aside(path: str) -> str:
+    """A free name, or that of the same content."""
+    number, content = 1, _content(path)
+    while os.path.lexists(name := f"{path}.aside{number}") and _content(name) != content:
+        number += 1
+    return name
+
+
+def _path(data_dir: str, timeline: int) -> str:
+    return os.path.join(data_dir, "pg_wal", f"{timeline:08X}.history")
+
+
+def _content(path: str) -> str | None:
     try:
-        with open(os.path.join(data_dir, "pg_wal", f"{timeline:08X}.history"), encoding="utf-8", errors="replace") as file:
-            return parse_history(file.read())
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
     except OSError:
-        return ()
+        return None
 
 
 def begins_alike(data_dir: str, beginning: Beginning | None) -> bool | None:

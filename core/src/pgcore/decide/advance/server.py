@@ -23,6 +23,7 @@ from pgcore.model.actions import (
     Rewind,
     RewindState,
     RunCheckpoint,
+    SetHistoriesAside,
     SetRole,
     StartServer,
     StopServer,
@@ -84,6 +85,15 @@ def _adopted(world: World, action: Adopt, outcome: Outcome) -> World:
     return remember(world, managed=True, told=told, rewind=RewindState.CHECK if unknown else state)
 
 
+def _set_aside(world: World, action: SetHistoriesAside, outcome: Outcome) -> World:
+    """Tried once per comparison, whether it worked or not."""
+    leader = world.leader_timeline
+    if leader is None or leader.own is None:
+        return world
+    kept = tuple(entry for entry in leader.own.newer if entry[0] not in action.timelines)
+    return replace(world, leader_timeline=replace(leader, own=replace(leader.own, newer=kept)))
+
+
 HANDLERS: Handlers = {
     ArchiveShutdownWal: _began_task(TaskKind.ARCHIVE),
     FollowByReload: lambda w, a, o: replace(w, recovery_change="none"),
@@ -96,6 +106,7 @@ HANDLERS: Handlers = {
     FollowByRestart: _began_task(TaskKind.FOLLOW),
     CrashRecover: _crash_recovery,
     Rewind: _began_task(TaskKind.REWIND),
+    SetHistoriesAside: _set_aside,
     Clone: _began_task(TaskKind.CLONE),
     Bootstrap: _began_task(TaskKind.BOOTSTRAP),
     PostBootstrap: _began_task(TaskKind.POST_BOOTSTRAP),

@@ -53,6 +53,7 @@ from pgcore.model.actions.server import (
     ResumeReplay,
     Rewind,
     RunCheckpoint,
+    SetHistoriesAside,
     SetRole,
     StartServer,
     StopServer,
@@ -154,6 +155,7 @@ __all__ = [
     "RunCheckpoint",
     "ServeSlots",
     "SetAsideDataDir",
+    "SetHistoriesAside",
     "SetRewind",
     "SetRole",
     "SetStandbyNames",
@@ -213,6 +215,7 @@ Action = (
     | FollowByRestart
     | CrashRecover
     | Rewind
+    | SetHistoriesAside
     | ArchiveShutdownWal
     | Clone
     | Restart

@@ -105,6 +105,13 @@ class Rewind:
 
 
 @dataclass(frozen=True, slots=True)
+class SetHistoriesAside:
+    """Rename the local history files of these timelines, so that PostgreSQL does not find them."""
+
+    timelines: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ArchiveShutdownWal:
     """Archive the WAL file with the shutdown checkpoint of a stopped primary, if its WAL is archived by a command."""
 

@@ -20,10 +20,12 @@ from pgcore.model.node import ControlData, ControlState
 from pgcore.model.server import Upstream
 from pgcore.model.settings import PermanentSlot
 from pgcore.postgres.lifecycle import StopMode
+from pgcore.postgres.timeline import Switch
 from pgcore.testing.simulation import copying, parameters
 from pgcore.testing.simulation.quick_postgres import POLL_S, QuickSimulatedPostgres
 from pgcore.testing.simulation.server import Phase, Server
 from pgcore.testing.simulation.server_files import SlotState
+from pgcore.testing.simulation.wal import Commit, history, passed, timeline_root
 
 if TYPE_CHECKING:
     from pgcore.hookspecs import TaskContext
@@ -179,6 +181,26 @@ class SimulatedPostgres(QuickSimulatedPostgres):
             if server.pid != pid or not server.writable:
                 raise ServerError("PostgreSQL died during its promotion")
             self.role = Role.PRIMARY
+
+    # -- histories ---------------------------------------------------------------------------------------------------------
+
+    def newer_histories(self, timeline_: int, upto: int) -> dict[int, tuple[Switch, ...]]:
+        """The history files of later timelines: those up to one, and from there on as long as there is another."""
+        found, number = {}, timeline_ + 1
+        while (branch := self._branch(number)) is not None or number <= upto:
+            if branch is not None:
+                found[number] = history(branch)
+            number += 1
+        return found
+
+    def set_histories_aside(self, timelines: Iterable[int]) -> None:
+        """The server does not find them any more, so WAL of these timelines means nothing to it."""
+        files = self._data()
+        for number in timelines:
+            files.known.pop(number, None)
+            found = passed(files.wal.branch, number)
+            if found is not None and (parent := timeline_root(found).parent) is not None:
+                files.wal = Commit(parent, timeline_root(found).start)
 
     # -- mending -----------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pgcore.testing.simulation.scheduler import Scheduler
 from pgcore.testing.simulation.server import Phase, Server
 from pgcore.testing.simulation.server_files import Followed
-from pgcore.testing.simulation.wal import Branch, Commit, Wal, timeline_root
+from pgcore.testing.simulation.wal import Branch, Commit, Wal, passed, timeline_root
 
 SEGMENT = 16 * 1024 * 1024
 WATCH_S = 0.5
@@ -131,7 +131,7 @@ class Fleet:
         if own.branch.system_id != theirs.branch.system_id:
             return
         self._fetch_histories(standby, upstream)
-        if not permits(own, theirs):
+        if not permits(own, theirs) or self._misled(standby, theirs):
             return
         self._count += 1
         stream = Stream(self._count, upstream, standby, followed)
@@ -162,6 +162,15 @@ class Fleet:
                 if standby.timeline < number < upstream.timeline:
                     standby.files.known.setdefault(number, known)
 
+    @staticmethod
+    def _misled(standby: Server, theirs: Commit) -> bool:
+        """It goes by a history file that is not of this upstream, so it does not go on beyond its own timeline."""
+        newest = standby.files.newest_history if standby.files is not None else None
+        if newest is None or theirs.branch.timeline == standby.timeline:
+            return False
+        way = passed(theirs.branch, newest.timeline)
+        return way is None or timeline_root(way) is not newest
+
     # -- sending -----------------------------------------------------------------------------------------------------------
 
     def push(self, upstream: Server) -> None:
@@ -189,7 +198,7 @@ class Fleet:
         if not stream.down or standby.files is None or not self.linked(stream.upstream, standby):
             return
         own = standby.at
-        if standby.pace.disk_full or not permits(own, until):
+        if standby.pace.disk_full or not permits(own, until) or self._misled(standby, until):
             self._close(stream, down=True)
             self.seek(standby)
             return

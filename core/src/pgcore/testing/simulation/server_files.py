@@ -127,14 +127,20 @@ class DataFiles:
         if self.control is not None:
             self.control = replace(self.control, **changes)  # type: ignore[arg-type]
 
-    def follows_no_history(self) -> bool:
-        """A standby ends at its start when the newest history file it knows leaves out what is in its data already.
-
-        PostgreSQL counts up from its own timeline to find that file, and asks for the last checkpoint and the minimum recovery.
-        """
-        own, newest = self.wal.branch.timeline, None
-        while (next_ := (newest.timeline if newest else own) + 1) in self.known:
+    @property
+    def newest_history(self) -> Branch | None:
+        """What PostgreSQL takes for where its timeline goes on: it counts up to the last one whose history file is there."""
+        newest: Branch | None = None
+        while (next_ := (newest or self.wal.branch).timeline + 1) in self.known:
             newest = self.known[next_]
+        return newest
+
+    def follows_no_history(self) -> bool:
+        """A standby ends at its start when the newest history file leaves out what is in its data already.
+
+        PostgreSQL asks for the last checkpoint and the minimum recovery.
+        """
+        newest = self.newest_history
         if newest is None or self.control is None:
             return False
         end, control = Commit(newest, newest.start), self.control
