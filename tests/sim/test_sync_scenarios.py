@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from pgcore.model.basics import Lsn
 from pgcore.model.synchronous import PLACEHOLDER_NAME
 from pgcore.testing.simulation.network import STORE, Traffic
 from pgcore.testing.simulation.server import Server
 from sim.conftest import Simulate
 from sim.moments import at_once, lose_power
-from sim.scene import cast
+from sim.scene import Diary, cast
 from sim.sync_story import SyncStory, names_of
 from sim.told import files
 
@@ -192,11 +193,16 @@ def test_what_the_former_leader_has_more_holds_nobody_back(simulate: Simulate) -
     old, *rest = cast(world)
     listed = world.view().sync.standbys[0]
     world.checker.trouble(old.name, begins=True)
+    diary = Diary(world)
     world.network.cut(old.name, [STORE], [Traffic.STORE])
     world.network.cut(old.name, [machine.name for machine in rest], [Traffic.SQL])
-    assert world.run_until(lambda: world.leader == listed, 60)
-    assert old.server.running and old.server.in_recovery
+    assert world.run_until(lambda: world.writable() == [], 60)
+    thaws = [machine.freeze_agent() for machine in rest]
+    assert world.run_until(lambda: old.server.answers and old.server.in_recovery, 20)
+    world.run(8)
+    for thaw in thaws:
+        thaw()
     at_once(world, lambda: world.writable() == [listed], 20)
     begun = world[listed].server.at.switch(1)
     assert begun is not None and old.server.at.position > begun
-    assert old.server.in_recovery and old.agent is not None
+    assert f"{old.name} at {Lsn(old.server.at.position)}" in diary.because(listed, "race.acquire")
