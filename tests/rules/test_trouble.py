@@ -18,6 +18,7 @@ from pgcore.model.actions import (
     StartServer,
 )
 from pgcore.model.basics import Instant, Role
+from pgcore.model.cluster import SyncView
 from pgcore.model.decision import Then
 from pgcore.model.node import NodeView, TaskKind
 from pgcore.model.world import LeaseState, World
@@ -183,6 +184,17 @@ STARTING = (
         world(RECOVERING, MINE, starting_since=Instant(NOW - 301)),
         "starting.ask_others",
         PollPeers,
+    ),
+    case(
+        "a manual failover stands: its candidate is asked with them, synchronous or not (EC 72)",
+        world(
+            RECOVERING,
+            view("a", failover=request(None, "c"), sync=SyncView("1", "a", ("b",))),
+            synchronous_mode="on",
+            starting_since=Instant(NOW - 301),
+        ),
+        "starting.ask_others",
+        PollPeers(view("a").members[1:]),
     ),
     nothing(
         "nobody answers: it goes on (EC 84)",

@@ -162,6 +162,21 @@ def test_a_primary_that_alone_lost_the_store_is_left_in_peace(simulate: Simulate
     assert world.leader == a.name and a.server.timeline == timeline
 
 
+def test_a_node_that_accepted_another_gives_back_a_lock_of_its_own(simulate: Simulate) -> None:
+    """The holder alone lost the store and b has accepted it; the lock then names b: it is given back, nobody promoted (EC 26)."""
+    world = _named(simulate(dynamic=FAILSAFE))
+    a, b, _ = cast(world)
+    diary = Diary(world)
+    mend = cut_store(world, a)
+    assert world.run_until(lambda: "store_lost.members_agree" in diary.rules(a.name), 10)
+    world.write(Key.LEADER, b.name)
+    assert always(world, lambda: world.writable() == [a.name], 15, 0.25)
+    assert "leader.accepted_another" in diary.rules(b.name) and world.leader is None
+    mend()
+    world.settle()
+    assert world.leader == a.name
+
+
 def test_a_store_that_only_reads_is_an_outage(simulate: Simulate) -> None:
     """The store answers reads and refuses writes: members keep the holder, replicas see no lock and hold off (EC 27)."""
     world = _named(simulate(dynamic=FAILSAFE))

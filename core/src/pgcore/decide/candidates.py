@@ -39,10 +39,13 @@ def another_could_lead(w: World) -> bool:
 
 
 def ask_them(w: World, why: str) -> Decision | None:
-    """Before the lock is given away those who could lead by their cards are asked; None when they were. (HA rules 16.5)"""
+    """Before the lock is given away those who could lead by their cards are asked; None when they were. (HA rules 16.5)
+
+    Whom a request names is asked as well: these are the only answers of the beat.
+    """
     if w.peers is not None or not another_could_lead(w):
         return None
-    asked = could_lead(w)
+    asked = tuple({m.name: m for m in (*could_lead(w), *could_lead(w, w.cluster.failover))}.values())
     return act(PollPeers(asked), because=f"{why}: asking {', '.join(m.name for m in asked)} before giving way")
 
 
