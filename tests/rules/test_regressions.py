@@ -14,6 +14,7 @@ from pgcore.model.actions import (
     AcquireLease,
     BeginDemotion,
     CompareRecovery,
+    CompareTimelines,
     DemoteMode,
     DropInitialize,
     EndProcedure,
@@ -416,6 +417,18 @@ def test_a_rule_that_waits_for_something_wakes_the_beat_soon(at: World) -> None:
     played = play(at, PollPeers=peers(peer("b"), peer("c")))
     assert not played.beat.repeated
     assert played.beat.wake_after is not None
+
+
+@pytest.mark.parametrize("known", [RewindState.NOT_NEED, RewindState.CHECK], ids=["replica.timeline_grew", "replica.judge"])
+def test_a_leader_ahead_of_its_member_key_is_compared_with_once_in_a_beat(known: RewindState) -> None:
+    """It failed once: the key still says 2, the server says 3, and what was judged was opened and judged again. (EC 107)"""
+    at = world(standby(900, streaming=False), replace(ON_2, history=history(1000)), rewind=known)
+    played = play(at, CompareTimelines=leads(3, 1000, 1100))
+    assert not played.beat.repeated and len(played.did(CompareTimelines)) == 1
+    assert played.beat.world.memory.rewind is RewindState.NOT_NEED
+    ahead = after(played, node=standby(1001, streaming=False))
+    played = play(ahead, CompareTimelines=leads(3, 1000, 1100))
+    assert not played.beat.repeated and played.beat.world.memory.rewind is RewindState.NEED
 
 
 def test_a_holder_that_was_never_promoted_gives_the_lock_back_when_the_agent_ends() -> None:

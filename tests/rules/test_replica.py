@@ -139,6 +139,24 @@ CASES: tuple[Case, ...] = (
         world(standby(900, streaming=False), replace(ON_2, history=history(900)), compared_timeline=2, **STILL),
         "replica.not_streaming",
     ),
+    nothing(
+        "compared in this beat, and the leader's member key lags behind its server: not again in the same beat (EC 107)",
+        world(
+            standby(900, streaming=False),
+            ON_2,
+            compared_timeline=3,
+            timeline_asked=True,
+            leader_timeline=leads(3, 1000, 1100),
+            **STILL,
+        ),
+        "replica.not_streaming",
+    ),
+    case(
+        "compared in an earlier beat with a leader on another timeline (EC 107)",
+        world(standby(900, streaming=False), ON_2, compared_timeline=3, **STILL),
+        "replica.timeline_grew",
+        SetRewind(RewindState.CHECK),
+    ),
     case(
         "the upstream is not known to be right",
         world(standby(), B_LEADS, rewind=RewindState.NOT_NEED),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pgcore.testing.simulation.schedule import Schedule
+from pgcore.testing.simulation.schedule import Fault, Schedule
 
 
 @dataclass(frozen=True)
@@ -18,4 +18,17 @@ class Regression:
     faults: Schedule | None = None
 
 
-REGRESSIONS: tuple[Regression, ...] = ()
+REGRESSIONS: tuple[Regression, ...] = (
+    Regression(
+        "a leader ahead of its member key compared twice", "chaos", 178619823,
+        "a standby knew from the leader's server that it is on timeline 3 while its member key still said 2: timeline_grew asked "
+        "for the comparison again in the same heartbeat; now it is asked for once in a heartbeat",
+        (Fault(43.0, "store-cut", "leader", 60.0, {"way": "out"}, awaits="starting"),
+         Fault(115.95, "freeze", "leader", 20.0), Fault(116.0, "slow-query", "leader", 30.0, {"value": 0.3}))),
+    Regression(
+        "a leader ahead of its member key judged twice", "slots", 178619835,
+        "the same with the comparison already open at the beginning of the heartbeat: it was judged, opened and judged again",
+        (Fault(60.0, "store-cut", "leader", 40.0, {"way": "out"}), Fault(72.39, "end-agent", "other 1", 15.0),
+         Fault(74.39, "hang", "other 1", 4.0, {"killable": True}), Fault(77.0, "split", "half 3", 60.0, {"store": "there"}),
+         Fault(89.0, "store-loss", "sync 1", 30.0, {"share": 0.3, "way": "out"}, awaits="stopping"))),
+)

@@ -67,13 +67,14 @@ def timeline_grew(w: World) -> Decision | None:
     """The leader is on a newer timeline, this standby does not stream it: compare, once. (HA rules 11.2.7, EC 107)
 
     Again if it has replayed beyond the end of its timeline meanwhile: WAL that was received before may be replayed later. A
-    standby leader may have been rewound to an older one.
+    standby leader may have been rewound to an older one. What the leader's server has answered in this beat is newer than its
+    member key.
     """
     leader = w.cluster.leader_member
     theirs = leader.timeline if leader else None
     own = w.node.timeline or w.memory.last_timeline
     compared = w.memory.compared_timeline
-    if theirs is None or own is None:
+    if theirs is None or own is None or w.timeline_asked:
         return None
     rewound = w.standby_cluster and theirs < own and (compared is None or compared < own)
     elsewhere = rewound or (own < theirs and (theirs != compared or _beyond_the_switch(w, own)))
@@ -86,8 +87,8 @@ def timeline_grew(w: World) -> Decision | None:
 def _beyond_the_switch(w: World, own: int) -> bool:
     """By ``/history`` the cluster has left this timeline before what is replayed here."""
     switch = next((entry.lsn for entry in w.cluster.history or () if entry.timeline == own), None)
-    unknown = not w.timeline_asked and w.memory.rewind is not RewindState.FAILED
-    return unknown and switch is not None and w.node.replayed is not None and w.node.replayed > switch
+    failed = w.memory.rewind is RewindState.FAILED
+    return not failed and switch is not None and w.node.replayed is not None and w.node.replayed > switch
 
 
 def probe_leader(w: World) -> Decision | None:
