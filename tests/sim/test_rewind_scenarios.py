@@ -71,10 +71,11 @@ def test_a_standby_that_is_starting_is_judged_by_pg_control(simulate: Simulate) 
     world = simulate(own={"c": UNFIT}, write_s=0)
     old, new, ahead = roles(world)
     writes_alone(world, old, new)
+    world.network.cut(old.name, [new.name], [Traffic.SQL])
     ahead.server.pace.start_s = 600.0
-    lose_power(old)
     ahead.server.stop_fast()
     assert world.run_until(lambda: ahead.server.phase is Phase.STARTING, 20)
+    lose_power(old)
     ahead.kill_agent()
     ahead.start_agent()
     ahead.server.pace.start_s = 0.3  # of the next start

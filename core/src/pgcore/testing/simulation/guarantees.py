@@ -96,7 +96,7 @@ class Guarantees:
         if memory.lease_until is None or memory.failsafe_until is not None or world.store.wiped:
             return
         believed = (memory.lease_until - STEADY_BEGAN) / world[name].rate
-        granted = world.store.lease_end(Key.LEADER) if world.leader == name else None
+        granted = world.store.lease_end(Key.LEADER) if world.leader == view.me else None
         if believed > world.now and (granted is None or believed > granted + LEASE_SLACK * ttl):
             held = f"the store's ends at {granted:.2f} s" if granted is not None else f"the lock names {world.leader}"
             self._checker.violated("no lease beyond the store's", f"{name} counts on its lease until {believed:.2f} s; {held}")
