@@ -31,4 +31,11 @@ REGRESSIONS: tuple[Regression, ...] = (
         (Fault(60.0, "store-cut", "leader", 40.0, {"way": "out"}), Fault(72.39, "end-agent", "other 1", 15.0),
          Fault(74.39, "hang", "other 1", 4.0, {"killable": True}), Fault(77.0, "split", "half 3", 60.0, {"store": "there"}),
          Fault(89.0, "store-loss", "sync 1", 30.0, {"share": 0.3, "way": "out"}, awaits="stopping"))),
+    Regression(
+        "a killed standby believed its pg_control", "cascade", 1014,
+        "a diverged standby that lost power was judged by a minimum recovery point from long before, replayed past the switch "
+        "point, never streamed and was never compared again; now a running standby that has replayed too much is",
+        (Fault(490.0, "crash", "leader"), Fault(660.0, "freeze-agent", "leader", 25.0),
+         Fault(660.0, "freeze", "leader", 7.5, awaits="new-leader"),
+         Fault(672.0, "power-loss", "replica 2", 0.5, awaits="rewinding"), Fault(672.18, "stream-cut", "replica 1", 1.0))),
 )

@@ -383,6 +383,7 @@ _pace_kind("disk-gone", "The file system of the data directory is not there.", "
 _pace_kind("broken-start", "The server does not start: a mistake in its configuration.", "broken")
 _pace_kind("rewind-fails", "pg_rewind fails.", "rewind_fails")
 _pace_kind("rewind-tears", "pg_rewind dies half way.", "rewind_tears")
+_pace_kind("bootstrap-fails", "initdb fails.", "bootstrap_fails")
 _pace_kind("copy-fails", "Base backups fail.", "clone_fails")
 
 

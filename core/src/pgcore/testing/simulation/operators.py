@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from pgcore.daemon.mailbox import CarryOut
+from pgcore.dcs.store import Key
 from pgcore.model.actions import RewindState
 from pgcore.model.basics import Json
 from pgcore.model.orders import Order, ReinitOrder, RestartOrder
@@ -76,8 +77,19 @@ def _reinitialize(world: World, machines: list[Machine], fault: Fault) -> None:
 def tend(world: World) -> int:
     """What is left to operators when all is calm: replicas that say they must be copied anew. How many there were."""
     asking = [machine for machine in world if machine.name != world.leader and _asks_for_a_copy(machine)]
-    _order(world, asking, ReinitOrder(force=True))
+    if world.leader is None and not world.key(Key.INITIALIZE):
+        _begin_anew(world, asking)
+    else:
+        _order(world, asking, ReinitOrder(force=True))
     return len(asking)
+
+
+def _begin_anew(world: World, machines: list[Machine]) -> None:
+    """The cluster's creation was cut short: what there is of it is removed by hand, and the claim to make it."""
+    for machine in machines:
+        machine.server.remove()
+    if machines and Key.INITIALIZE in world.store.entries:
+        world.store.remove(Key.INITIALIZE)
 
 
 def _asks_for_a_copy(machine: Machine) -> bool:
@@ -114,7 +126,9 @@ def remember(world: World) -> None:
 
 
 def as_usual(world: World) -> None:
-    """Every setting is what it usually is."""
+    """Every setting is what it usually is, if that is known."""
+    if not world.usual:
+        return
     config = world.view().config
     now = config.document if config is not None and config.document is not None else {}
     world.configure(**{name: world.usual.get(name) for name in {**world.usual, **now}})

@@ -45,6 +45,8 @@ class Profile:
     starts: float = 0.7
     """The share of bursts that begin with the primary in trouble."""
     bound_s: float = 180.0
+    settles_first: bool = True
+    """Faults begin when the new cluster has settled; else with its first moment."""
 
     def draw(self, seed: int) -> Schedule:
         """The whole schedule of this seed."""
@@ -195,6 +197,10 @@ PROFILES: dict[str, Profile] = {profile.name: profile for profile in (
     Profile("disk", "Disks fill up or vanish, servers do not start, rewinds fail.",
             {**DISK, "crash": 6, "power-loss": 5, "partition": 4, "store-cut": 3, "switchover": 4, "reinitialize": 1},
             cluster(2, 3, local=MENDS), bound_s=240.0),
+    Profile("bootstrap", "A cluster comes into being while things fail.",
+            {**COMMON, "copy-fails": 6, "bootstrap-fails": 4, "disk-full": 3, "power-loss": 8, "kill-agent": 8},
+            cluster(2, 3, 3, choices={"synchronous_mode": (None, True)}), bursts=(1, 1), thick=(2, 8), calm_s=(0.0, 12.0),
+            settles_first=False),
     Profile("chaos", "All of it at once.",
             {**COMMON, **STORE_MORE, **SLOW, **DISK, **ASKED, **CHANGES, "pause": 2, "failover": 1},
             cluster(2, 3, 4, 5, local=MENDS, drift=0.01, wall_offset=5.0,

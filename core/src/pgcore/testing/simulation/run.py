@@ -261,7 +261,8 @@ def _drive(drive: Drive, schedule: Schedule, result: Result) -> None:
     """A bug of any code that runs in the world is a violation as well."""
     world = drive.world
     try:
-        world.settle()
+        if drive.profile.settles_first:
+            world.settle()
         drive.strike_all(schedule)
         result.settled_s = drive.calm()
         if not drive.over:
