@@ -136,6 +136,11 @@ GATES = (
         free(peers=peers(peer("c", 0, is_primary=True, nofailover=True))),
         "race.primary_alive",
     ),
+    nothing(
+        "somebody has removed the lock, and the primary, whose server is too slow to answer, still counts on it",
+        free(peers=peers(peer("b"), peer("c", 0, reachable=False, counts_on_lock=True))),
+        "race.primary_counts_on_lock",
+    ),
     nothing("a peer is ahead by one byte (EC 43)", free(peers=peers(peer("b", 1001))), "race.peer_ahead"),
     nothing(
         "ahead by a byte beats any priority (EC 43)",

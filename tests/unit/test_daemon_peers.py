@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -126,7 +127,7 @@ def test_every_member_is_asked_for_its_fresh_status(serve: Serve, peers: Peers) 
     answers = peers.poll([b.member("b"), c.member("c")], 2)
     assert (answers["b"].position, answers["b"].timeline, answers["b"].is_primary) == (Lsn(500), 3, False)
     assert answers["c"].is_primary
-    assert b.requests[0][0] == "/patroni?fresh=1"
+    assert re.fullmatch(r"/patroni\?fresh=1&within=0\.[0-9]{3}|/patroni\?fresh=1&within=1\.[0-9]{3}", b.requests[0][0])
 
 
 def test_the_status_code_does_not_matter(serve: Serve, peers: Peers) -> None:
@@ -435,6 +436,18 @@ STATUSES: dict[str, tuple[Any, PeerView]] = {
     "no xlog while running": ({"state": "running", "role": "replica", "timeline": 3}, PeerView("b", False)),
     "no xlog while starting": ({"state": "starting", "role": "replica"}, PeerView("b", False, starting=True)),
     "no xlog after a crash": ({"state": "crashed", "role": "primary"}, PeerView("b", False, starting=True)),
+    "no xlog of a primary whose lock is proven": (
+        {"state": "running", "role": "primary", "pgcore": {"lease_seconds_left": 3.2}}, PeerView("b", False, counts_on_lock=True)
+    ),
+    "no xlog of a primary that its agent waits for": (
+        {"state": "unknown", "role": "primary", "pgcore": {"lease_seconds_left": 3.2}}, PeerView("b", False, counts_on_lock=True)
+    ),
+    "no xlog of a primary whose lease has ended": (
+        {"state": "running", "role": "primary", "pgcore": {"lease_seconds_left": 0.0}}, PeerView("b", False)
+    ),
+    "no xlog of a primary that is stopping": (
+        {"state": "stopping", "role": "primary", "pgcore": {"lease_seconds_left": 3.2}}, PeerView("b", False)
+    ),
     "no xlog while a copy is made": ({"state": "creating replica", "role": "replica"}, PeerView("b", False)),
     "no xlog and nofailover": (
         {"state": "starting", "tags": {"nofailover": True}},

@@ -128,6 +128,13 @@ def test_fresh_positions_come_from_the_server_only_when_asked_for(serve: Open, b
     assert json.loads(call(address, "GET", "/patroni").body)["xlog"]["received_location"] == 1000
 
 
+def test_who_asks_for_fresh_positions_says_how_long_it_waits(serve: Open, board: Board) -> None:
+    address = serve().bound[0]
+    board.publish(status())
+    for within in ("0.2", "", "nonsense", "-1", "nan"):
+        assert json.loads(call(address, "GET", f"/patroni?fresh=1&within={within}").body)["xlog"]["received_location"] == 7
+
+
 def test_before_the_first_heartbeat_everything_but_liveness_says_no(serve: Open, board: Board) -> None:
     board._status = None
     address = serve().bound[0]

@@ -32,6 +32,8 @@ PROBE_S = 1.0
 BRIEF_S = 0.3
 """How long a member that was silent a moment ago is waited for."""
 SILENCE_COUNTS_S = 15.0
+SERVERS_SHARE = 0.7
+"""Of the time a member is waited for, this is what its server may take; then its agent answers without its positions."""
 FAILSAFE_TRY_S = 2.0
 _TAGS = re.compile(r"<[^>]*>|\s+")
 
@@ -181,7 +183,7 @@ class Peers:
         except Exception:  # whatever a peer sends, the thread must live on and the caller must get an answer
             logger.exception("asking %s at %s failed unexpectedly", member.name, member.api_url)
             view = PeerView(member.name, False)
-        if view.reachable or view.starting:
+        if view.reachable or view.starting or view.counts_on_lock:
             self._silent.pop(member.name, None)
         else:
             self._silent[member.name] = now()
@@ -205,7 +207,8 @@ class Peers:
         if not urlsplit(url).hostname or deadline.expired:
             return PeerView(member.name, False)
         path = urlsplit(url).path or "/patroni"
-        response = self._transport.request(self.access, "GET", url, f"{path}?{query}", None, deadline)
+        asked = f"{path}?{query}&within={deadline.left() * SERVERS_SHARE:.3f}"
+        response = self._transport.request(self.access, "GET", url, asked, None, deadline)
         return parse_status(member.name, json.loads(response.body))
 
 
@@ -225,12 +228,16 @@ def parse_status(name: str, document: Json) -> PeerView:
     found = document.get("tags")
     tags = Tags(found if isinstance(found, Mapping) else {})
     wal = document.get("xlog") or document.get("wal")
-    if not isinstance(wal, Mapping):
-        starting = document.get("state") in (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
-        return PeerView(name, False, nofailover=tags.nofailover, starting=starting)
     mine = document.get("pgcore")
     own = mine if isinstance(mine, Mapping) else {}
-    primary = bool(wal.get("location")) or document.get("role") in ("primary", "master")
+    leads = document.get("role") in ("primary", "master")
+    if not isinstance(wal, Mapping):
+        starting = document.get("state") in (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
+        left = own.get("lease_seconds_left")
+        runs = document.get("state") in (State.RUNNING, "unknown")  # unknown: its agent has not heard of it for a while
+        proven = leads and runs and isinstance(left, int | float) and left > 0
+        return PeerView(name, False, nofailover=tags.nofailover, starting=starting, counts_on_lock=proven)
+    primary = bool(wal.get("location")) or leads
     position = max(_integer(wal.get("received_location")), _integer(wal.get("replayed_location")))
     return PeerView(
         name,

@@ -171,6 +171,20 @@ def primary_alive(w: World) -> Decision | None:
     return None
 
 
+def primary_counts_on_lock(w: World) -> Decision | None:
+    """A primary that does not answer queries counts on its lock, which somebody has removed: it may be accepting writes.
+
+    By its own account that ends within ttl. (HA rules 15.3.3, EC 17, principles, safety 1)
+    """
+    for name, peer in sorted((w.peers or {}).items()):
+        if peer.counts_on_lock:
+            return rest(
+                because=f"{name} says that its lock is proven for now, although nobody holds it: it may be accepting writes",
+                wake_after=AGAIN_S / 2,
+            )
+    return None
+
+
 def _rivals(w: World) -> list[PeerView]:
     """Answers that count against me: eligible, of ``/sync`` when that is in force, not on a timeline that was left."""
     sync, newest = sync_in_force(w), max(w.cluster_timeline, own_timeline(w) or 0)
@@ -298,6 +312,7 @@ RACE = Table(
     old_timeline,
     ask_peers,
     primary_alive,
+    primary_counts_on_lock,
     peer_ahead,
     peer_may_have_more,
     peer_preferred,

@@ -50,6 +50,8 @@ class PeerView:
     watchdog_failed: bool = False
     starting: bool = False
     """Its agent answers but its server does not serve yet: what WAL it has is not known."""
+    counts_on_lock: bool = False
+    """It does not say what WAL it has, but that it is a primary whose lock is proven for now: it may be accepting writes."""
     failsafe_leader: str | None = None
     """A primary without the store that it has accepted as the leader, while that is valid."""
     failsafe_unknown: bool = False

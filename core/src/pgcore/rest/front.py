@@ -68,7 +68,7 @@ class FrontDoor:
 
     def _patroni(self, parameters: Mapping[str, str]) -> Answer:
         asked = parameters.get("fresh") == "1"
-        positions = self._fresh(FRESH_SECONDS) if asked else None
+        positions = self._fresh(_limit(parameters.get("within"))) if asked else None
         at = now()
         headers = {AGE_HEADER: "0.000"} if positions else self._age(at)
         document = status.node_document(self._board.status, at, positions, asked=asked)
@@ -109,3 +109,11 @@ class FrontDoor:
     def _age(self, at: Instant) -> dict[str, str]:
         seen = self._board.status
         return {AGE_HEADER: f"{checks.observed_age(seen, at):.3f}"} if seen else {}
+
+
+def _limit(within: str | None) -> float:
+    """How long PostgreSQL may take: who asks says how long it waits, so that it learns the rest even from a server that hangs."""
+    try:
+        return max(0.0, min(FRESH_SECONDS, float(within))) if within else FRESH_SECONDS
+    except ValueError:
+        return FRESH_SECONDS

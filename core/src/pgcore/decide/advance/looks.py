@@ -97,6 +97,17 @@ def _after_failed_rewind(node: NodeView, result: TaskResult) -> RewindState:
     return RewindState.NEED if result.retriable and node.rewind_possible else RewindState.FAILED
 
 
+def _with_card_of_leader(read: ClusterView, old: ClusterView | None) -> ClusterView:
+    """What is remembered of a reading: a leader whose card is not back yet, after a wipe, keeps its former one.
+
+    Else nobody would know whom to ask if the store were wiped once more before the card is written.
+    """
+    former = old.member(read.leader) if old is not None and read.leader is not None else None
+    if former is None or read.member(former.name) is not None:
+        return read
+    return replace(read, members=(*read.members, former))
+
+
 def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
     if not outcome.ok:
         return replace(world, store_lost=True, lease=LeaseState.UNKNOWN)
@@ -113,7 +124,7 @@ def _read(world: World, action: ReadCluster, outcome: Outcome) -> World:
     lease = (world.lease if world.lease is LeaseState.HELD else LeaseState.UNRENEWED) if mine else LeaseState.NONE
     changes: dict[str, Any] = {}
     if not read.unlocked or world.memory.old_cluster is None:
-        changes["old_cluster"] = read
+        changes["old_cluster"] = _with_card_of_leader(read, world.memory.old_cluster)
     kept = mine or (cluster.unlocked and world.failsafe_active)  # nobody could take the lock yet: it is mine to take back
     if not kept:
         changes |= {"lease_until": None, "failsafe_until": None}
