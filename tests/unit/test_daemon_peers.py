@@ -436,18 +436,10 @@ STATUSES: dict[str, tuple[Any, PeerView]] = {
     "no xlog while running": ({"state": "running", "role": "replica", "timeline": 3}, PeerView("b", False)),
     "no xlog while starting": ({"state": "starting", "role": "replica"}, PeerView("b", False, starting=True)),
     "no xlog after a crash": ({"state": "crashed", "role": "primary"}, PeerView("b", False, starting=True)),
-    "no xlog of a primary whose lock is proven": (
-        {"state": "running", "role": "primary", "pgcore": {"lease_seconds_left": 3.2}}, PeerView("b", False, counts_on_lock=True)
-    ),
-    "no xlog of a primary that its agent waits for": (
-        {"state": "unknown", "role": "primary", "pgcore": {"lease_seconds_left": 3.2}}, PeerView("b", False, counts_on_lock=True)
-    ),
-    "no xlog of a primary whose lease has ended": (
-        {"state": "running", "role": "primary", "pgcore": {"lease_seconds_left": 0.0}}, PeerView("b", False)
-    ),
-    "no xlog of a primary that is stopping": (
-        {"state": "stopping", "role": "primary", "pgcore": {"lease_seconds_left": 3.2}}, PeerView("b", False)
-    ),
+    **{f"no xlog of a primary, {state}, lease {left}": (
+        {"state": state, "role": "primary", "pgcore": {"lease_seconds_left": left}}, PeerView("b", False, counts_on_lock=counts))
+       for state, left, counts in (("running", 3.2, True), ("unknown", 3.2, True), ("unknown", 0.0, False),
+                                   ("stopping", 3.2, False))},
     "no xlog while a copy is made": ({"state": "creating replica", "role": "replica"}, PeerView("b", False)),
     "no xlog and nofailover": (
         {"state": "starting", "tags": {"nofailover": True}},
