@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pgcore.testing.simulation.world import Setup
+from sim.hunting import Copy
 from sim.told import Told
 
 Simulate = Callable[..., Told]
@@ -34,3 +35,9 @@ def simulate() -> Iterator[Simulate]:
         world.close()
         print("\n".join(f"{at:9.2f} {who:>8} {what}" for at, who, what in world.lines[-400:]))
     assert not violations, "\n".join(violations)
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """A copy of the package for weakened rules."""
+    return Copy(tmp_path_factory.mktemp("sources"))

@@ -154,6 +154,11 @@ class FailsafeReceiver:
         with self._lock:
             return self._valid(self.clock())
 
+    @property
+    def accepted(self) -> FailsafeRecord | None:
+        """The primary accepted last, valid or not."""
+        return self._record
+
     def begin_race(self) -> FailsafeRecord | None:
         """Before the lock is taken or a standby promoted: None, and nobody is accepted from now on; else who was accepted."""
         with self._lock:

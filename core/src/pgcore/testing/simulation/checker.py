@@ -91,6 +91,11 @@ class Checker:
         """For how long no fault of this machine, or of everybody, has begun or ended."""
         return self._world.now - self._troubled.get(name, -1e9)
 
+    @property
+    def asked_s(self) -> float:
+        """How long ago somebody asked for something."""
+        return self._world.now - self._asked_at
+
     def operator_asked(self, leader: str | None, candidate: str | None) -> None:
         """A request for a switchover, or without ``leader`` for a failover by hand."""
         self._asked_at = self._world.now

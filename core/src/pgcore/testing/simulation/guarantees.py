@@ -51,6 +51,8 @@ class Guarantees:
         world = self._world
         if path == Key.STATUS:
             self._status_at = world.now
+        elif path == Key.LEADER and world.leader in world.machines:
+            self._elected(world.leader)
         elif path == Key.SYNC:
             before = self._sync
             if before.active and not same_name(self.sync.leader, before.leader):
@@ -93,6 +95,8 @@ class Guarantees:
     def within_the_lease(self, name: str, view: View) -> None:
         """What an agent takes for its lease is over when the store's is; what the members prove is no lease of the store."""
         world, memory, ttl = self._world, view.memory, view.settings.timing.ttl
+        if memory.failsafe_until is not None and not view.settings.failsafe_quorum:
+            self._within_what_members_gave(name, (memory.failsafe_until - STEADY_BEGAN) / world[name].rate, ttl)
         if memory.lease_until is None or memory.failsafe_until is not None or world.store.wiped:
             return
         believed = (memory.lease_until - STEADY_BEGAN) / world[name].rate
@@ -100,6 +104,23 @@ class Guarantees:
         if believed > world.now and (granted is None or believed > granted + LEASE_SLACK * ttl):
             held = f"the store's ends at {granted:.2f} s" if granted is not None else f"the lock names {world.leader}"
             self._checker.violated("no lease beyond the store's", f"{name} counts on its lease until {believed:.2f} s; {held}")
+
+    def _within_what_members_gave(self, name: str, believed: float, ttl: float) -> None:
+        """Whoever is named in ``/failsafe`` keeps this primary as long; an agent that has just begun has forgotten that."""
+        world = self._world
+        named = world.view().failsafe or {}
+        for machine in world:
+            process = machine.process
+            young = process is None or world.now - process.born < 2 * ttl
+            others = machine.name != name and machine.name in named
+            if not others or young or believed <= world.now or machine.agent is None:
+                continue
+            record = machine.agent.performer.ports.failsafe.accepted
+            ends = (record.at + record.ttl - STEADY_BEGAN) / machine.rate if record is not None and record.name == name else None
+            if ends is None or believed > ends + LEASE_SLACK * ttl:
+                gave = f"gave it {ends:.2f} s" if ends is not None else "gave it nothing"
+                self._checker.violated("no lease beyond what members gave",
+                                       f"{name} counts on the members until {believed:.2f} s; {machine.name} {gave}")
 
     # -- promotions ----------------------------------------------------------------------------------------------------------
 
@@ -119,17 +140,41 @@ class Guarantees:
             self._most_advanced(server, before, former)
             self._near_enough(server, before)
 
+    def _elected(self, name: str) -> None:
+        """A standby takes the lock: where votes decide, so many members of ``/sync`` as it needs could have given theirs."""
+        world, sync, checker = self._world, self.sync, self._checker
+        calm = checker.quiet_s("") > QUIET_S and checker.quiet_s(name) > QUIET_S and checker.asked_s > ASKED_S
+        if not calm or checker.forced or not world[name].server.in_recovery or same_name(sync.leader, name):
+            return
+        voters = [each for each in dict.fromkeys((sync.leader or "", *sync.standbys)) if each != name]
+        silent = [each for each in voters if not self._votes(each, name)]
+        if sync.quorum and len(voters) - len(silent) < sync.quorum + (0 if sync.covers(name) else 1):
+            listing = f"{', '.join(silent)} of {world.key(Key.SYNC)}"
+            checker.violated("a leader has its votes", f"{name} takes the lock without those of {listing}")
+
+    def _votes(self, voter: str, name: str) -> bool:
+        """It may have told this candidate that it has no more."""
+        world = self._world
+        machine = world.machines.get(voter)
+        if machine is None or self._checker.quiet_s(voter) <= QUIET_S:
+            return machine is not None
+        awake = machine.agent is not None and not machine.agent_frozen and not machine.frozen
+        lines = (world.network.line(Traffic.HTTP, *ends) for ends in ((voter, name), (name, voter)))
+        server, candidate = machine.server, world[name].server
+        ahead = server.files is not None and server.at != candidate.at and server.at.contains(candidate.at)
+        return awake and all(line.open for line in lines) and not (ahead and server.receiver is None)
+
     def _most_advanced(self, server: Server, before: Commit, sync: SyncView) -> None:
         """Of those that may lead and could tell each other where they are nobody has more."""
         for machine in self._world:
             other, name = machine.server, machine.name
             if sync.active and (not sync.covers(name) or same_name(sync.leader, name)):
                 continue  # what it has more was never confirmed
-            if other is server or not self._could_tell(server.name) or not self._could_tell(name):
+            if other is server or not self._could_tell(server.name) or not self._could_tell(machine.name):
                 continue
             streams = other.receiver is not None and other.receiver.upstream is not server
             more = other.answers and other.in_recovery and other.at != before and other.at.contains(before)
-            if more and not streams and not self._tagged(name) and self._connected(server.name, name):
+            if more and not streams and not self._tagged(machine.name) and self._connected(server.name, machine.name):
                 self._checker.violated("nobody who is behind is promoted", f"{server.name} at {before}, {name} at {other.at}")
 
     def _could_tell(self, name: str) -> bool:

@@ -138,11 +138,12 @@ class Machine:
 
         def thaw() -> None:
             self.frozen -= 1
-            if not self.frozen and self.powered:
-                self.thawed_at = self.world.now
+            if not self.frozen:
                 self.server.resume()
                 if self._hangs:
                     self.server.hang(killable=self._killable)
+            if not self.frozen and self.powered:
+                self.thawed_at = self.world.now
                 self.world.checker.thawed(self.server)
                 for process in self._processes():
                     if process is not self.process or not self.agent_frozen:
