@@ -90,9 +90,9 @@ hunt("hunt_restart", "Trouble in the middle of restarts and starts.",
 hunt("hunt_pause", "Maintenance mode while things fail.",
      {"pause": 10, "power-loss": 7, "store-away": 5, "store-cut": 3},
      cluster(2, 3, write_s=1.0), lasts_s=(60.0, 120.0), gaps=(35.0, 40.0), count=(3, 4), awaits=0.0, leader=0.9)
-hunt("hunt_wipe", "A store that forgets everything.",
-     {"store-wipe": 8, "store-slow": 3, "store-loss": 3, "switchover": 3},
-     cluster(2, 3, write_s=1.0), gaps=(12.0, 20.0), count=(2, 3))
+hunt("hunt_wipe", "A store that forgets everything, and is slow for the primary.",
+     {"store-wipe": 8, "store-slow": 8, "switchover": 1}, cluster(2, 3, write_s=1.0), gaps=(0.0, 20.0), count=(3, 5), leader=0.9,
+     lasts_s=(6.0, 12.0), awaits=0.0)
 SYNC = {"lag": 8, "stream-cut": 8, "power-loss": 6, "crash": 4, "store-late": 5, "store-loss": 5, "freeze-agent": 3,
         "kill-agent": 3, "partition": 4, "switchover": 3}
 hunt("hunt_sync", "Synchronous mode: standbys lag and lose their streams, the store loses writes or brings them late.", SYNC,

@@ -36,6 +36,7 @@ BEHIND = "nobody who is behind is promoted"
 TAGS = "tags are respected"
 PAUSED = "a paused cluster is left alone"
 MIXED = "histories are not mixed"
+CALM = "no failover while all is well"
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -85,6 +86,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "hunt_freeze", 30, (LEASE, ONE),
     ),
     Mutant(
+        "lock read is proven",
+        "decide/advance/looks.py",
+        "lease = (world.lease if world.lease is LeaseState.HELD else LeaseState.UNRENEWED) if mine else"
+        " LeaseState.NONE",
+        "lease = LeaseState.HELD if mine else LeaseState.NONE",
+        "a lock that names this node when it is read counts as proven, without a renewal",
+        "hunt_freeze", 20, (CALM, LEASE, SETTLES),
+    ),
+    Mutant(
         "initialize unconditional",
         "daemon/perform.py",
         "self._put(Key.INITIALIZE, \"\", ABSENT, world)",
@@ -99,14 +109,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "            pass\n        elif",
         "the guard is not told of the lease",
         "hunt_freeze", 20, (ONE,),
-    ),
-    Mutant(
-        "guard late",
-        "daemon/guard_page.py",
-        "defaults=(0.30, 0.15, 0.05, 0.25)",
-        "defaults=(-0.90, -0.90, -0.90, -9.0)",
-        "the guard acts when the lease has been over for long",
-        "hunt_freeze", 40, (ONE,),
     ),
     Mutant(
         "guard disarmed while promoting",
@@ -197,14 +199,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "hunt_quorum_loss", 30, (VOTES, LISTED, KEPT),
     ),
     Mutant(
-        "votes outsider",
-        "decide/election.py",
-        "needed = max(0, sync.quorum) + (0 if inside else 1)",
-        "needed = max(0, sync.quorum)",
-        "a node outside /sync needs no more votes than one inside",
-        "hunt_quorum_loss", 60, (VOTES, LISTED, KEPT),
-    ),
-    Mutant(
         "names not before promotion",
         "decide/sync_promotion.py",
         "    names_before_promotion,\n    sync_before",
@@ -267,6 +261,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "quorum = max(0, min(inherited, known))",
         "the quorum is lowered below what the names require",
         "hunt_quorum_change", 40, (LISTED, KEPT),
+    ),
+    Mutant(
+        "quorum gone",
+        "decide/sync_quorum.py",
+        "    if s.quorum:\n        stay = s.names - _last(gone, s.quorum)\n",
+        "    if True:\n        stay = s.names - gone\n",
+        "with quorum commit all gone standbys leave the names at once, whatever the quorum can spare",
+        "hunt_quorum_change", 20, (LISTED, KEPT),
     ),
     Mutant(
         "failsafe one missing",

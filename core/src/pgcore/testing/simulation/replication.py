@@ -233,6 +233,12 @@ class Fleet:
         if standby.receiver is not None:
             self._close(standby.receiver, down=True)
 
+    def switched(self, upstream: Server) -> None:
+        """It has left its timeline: a sender whose standby has more of that one ends at once."""
+        for stream in tuple(upstream.senders):
+            if not upstream.at.contains(stream.standby.at):
+                self._close(stream, down=False)
+
     def ended(self, server: Server, *, silently: bool) -> None:
         """Its processes are gone; the other ends are told by its system, unless that is gone too."""
         for stream in [each for each in self.streams if server in (each.upstream, each.standby)]:

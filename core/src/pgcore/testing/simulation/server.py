@@ -269,6 +269,7 @@ class Server:
         files.standby_signal, files.followed, self.followed = False, None, None
         files.note(state=ControlState.IN_PRODUCTION, parameters=dict(self.parameters))
         self.in_recovery = False
+        self.fleet.switched(self)
         self.changed.notify_all()
         self.tell("writable", how="promotion", commit=files.wal, before=before)
         self.fleet.push(self)
