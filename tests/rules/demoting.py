@@ -40,7 +40,8 @@ ALL = peers(peer("b", 1200), peer("c", 1199))
 
 
 def during(mode: DemoteMode, phase: Phase, node: NodeView, cluster: ClusterView | None = MINE, **facts: Any) -> World:
-    """This phase for a second; ``b`` and ``c`` are the candidates; the shutdown checkpoint ended at 1200."""
+    """This phase for a second; ``b`` and ``c`` are the candidates unless it says who; the shutdown checkpoint ended at 1200."""
     about = {name: facts.pop(name) for name in ("seconds", "released", "mark") if name in facts}
+    candidates = facts.pop("candidates", ("b", "c"))
     end = Lsn(1200) if phase is Phase.HANDOVER and "end" not in facts else facts.pop("end", None)
-    return world(node, cluster, procedure=demotion(mode, phase, "b", "c", end=end, **about), **facts)
+    return world(node, cluster, procedure=demotion(mode, phase, *candidates, end=end, **about), **facts)

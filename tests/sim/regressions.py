@@ -38,4 +38,15 @@ REGRESSIONS: tuple[Regression, ...] = (
         (Fault(490.0, "crash", "leader"), Fault(660.0, "freeze-agent", "leader", 25.0),
          Fault(660.0, "freeze", "leader", 7.5, awaits="new-leader"),
          Fault(672.0, "power-loss", "replica 2", 0.5, awaits="rewinding"), Fault(672.18, "stream-cut", "replica 1", 1.0))),
+    Regression(
+        "a primary that ended while the candidates were cut off", "standby_cluster", 178619835,
+        "their cards had ended by the time its server was down, so it took itself for alone and left a free lock, which the "
+        "first one back took without acknowledged commits that the other had; now the lock is left to its lease",
+        (Fault(276.6, "end-agent", "replica 1", 60.0), Fault(276.7, "switchover"), Fault(559.68, "freeze", "sync 1", 15.0),
+         Fault(560.0, "end-agent", "leader", 20.0), Fault(560.0, "partition", "replica 2", 15.0))),
+    Regression(
+        "a primary that ended after the others' cards", "cascade", 5,
+        "the same with both cut off for longer: the free lock was taken while the primary's agent was being restarted",
+        (Fault(500.0, "partition", "replica 1", 40.0), Fault(500.0, "partition", "replica 2", 40.0),
+         Fault(528.0, "end-agent", "leader", 20.0))),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pgcore.decide.candidates import caught_up, describe
 from pgcore.decide.election import same_name, sync_in_force
 from pgcore.decide.lease import lease_running_out
-from pgcore.decide.phases import demotion_of, other_names, within
+from pgcore.decide.phases import demotion_of, within
 from pgcore.model.actions import (
     Action,
     BeginDemotion,
@@ -105,24 +105,17 @@ def final_status(w: World) -> ClusterStatus:
     return ClusterStatus(demotion_of(w).end, w.cluster.status.slots, w.cluster.status.retain_slots)
 
 
-def nobody_else(w: World) -> Decision | None:
-    """The agent ends and no other member exists that could lead: leave a free lock behind. (HA rules 27)"""
-    if within(w, Phase.HANDOVER) and demotion_of(w).mode is DemoteMode.SHUTDOWN and not other_names(w) and not w.busy:
-        status = final_status(w) if demotion_of(w).end is not None else None
-        return act(
-            SetRole(Role.DEMOTED), ReleaseLease(status), EnterPhase(Phase.AWAIT_LEADER), because="no other member could lead"
-        )
-    return None
-
-
 def handover_over(w: World) -> bool:
-    """The candidates have had their time, or the end of the WAL is not known."""
-    limit = STREAMING_LIMIT_S if w.busy else GONE_LIMIT_S
-    return demotion_of(w).end is None or w.now - demotion_of(w).since > limit
+    """The candidates have had their time, there is none, or the end of the WAL is not known."""
+    d, limit = demotion_of(w), STREAMING_LIMIT_S if w.busy else GONE_LIMIT_S
+    return d.end is None or not d.candidates or w.now - d.since > limit
 
 
 def nobody_caught_up(w: World) -> Decision | None:
-    """No candidate has everything in time: resume as primary, or end and leave the lock to its lease. (principles, safety 2)"""
+    """No candidate has everything in time: resume as primary, or end and leave the lock to its lease. (principles, safety 2)
+
+    Also if nobody else is known: whoever was cut off would be back first, and take a free lock without what it lacks.
+    """
     if not (within(w, Phase.HANDOVER) and handover_over(w)) or demotion_of(w).mode is DemoteMode.CLUSTER:
         return None
     heard = describe(w, demotion_of(w).candidates)
@@ -264,7 +257,6 @@ HANDOVER_RULES = (
     ask_candidates,
     vouch,
     give_away,
-    nobody_else,
     nobody_caught_up,
     wait_for_candidate,
     lost_while_resuming,
