@@ -137,8 +137,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "race primary alive",
         "decide/race.py",
-        "    primary_alive,\n    peer_ahead,",
-        "    peer_ahead,",
+        "    primary_alive,\n    primary_counts_on_lock,\n",
+        "",
         "a standby takes the lock beside a primary that runs",
         "hunt_wipe", 20, (ONE,),
     ),
