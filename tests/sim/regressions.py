@@ -49,4 +49,9 @@ REGRESSIONS: tuple[Regression, ...] = (
         "the same with both cut off for longer: the free lock was taken while the primary's agent was being restarted",
         (Fault(500.0, "partition", "replica 1", 40.0), Fault(500.0, "partition", "replica 2", 40.0),
          Fault(528.0, "end-agent", "leader", 20.0))),
+    Regression(
+        "a machine frozen while it had no power", "chaos", 178619877,
+        "a mistake of the simulation: its server stood still for ever once the power was back; now the thaw lets it go on",
+        (Fault(272.0, "power-loss", "leader", 40.0), Fault(272.0, "freeze", "leader", 0.5, awaits="checkpoint"),
+         Fault(273.0, "power-loss", "replica 1", 30.0))),
 )
