@@ -56,8 +56,10 @@ def test_profiles_are_listed() -> None:
 def test_bad_input_ends_with_2(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.json"
     wrong.write_text(Plan("default", 1, (Fault(1.0, "earthquake"),)).text())
-    for arguments in (("--profile", "nosuch"), ("--seeds", "9..3"), ("--seeds", "x"), ("--schedule", str(wrong)),
-                      ("--minutes", "0")):
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_text(Plan("default", 1, (Fault(1.0, "crash", "node17"),)).text())
+    for arguments in (("--schedule", str(wrong)), ("--schedule", str(elsewhere)), ("--schedule", str(elsewhere), "--seeds", "1"),
+                      ("--profile", "nosuch"), ("--seeds", "9..3"), ("--seeds", "x"), ("--minutes", "0")):
         told = simulate(*arguments)
         assert told.exit_code == 2, (arguments, told.output)
 

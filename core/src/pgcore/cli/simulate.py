@@ -100,6 +100,8 @@ def simulate(session: Session, seeds: tuple[int, int] | None, profiles: tuple[st
 
         try:
             run_all(plans, jobs or os.cpu_count() or 1, on_result, until)
+        except ScheduleError as error:
+            raise click.UsageError(f"{schedule}: {error}") from error
         except KeyboardInterrupt:
             console.print("interrupted")
     wall = time.monotonic() - began
@@ -120,6 +122,8 @@ def _plans(seeds: tuple[int, int] | None, names: tuple[str, ...], minutes: float
            schedule: Path | None) -> tuple[Iterator[Plan], int | None]:
     """What to run, and how many that are if they have an end."""
     if schedule is not None:
+        if seeds is not None or minutes is not None or names != ("default",):
+            raise click.UsageError("a schedule names its profile and its seed: give neither --seeds nor --profile nor --minutes")
         plan = _read(schedule)
         return iter([plan]), 1
     chosen = list(PROFILES) if "all" in names else list(names)

@@ -14,28 +14,30 @@ from types import FrameType
 
 from pgcore.testing.simulation.checker import Violation
 from pgcore.testing.simulation.run import Result, run
-from pgcore.testing.simulation.schedule import Plan
+from pgcore.testing.simulation.schedule import Plan, ScheduleError
 
 RUN_LIMIT_S = 120
 """Seconds of processor time after which a run is given up: it hangs."""
 DAY_S = 86400.0
 
 
-class TooLongError(Exception):
-    """A run does not end."""
+class TooLongError(BaseException):
+    """A run does not end. Nothing that runs in the world may catch it."""
 
 
-def work(plan: Plan) -> Result:
-    """One run, never an exception: what a run ends with is a violation."""
+def work(plan: Plan, limit_s: float = RUN_LIMIT_S) -> Result:
+    """One run: what it ends with is a violation. Raises ScheduleError for a schedule that does not fit its cluster."""
 
     def too_long(number: int, frame: FrameType | None) -> None:
-        raise TooLongError(f"the run has taken {RUN_LIMIT_S} s of processor time")
+        raise TooLongError(f"the run has taken {limit_s:g} s of processor time")
 
     before = signal.signal(signal.SIGPROF, too_long)
-    signal.setitimer(signal.ITIMER_PROF, RUN_LIMIT_S)
+    signal.setitimer(signal.ITIMER_PROF, limit_s, 1.0)
     try:
         return run(plan.profile, plan.seed, plan.faults)
-    except Exception as error:
+    except ScheduleError:
+        raise
+    except (Exception, TooLongError) as error:
         bug = Violation(0.0, "no bugs", f"{type(error).__name__}: {error}")
         return Result(plan.profile, plan.seed, plan.faults or (), violations=[bug])
     finally:
