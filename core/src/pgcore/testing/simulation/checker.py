@@ -118,9 +118,13 @@ class Checker:
             return  # the clients know
         self._world.tell(server.name, f"server: {kind}" + "".join(f", {name} {value}" for name, value in facts.items()))
         if kind == "writable":
-            self._accepting(server)
-            if facts.get("how") == "promotion" and server.name in self._world.machines:
-                self._guarantees.promoted(server, facts["before"], self._asked_at)
+            self._one_writable(server)
+            if self._just_thawed(server.name):
+                self._world.scheduler.after(THAW_S, lambda: self._accepting(server, facts))
+            else:
+                self._accepting(server, facts)
+            for listener in self._world.on_writable:
+                listener(server)
         elif kind == "removed":
             self._removed(server, facts.get("commit"))
         elif kind == "stopped" and server.name in self._world.machines:
@@ -128,15 +132,16 @@ class Checker:
         elif kind == "mixed":
             self._mixed(server, facts)
 
-    def _accepting(self, server: Server) -> None:
-        """It begins to accept writes."""
-        self._one_writable(server)
+    def _accepting(self, server: Server, facts: Mapping[str, Any]) -> None:
+        """It begins to accept writes; one that stood still does only if its guard lets it."""
+        if not server.writable:
+            return
         self._has_what_was_promised(server)
         self._handed_over_to(server)
         self._covered_by_sync(server)
         self._count(server)
-        for listener in self._world.on_writable:
-            listener(server)
+        if facts.get("how") == "promotion" and server.name in self._world.machines:
+            self._guarantees.promoted(server, facts["before"], self._asked_at)
 
     def _one_writable(self, server: Server) -> None:
         """Nobody else can acknowledge writes at the same time."""
@@ -160,7 +165,8 @@ class Checker:
         self._world.scheduler.after(THAW_S, lambda: self._still_two(one, other))
 
     def _just_thawed(self, name: str) -> bool:
-        return self._world.now - self._world[name].thawed_at <= THAW_S
+        machine = self._world.machines.get(name)
+        return machine is not None and self._world.now - machine.thawed_at <= THAW_S
 
     def _still_two(self, one: Server, other: Server) -> None:
         if one.answers and one.writable and other.answers and other.writable and not self._lenient:

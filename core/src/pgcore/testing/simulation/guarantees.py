@@ -133,12 +133,17 @@ class Guarantees:
         if self._tagged(server.name):
             self._checker.violated("tags are respected", f"{server.name} is promoted although it is tagged nofailover")
         former = self._former if same_name(self.sync.leader, server.name) else self.sync
-        if former.active and former.quorum == 0 and not former.covers(server.name):
+        if former.active and former.quorum == 0 and not former.covers(server.name) and not self._by_votes(server.name):
             listed = ", ".join((former.leader or "", *former.standbys))
             self._checker.violated("/sync covers what is promoted", f"{server.name} is promoted, /sync listed {listed} only")
         if self._world.now - asked_at > ASKED_S:
             self._most_advanced(server, before, former)
             self._near_enough(server, before)
+
+    def _by_votes(self, name: str) -> bool:
+        """Votes of those in ``/sync`` let a node lead that is not in it."""
+        agent = self._world[name].agent
+        return agent is None or agent.settings.synchronous_mode == "quorum"
 
     def _elected(self, name: str) -> None:
         """A standby takes the lock: where votes decide, so many members of ``/sync`` as it needs could have given theirs."""

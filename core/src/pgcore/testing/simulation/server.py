@@ -279,6 +279,9 @@ class Server:
         """CHECKPOINT, a restartpoint on a standby."""
 
         def written() -> None:
+            if self.pace.disk_full and not self.in_recovery:
+                self._later(1.0, written)
+                return
             self.checkpoint_now()
             done()
             self.changed.notify_all()

@@ -9,6 +9,7 @@ from pgcore.daemon.watchdog_device import WatchdogError
 if TYPE_CHECKING:
     from pgcore.daemon.heartbeat import Beat
     from pgcore.testing.simulation.machine import Machine
+    from pgcore.testing.simulation.scheduler import Process
     from pgcore.testing.simulation.world import World
 
 BOOT_S = 5.0
@@ -30,6 +31,8 @@ class Watchdogs:
         """When the machine is reset unless it is fed before; None: it does not run."""
         self.resets = 0
         """How often it has done that."""
+        self.fed_by: Process | None = None
+        """The agent that fed it last, which may be gone."""
 
     def open(self, driver: str, path: str) -> SimulatedWatchdog:
         """Open it, which starts it. Raises WatchdogError."""
@@ -48,7 +51,7 @@ class Watchdogs:
         """Count again from now. Raises WatchdogError."""
         if self.broken:
             raise WatchdogError("writing to the watchdog failed: it is broken")
-        self.resets_at = self._machine.world.now + self.timeout_s
+        self.resets_at, self.fed_by = self._machine.world.now + self.timeout_s, self._machine.process
         self._plan()
 
     def stop(self) -> None:
@@ -116,9 +119,12 @@ class WatchdogJudge:
     def reset(self, machine: Machine) -> None:
         """A machine is about to be reset."""
         self._world.tell(machine.name, "the watchdog resets the machine")
-        if machine.agent is not None and not machine.agent_frozen and not machine.server.running:
+        agent, running = machine.agent, machine.server.running
+        if agent is None or machine.agent_frozen or machine.watchdogs.fed_by is not machine.process:
+            return
+        if not running and not agent.node.running:
             self._world.checker.violated("a watchdog resets nobody who is well",
-                                         f"{machine.name} is reset although its agent runs and its server does not")
+                                         f"{machine.name} is reset although its agent has seen that its server ended")
 
     def _beat(self, name: str, beat: Beat) -> None:
         view, machine, now = beat.world, self._world[name], self._world.now
