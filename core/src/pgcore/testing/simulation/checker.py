@@ -133,14 +133,14 @@ class Checker:
             self._mixed(server, facts)
 
     def _accepting(self, server: Server, facts: Mapping[str, Any]) -> None:
-        """It begins to accept writes; one that stood still does only if its guard lets it."""
-        if not server.writable:
+        """A server of this cluster begins to accept writes; one that stood still does only if its guard lets it."""
+        if not server.writable or server.name not in self._world.machines:
             return
         self._has_what_was_promised(server)
         self._handed_over_to(server)
         self._covered_by_sync(server)
         self._count(server)
-        if facts.get("how") == "promotion" and server.name in self._world.machines:
+        if facts.get("how") == "promotion":
             self._guarantees.promoted(server, facts["before"], self._asked_at)
 
     def _one_writable(self, server: Server) -> None:
