@@ -228,7 +228,9 @@ class Checker:
             self.violated("/sync covers what is promoted", f"{server.name} accepts writes; /sync is {self._world.key(Key.SYNC)}")
 
     def _count(self, server: Server) -> None:
-        """A change of the primary, and whether there was a reason for it."""
+        """A change of this cluster's primary, and whether there was a reason for it."""
+        if server.name not in self._world.machines:
+            return
         before, self._primary = self._primary, server.name
         if not before or before == server.name:
             return
