@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from random import SystemRandom
 
 from pgcore.testing.simulation.batch import Summary, work
@@ -26,15 +27,18 @@ HALVES = (names[0::2], names[1::2])
 
 
 def sweep(name: str, summary: Summary) -> None:
-    """Run this profile's seeds; a violation says how to see it again."""
+    """Run this profile's seeds; a violation says how to see it again.
+
+    Figures and the first fresh seed stand among pytest's warnings, also when all is well.
+    """
     mine = Summary()
     for seed in (*range(1, FIXED + 1), *range(FIRST_FRESH, FIRST_FRESH + FRESH)):
         result = work(Plan(name, seed))
         summary.add(result)
         mine.add(result)
     executed, everything = mine.per_second
-    print(f"{name}: fresh seeds from {FIRST_FRESH}; {mine.days:.2f} days, {mine.failovers} failovers, "
-          f"{mine.unnecessary} of them unnecessary, {executed:.0f} heartbeats a second, {everything:.0f} with skipped ones")
+    warnings.warn(f"{name}: fresh seeds from {FIRST_FRESH}; {mine.days:.2f} days, {mine.failovers} failovers, {mine.unnecessary} "
+                  f"of them unnecessary, {executed:.0f} heartbeats a second, {everything:.0f} with skipped ones", stacklevel=1)
     found = [f"pgcore simulate --profile {name} --seeds {each.seed}..{each.seed} -v: {each.violations[0]}"
              for each in mine.violated]
     assert not found, "\n".join(found)
