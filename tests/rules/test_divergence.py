@@ -196,6 +196,11 @@ VERDICTS = (
         "NEED",
     ),
     (
+        "known to be another timeline 2 than its leader's, which has gone on since: numbers do not take that back (EC 112)",
+        answered(TWIN_NODE, leads(3, 1000, 2000, own=TWIN_HISTORY), **TWIN),
+        "TWIN",
+    ),
+    (
         "the own history file is not here: the numbers are all there is",
         answered(TWIN_NODE, leads(2, 1100, own=replace(TWIN_HISTORY, switches=None))),
         "NOT_NEED",

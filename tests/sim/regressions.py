@@ -20,6 +20,14 @@ class Regression:
 
 REGRESSIONS: tuple[Regression, ...] = (
     Regression(
+        "a twin timeline forgotten", "drift", 859353882,
+        "two nodes began a timeline 2 each; one was known to have parted, until the leader went on to timeline 3: the numbers "
+        "agreed, it streamed and mixed the two; now numbers do not take back what the records have shown",
+        (Fault(255.0, "store-away", "all", 8.0),
+         Fault(311.0, "store-slow", "replica 2", 0.5, {"delay_s": 0.3, "way": "in"}, awaits="stopping"),
+         Fault(429.0, "end-agent", "leader", 0.47), Fault(429.0, "store-cut", "other 1", 8.0, {"way": "both"}),
+         Fault(439.78, "partition", "leader", 30.0), Fault(740.0, "freeze", "leader", 25.0))),
+    Regression(
         "a leader ahead of its member key compared twice", "chaos", 178619823,
         "a standby knew from the leader's server that it is on timeline 3 while its member key still said 2: timeline_grew asked "
         "for the comparison again in the same heartbeat; now it is asked for once in a heartbeat",

@@ -83,6 +83,8 @@ def verdict(w: World) -> Verdict:
     switch = dict(leader.switches).get(own.timeline)
     if switch is None:
         return RewindState.NEED, f"own timeline {own.timeline} is not in the leader's history"
+    if w.memory.rewind is RewindState.TWIN:
+        return RewindState.TWIN, f"timeline {own.timeline} here was found to be another than the leader's of that number"
     return _against_switch(w, own, switch)
 
 

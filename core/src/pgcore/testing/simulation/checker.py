@@ -66,6 +66,8 @@ class Checker:
         """An operator has named a new primary by hand: what it lacks is lost by order."""
         self._lenient = False
         """There was a maintenance mode: it leaves unguarded primaries alone."""
+        self._formed = False
+        """Somebody has led this cluster."""
         self._asked_at = -1e9
         self._handed: _HandedOver | None = None
         self._primary = ""
@@ -178,7 +180,10 @@ class Checker:
         return bool(self._world.key(Key.SYNC)) and self._world.view().sync.leader is not None
 
     def acknowledged(self, server: Server, commit: Commit) -> None:
-        """A client was told that its commit is durable."""
+        """A client was told that its commit is durable; what it writes while the cluster is being made is nobody's promise."""
+        self._formed = self._formed or self._world.leader is not None
+        if not self._formed:
+            return
         self._told[server.name] = commit
         self._guarantees.acknowledged(server, commit)
         self._newest = commit
