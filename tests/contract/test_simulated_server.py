@@ -211,11 +211,27 @@ def test_twin_timelines_differ_in_their_first_record_and_pg_rewind_sees_nothing_
     assert [servers.look(name).timeline for name in "bc"] == [2, 2]
     found = servers.ask("b", lambda port: port.leader_timeline(servers.upstream("c"), Deadline.after(5.0)))
     assert found.timeline == 2 and not found.in_recovery
-    assert servers.ask("b", lambda port: port.begins_alike(found)) is False
+    assert servers.ask("b", lambda port: port.begins_alike(found, 2)) is False
     stop(servers, "b")
     before = servers.look("b").control
     servers.ask("b", lambda port: port.rewind(ProgramRunner(port.user), servers.upstream("c")))
     assert servers.look("b").control == before
+
+
+def test_a_leader_that_has_gone_on_still_shows_how_its_earlier_timelines_began(servers: Any) -> None:
+    """(EC 112) The twin of a timeline which the leader has left since is known by its first record."""
+    servers.kill("a")
+    for name in "bc":
+        promote(servers, name)
+        servers.write(name)
+    stop(servers, "c")
+    start(servers, "c", None)
+    promote(servers, "c")
+    servers.write("c")
+    found = servers.ask("b", lambda port: port.leader_timeline(servers.upstream("c"), Deadline.after(5.0)))
+    assert found.timeline == 3 and not found.in_recovery
+    assert [servers.ask(name, lambda port: port.begins_alike(found, 2)) for name in "bc"] == [False, True]
+    assert servers.ask("b", lambda port: port.begins_alike(found, 3)) is None
 
 
 def test_the_shutdown_checkpoint_of_an_orderly_stop_reaches_the_standbys(servers: Any) -> None:

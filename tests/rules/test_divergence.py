@@ -201,6 +201,16 @@ VERDICTS = (
         "TWIN",
     ),
     (
+        "its timeline 2 began with another record than the one the leader has left since: pg_rewind does not see that (EC 112)",
+        answered(TWIN_NODE, leads(3, 1000, 2000, own=on_timeline(2, 1000, alike=False))),
+        "TWIN",
+    ),
+    (
+        "its timeline 2 began with the same record as the one the leader has left since",
+        answered(second(ControlState.SHUT_DOWN, 2000)[0], leads(3, 1000, 2000, own=on_timeline(2, 1000, alike=True))),
+        "NOT_NEED",
+    ),
+    (
         "the own history file is not here: the numbers are all there is",
         answered(TWIN_NODE, leads(2, 1100, own=replace(TWIN_HISTORY, switches=None))),
         "NOT_NEED",

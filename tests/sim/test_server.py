@@ -143,9 +143,9 @@ def test_two_promotions_at_the_same_place_differ_in_their_first_record() -> None
         assert r["b"].timeline == r["c"].timeline == 2
         found = r.ask("b", lambda port: port.leader_timeline(r.upstream("c"), Deadline.after(1.0)))
         assert found.timeline == 2 and not found.in_recovery and found.history == r.ports["b"].history(2)
-        assert r.ports["b"].begins_alike(found) is False
+        assert r.ports["b"].begins_alike(found, 2) is False
         found = r.ask("c", lambda port: port.leader_timeline(r.upstream("c"), Deadline.after(1.0)))
-        assert r.ports["c"].begins_alike(found) is True
+        assert r.ports["c"].begins_alike(found, 2) is True
         r.ask("b", lambda port: port.stop(ProgramRunner(), mode="fast", timeout_s=60.0))
         had = r["b"].at
         r.passes(5.0)

@@ -40,8 +40,8 @@ class Mending:
         deadline = Deadline.after(COMPARE_S)
         found = self._ports.postgres.leader_timeline(action.source, deadline)
         own = self._own(world.node, found.timeline, deadline)
-        if own is not None and own.timeline == found.timeline:
-            own = replace(own, begins_alike=self._ports.postgres.begins_alike(found))
+        if own is not None and own.timeline <= found.timeline:
+            own = replace(own, begins_alike=self._ports.postgres.begins_alike(found, own.timeline))
         return LeaderTimeline(found.timeline, found.in_recovery, _switches(found.history), own)
 
     def _own(self, node: NodeView, leaders: int, deadline: Deadline) -> OwnTimeline | None:

@@ -78,8 +78,11 @@ def verdict(w: World) -> Verdict:
     fork = _fork(own.timeline, leader)
     if fork:
         return (RewindState.TWIN if own.timeline == leader.timeline else RewindState.NEED), fork
+    parted = _parted(own, leader)
+    if parted:
+        return RewindState.TWIN, parted
     if own.timeline == leader.timeline:
-        return _on_the_same_number(own, leader)
+        return RewindState.NOT_NEED, f"both are on timeline {own.timeline}"
     switch = dict(leader.switches).get(own.timeline)
     if switch is None:
         return RewindState.NEED, f"own timeline {own.timeline} is not in the leader's history"
@@ -101,13 +104,13 @@ def _fork(timeline: int, leader: LeaderTimeline) -> str:
     return f"both know a timeline {timeline}, but this one began {_begin(mine)} and the leader's {_begin(theirs)}"
 
 
-def _on_the_same_number(own: OwnEnd, leader: LeaderTimeline) -> Verdict:
+def _parted(own: OwnEnd, leader: LeaderTimeline) -> str:
     """Both left the timeline before at the same position; two promotions there still wrote different first records."""
-    start = leader.switches[-1][1] if leader.switches else Lsn(0)
-    known = leader.own is not None and leader.own.begins_alike is not None and own.reached >= start + FIRST_RECORD
-    if known and leader.own is not None and leader.own.begins_alike is False:
-        return RewindState.TWIN, f"both know a timeline {own.timeline} that begins at {start}, but with different records"
-    return RewindState.NOT_NEED, f"both are on timeline {own.timeline}"
+    start = max((position for timeline, position in leader.switches if timeline < own.timeline), default=Lsn(0))
+    known = leader.own is not None and leader.own.timeline == own.timeline and own.reached >= start + FIRST_RECORD
+    if not known or leader.own is None or leader.own.begins_alike is not False:
+        return ""
+    return f"both know a timeline {own.timeline} that begins at {start}, but with different records"
 
 
 def _begin(switches: Switches) -> str:

@@ -66,8 +66,8 @@ Switches = tuple[tuple[int, Lsn], ...]
 class OwnTimeline:
     """This server's timeline by IDENTIFY_SYSTEM, or by pg_control; the WAL receiver's may be ahead of it (EC 108).
 
-    ``switches`` is None when the history file of that timeline is not here. ``begins_alike``: on the leader's timeline, the bytes
-    here and there are the same right behind the switch; None if that cannot be said. ``newer``: the later timelines whose history
+    ``switches`` is None when the history file of that timeline is not here. ``begins_alike``: where it begins, the bytes here and
+    on the leader are the same right behind the switch; None if that cannot be said. ``newer``: the later timelines whose history
     files are here too, with what these say.
     """
 

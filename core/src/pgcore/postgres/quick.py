@@ -308,9 +308,9 @@ class QuickServer:
                                          f"{mine}: their timelines cannot be compared")
         return found
 
-    def begins_alike(self, leader: LeaderTimeline) -> bool | None:
-        """Whether the leader's timeline begins with the same record here; None if that cannot be said."""
-        return timeline.begins_alike(self._settings.data_dir, leader.beginning)
+    def begins_alike(self, leader: LeaderTimeline, number: int) -> bool | None:
+        """Whether this timeline of the leader's begins with the same record here; None if that cannot be said."""
+        return timeline.begins_alike(self._settings.data_dir, leader.beginnings.get(number))
 
     def ready_for_rewind(self, source: Upstream, deadline: Deadline) -> None:
         """The source must be a primary whose pg_control shows its new timeline (HA rules 12.4.3).

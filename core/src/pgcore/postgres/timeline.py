@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pgcore.clock import Deadline
@@ -29,9 +29,12 @@ BEGINNING_BYTES = 64
 """Enough for the checksum of the first record, page header included."""
 _SKIPPED = 8
 """At the border of a segment ``pg_walfile_name_offset`` names the one before it, so the bytes are read from behind it."""
-_BEGINNING = ("SELECT file_name, file_offset, pg_catalog.pg_read_binary_file('pg_wal/' || file_name, file_offset, %s, true) "
-              "FROM pg_catalog.pg_walfile_name_offset(%s::pg_catalog.pg_lsn) "
+_BEGINNING = ("SELECT w.file, w.file_offset, pg_catalog.pg_read_binary_file('pg_wal/' || w.file, w.file_offset, %s, true) "
+              "FROM (SELECT pg_catalog.lpad(pg_catalog.upper(pg_catalog.to_hex(%s)), 8, '0') || pg_catalog.substr(file_name, 9) "
+              "AS file, file_offset FROM pg_catalog.pg_walfile_name_offset(%s::pg_catalog.pg_lsn)) AS w "
               "WHERE pg_catalog.pg_current_wal_flush_lsn() >= %s::pg_catalog.pg_lsn")
+NEWEST = 8
+"""Of so many timelines the first records are compared; segments of older ones are hardly there any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,8 @@ class LeaderTimeline:
     in_recovery: bool
     history: tuple[Switch, ...] = ()
     system_id: str = ""
-    beginning: Beginning | None = None
-    """None: there is none, it is not written yet, or its segment is gone."""
+    beginnings: Mapping[int, Beginning] = field(default_factory=dict)
+    """By timeline, its own and earlier ones; without those that are not written yet or whose segment is gone."""
 
 
 def parse_history(text: str) -> tuple[Switch, ...]:
@@ -157,14 +160,14 @@ def compare_timelines(source: Upstream, replication: Mapping[str, Any], ordinary
         try:  # the role comes first: who is not in recovery any more tells its final timeline (EC 104)
             in_recovery = bool(session.query("SELECT pg_catalog.pg_is_in_recovery()", deadline=deadline)[0][0])
             system_id, timeline, history = _identity({**replication, **target}, deadline)
-            beginning = _beginning(session, history, deadline) if history and not in_recovery else None
+            beginnings = {} if in_recovery else _beginnings(session, timeline, history, deadline)
         finally:
             session.close()
     except ServerUnavailableError as error:
         raise ServerUnavailableError(f"{source.label} cannot be asked for its timeline: {error}") from error
     except ServerError as error:
         raise ServerUnavailableError(f"the timeline of {source.label} is undecided: {error}") from error
-    return LeaderTimeline(timeline, in_recovery, history, system_id, beginning)
+    return LeaderTimeline(timeline, in_recovery, history, system_id, beginnings)
 
 
 def _identity(parameters: Mapping[str, Any], deadline: Deadline) -> tuple[str, int, tuple[Switch, ...]]:
@@ -180,13 +183,21 @@ def _identity(parameters: Mapping[str, Any], deadline: Deadline) -> tuple[str, i
         session.close()
 
 
-def _beginning(session: Session, history: tuple[Switch, ...], deadline: Deadline) -> Beginning | None:
-    start = Lsn(history[-1][1] + _SKIPPED)
-    arguments = (BEGINNING_BYTES, str(start), str(Lsn(start + BEGINNING_BYTES)))
+def _beginnings(session: Session, timeline: int, history: tuple[Switch, ...], deadline: Deadline) -> dict[int, Beginning]:
+    """Each timeline began where the one before it was left."""
+    numbers = [*(number for number, _, _ in history[1:]), timeline]
+    starts = [(number, left[1]) for number, left in zip(numbers, history, strict=False)]
+    found = ((number, _beginning(session, number, start, deadline)) for number, start in starts[-NEWEST:])
+    return {number: beginning for number, beginning in found if beginning is not None}
+
+
+def _beginning(session: Session, timeline: int, left: Lsn, deadline: Deadline) -> Beginning | None:
+    start = Lsn(left + _SKIPPED)
+    arguments = (BEGINNING_BYTES, timeline, str(start), str(Lsn(start + BEGINNING_BYTES)))
     try:
         rows = session.query(_BEGINNING, arguments, deadline=deadline)
     except QueryFailedError as error:
-        logger.debug("the beginning of the leader's timeline cannot be read, its history is all there is: %s", error)
+        logger.debug("the beginning of the leader's timeline %d cannot be read, its history is all there is: %s", timeline, error)
         return None
     if not rows or rows[0][2] is None or len(bytes(rows[0][2])) < BEGINNING_BYTES:
         return None

@@ -19,7 +19,7 @@ from pgcore.postgres.timeline import LeaderTimeline, Switch
 from pgcore.testing.simulation import parameters
 from pgcore.testing.simulation.server import Phase, Server
 from pgcore.testing.simulation.server_files import DataFiles, Followed, SlotState
-from pgcore.testing.simulation.wal import Branch, beginning, history, passed, timeline_root
+from pgcore.testing.simulation.wal import Branch, beginnings, history, passed, timeline_root
 
 POLL_S = 0.5
 """How often a wait looks whether it was cancelled; what it waits for wakes it at once."""
@@ -309,17 +309,14 @@ class QuickSimulatedPostgres:
         at, mine = found.at, self.system_id()
         if mine is not None and at.branch.system_id != mine:
             raise ServerUnavailableError(f"{source.label} is of cluster {at.branch.system_id}, this data directory of {mine}")
-        first = None if found.in_recovery else beginning(at)
+        first = {} if found.in_recovery else beginnings(at)
         return LeaderTimeline(at.branch.timeline, found.in_recovery, history(at.branch), at.branch.system_id, first)
 
-    def begins_alike(self, leader: LeaderTimeline) -> bool | None:
-        """Whether the leader's timeline begins with the same record here; None if that cannot be said."""
-        files = self._files
-        branch = None if files is None else passed(files.wal.branch, leader.timeline)
-        if leader.beginning is None or branch is None or files is None:
-            return None
-        own = beginning(files.wal.cut(branch.end))
-        return None if own is None else own.content == leader.beginning.content
+    def begins_alike(self, leader: LeaderTimeline, number: int) -> bool | None:
+        """Whether this timeline of the leader's begins with the same record here; None if that cannot be said."""
+        own = None if self._files is None else beginnings(self._files.wal).get(number)
+        theirs = leader.beginnings.get(number)
+        return None if own is None or theirs is None else own.content == theirs.content
 
     def ready_for_rewind(self, source: Upstream, deadline: Deadline) -> None:
         """The source must be a primary whose pg_control shows its new timeline. Raises ServerUnavailableError."""

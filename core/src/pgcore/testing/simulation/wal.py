@@ -121,12 +121,15 @@ def history(branch: Branch) -> tuple[Switch, ...]:
     return tuple(reversed(found))
 
 
-def beginning(commit: Commit) -> Beginning | None:
-    """The first record of its timeline; None while it is not written, and for the first timeline."""
-    root = timeline_root(commit.branch)
-    if root.parent is None or commit.position < root.start + 8 + BEGINNING_BYTES:
-        return None
-    return Beginning(f"{root.timeline:08X}", root.start, str(root.number).encode())
+def beginnings(commit: Commit) -> dict[int, Beginning]:
+    """The first record of each timeline on the way here; not while it is not written, and not of the first timeline."""
+    found: dict[int, Beginning] = {}
+    root, end = timeline_root(commit.branch), commit.position
+    while root.parent is not None:
+        if end >= root.start + 8 + BEGINNING_BYTES:
+            found[root.timeline] = Beginning(f"{root.timeline:08X}", root.start, str(root.number).encode())
+        end, root = root.start, timeline_root(root.parent)
+    return found
 
 
 class Wal:
