@@ -234,8 +234,6 @@ class Checker:
 
     def _count(self, server: Server) -> None:
         """A change of this cluster's primary, and whether there was a reason for it."""
-        if server.name not in self._world.machines:
-            return
         before, self._primary = self._primary, server.name
         if not before or before == server.name:
             return
