@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from rules.driver import after, play
 FREE = view(None, optime=1000)
 BEFORE = view("c")
 ON_2 = view(None, history=history(900))
+EMPTIED = replace(FREE, initialize=None, initialize_version=None)
 TO_ME, LATER = view(None, failover=request("c", "a")), view(None, failover=request("c", "a", due=60))
 EQUAL = peers(peer("b"), peer("c", reachable=False))
 
@@ -140,6 +142,23 @@ GATES = (
         "somebody has removed the lock, and the primary, whose server is too slow to answer, still counts on it",
         free(peers=peers(peer("b"), peer("c", 0, reachable=False, counts_on_lock=True))),
         "race.primary_counts_on_lock",
+    ),
+    nothing(
+        "the store was emptied 3 s ago, and the former leader does not answer: its lease may run on (EC 17)",
+        free(cluster=EMPTIED, unlocked_since=Instant(NOW - 3)),
+        "race.wiped",
+    ),
+    case(
+        "the store was emptied longer than ttl ago",
+        free(cluster=EMPTIED, unlocked_since=Instant(NOW - 31)),
+        "race.acquire",
+        AcquireLease(),
+    ),
+    case(
+        "the store was emptied, and the former leader answers as a standby",
+        free(cluster=EMPTIED, unlocked_since=Instant(NOW - 3), peers=peers(peer("b"), peer("c"))),
+        "race.acquire",
+        AcquireLease(),
     ),
     nothing("a peer is ahead by one byte (EC 43)", free(peers=peers(peer("b", 1001))), "race.peer_ahead"),
     nothing(

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from pgcore.testing.simulation.machine import Machine
+from pgcore.testing.simulation.network import STORE
+from pgcore.testing.simulation.world import World
 from sim.conftest import Simulate
 from sim.scene import Diary, cast, expect_trouble
+
+
+def cut_off(world: World, machine: Machine) -> Callable[[], None]:
+    """It reaches nobody, and nobody reaches it; the result mends that."""
+    lines = world.network.cut(machine.name, [STORE, *world.machines])
+    return lambda: world.network.mend(lines)
 
 
 @pytest.mark.parametrize("wipes", [1, 2, 3])
@@ -28,3 +39,31 @@ def test_a_primary_that_does_not_answer_queries_keeps_its_place_when_the_store_i
     world.settle()
     assert world.leader == leader.name
     assert {"race.primary_counts_on_lock", "race.primary_alive"} & set(diary.rules())
+
+
+@pytest.mark.parametrize("which", ["frozen", "cut off"])
+def test_a_primary_that_cannot_be_asked_when_the_store_is_wiped_is_given_its_lease(simulate: Simulate, which: str) -> None:
+    """The wipe took its lock, not its lease: nobody is promoted before that has ended. (EC 17)"""
+    world = simulate()
+    leader, *_ = cast(world)
+    expect_trouble(world)
+    mend = leader.freeze_agent() if which == "frozen" else cut_off(world, leader)
+    world.store.wipe()
+    wiped_at = world.now
+    diary = Diary(world)
+    assert world.run_until(lambda: world.writable() not in ([], [leader.name]), 40)
+    assert world.now - wiped_at > 9.5 and "race.wiped" in diary.rules() and not leader.server.writable
+    mend()
+    world.settle()
+
+
+def test_a_primary_that_comes_back_in_time_after_a_wipe_stays(simulate: Simulate) -> None:
+    world = simulate()
+    leader, *_ = cast(world)
+    expect_trouble(world)
+    thaw = leader.freeze_agent()
+    world.store.wipe()
+    world.run(3.75)
+    thaw()
+    world.settle()
+    assert world.leader == leader.name and leader.server.timeline == 1

@@ -185,6 +185,25 @@ def primary_counts_on_lock(w: World) -> Decision | None:
     return None
 
 
+def wiped(w: World) -> Decision | None:
+    """The lock vanished with everything else: that does not end the lease of a leader that cannot be asked; ttl does.
+
+    (HA rules 15.3.3, EC 17, principles, safety 1)
+    """
+    old, since, ttl = w.memory.old_cluster, w.memory.unlocked_since, w.settings.timing.ttl
+    former = old.leader if old is not None else None
+    if w.cluster.initialize is not None or former is None or same_name(former, w.me) or since is None or w.now - since >= ttl:
+        return None
+    answer = (w.peers or {}).get(former)
+    if answer is not None and (answer.reachable or answer.starting):
+        return None
+    return rest(
+        because=f"the store was emptied, with it the lock of {former}, which does not answer: it may count on its lease for "
+        f"{ttl - (w.now - since):.1f} s more",
+        wake_after=AGAIN_S,
+    )
+
+
 def _rivals(w: World) -> list[PeerView]:
     """Answers that count against me: eligible, of ``/sync`` when that is in force, not on a timeline that was left."""
     sync, newest = sync_in_force(w), max(w.cluster_timeline, own_timeline(w) or 0)
@@ -313,6 +332,7 @@ RACE = Table(
     ask_peers,
     primary_alive,
     primary_counts_on_lock,
+    wiped,
     peer_ahead,
     peer_may_have_more,
     peer_preferred,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pgcore.dcs.store import Key
-from pgcore.model.basics import Timing
 from pgcore.testing.simulation.guarantees import Guarantees
 from pgcore.testing.simulation.wal import Commit
 
@@ -152,22 +151,10 @@ class Checker:
         for other in (machine.server for machine in machines.values()):
             if other is server or not other.writable or self._lenient or server.name not in machines or other.hung:
                 continue
-            if self._lock_was_wiped(server, other):
-                continue
             if self._just_thawed(other.name) or self._just_thawed(server.name):
                 self.two_for_a_moment(server, other)
             else:
                 self.violated("one writable primary", f"{server.name} begins to accept writes while {other.name} does")
-
-    def _lock_was_wiped(self, server: Server, other: Server) -> bool:
-        """Somebody wiped the store, and with it the lock of a primary that cannot be asked: its lease has not ended yet.
-
-        No argument about leases holds then; until that end it may go on beside another one. (docs/simulation.md)
-        """
-        world, machine = self._world, self._world[other.name]
-        ttl = machine.agent.settings.timing.ttl if machine.agent is not None else Timing().ttl
-        still = machine.agent_frozen or machine.frozen or not machine.agent_runs
-        return world.now - world.store.wiped_at <= ttl and (bool(still) or not world.network.askable(server.name, other.name))
 
     def thawed(self, server: Server) -> None:
         """A server that stood still goes on: if it is a primary that was replaced, not for long."""
@@ -184,8 +171,7 @@ class Checker:
         return machine is not None and self._world.now - machine.thawed_at <= THAW_S
 
     def _still_two(self, one: Server, other: Server) -> None:
-        wiped = self._lock_was_wiped(one, other) or self._lock_was_wiped(other, one)
-        if one.answers and one.writable and other.answers and other.writable and not self._lenient and not wiped:
+        if one.answers and one.writable and other.answers and other.writable and not self._lenient:
             self.violated("one writable primary", f"{one.name} and {other.name} both accept writes for more than {THAW_S} s")
 
     @property

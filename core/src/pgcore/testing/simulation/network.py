@@ -70,11 +70,6 @@ class Network:
             return dice.choice((0.5, 2.0, 8.0, 40.0))
         return line.delay_s + line.jitter_s * dice.random()
 
-    def askable(self, one: str, other: str) -> bool:
-        """A question over HTTP and its answer arrive, and soon."""
-        lines = (self.line(Traffic.HTTP, one, other), self.line(Traffic.HTTP, other, one))
-        return all(line.open and not line.loss and not line.late and line.delay_s < 0.1 for line in lines)
-
     def both_ways(self, traffic: Traffic, one: str, other: str) -> bool:
         """A connection between the two works."""
         return self.line(traffic, one, other).open and self.line(traffic, other, one).open

@@ -45,7 +45,6 @@ class StoreServer(MemoryServer):
         self.listeners: list[Callable[[str], None]] = []
         """Told of every key that was written or removed."""
         self.wiped = False
-        self.wiped_at = -1e9
         """Everything was removed, locks included, once at least."""
         self._past: deque[tuple[float, Snapshot]] = deque()
 
@@ -106,7 +105,7 @@ class StoreServer(MemoryServer):
 
     def wipe(self) -> None:
         """Somebody removes everything."""
-        self.wiped, self.wiped_at = True, self.scheduler.now
+        self.wiped = True
         for path in list(self.entries):
             self.remove(path)
 
