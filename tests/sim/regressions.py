@@ -58,6 +58,10 @@ REGRESSIONS: tuple[Regression, ...] = (
         (Fault(500.0, "partition", "replica 1", 40.0), Fault(500.0, "partition", "replica 2", 40.0),
          Fault(528.0, "end-agent", "leader", 20.0))),
     Regression(
+        "a wipe while the primary's agent stood still", "chaos", 954076466,
+        "the wipe took the lock of a primary that could not be asked, and a standby was promoted beside it; now it is given ttl",
+        (Fault(30.69, "freeze-agent", "leader", 3.75), Fault(31.0, "store-wipe"))),
+    Regression(
         "a machine frozen while it had no power", "chaos", 178619877,
         "a mistake of the simulation: its server stood still for ever once the power was back; now the thaw lets it go on",
         (Fault(272.0, "power-loss", "leader", 40.0), Fault(272.0, "freeze", "leader", 0.5, awaits="checkpoint"),
