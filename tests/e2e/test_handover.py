@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import Cluster, Gap
+from harness import Cluster, Gap, wait_for
 from harness.cluster import lost_commits
 
 ORDERLY_GAP_S = 2.0  # the aims are 0.6 s (switchover) and 0.8 s (hand-over); two busy processors vary
@@ -45,6 +45,7 @@ def test_five_switchovers_in_a_row_leave_a_continuous_history(
         began = time.monotonic()
         old = cluster.primary()
         candidate = cluster.others(old)[0]
+        wait_for(lambda: candidate.status().get("timeline") == old.timeline(), 15, "the candidate reports the new timeline")  # noqa: B023
         answer = cluster.switchover(old, candidate)
         assert answer is not None and answer.status == 200, answer
         assert cluster.primary() is candidate
