@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pgcore.decide import MAIN, decide
 from pgcore.model.actions import (
     AcquireLease,
     Bootstrap,
@@ -299,3 +301,14 @@ def test_copies_are_spread_over_the_willing() -> None:
     willing = view("z", *(member(name, tags={"clonefrom": True}) for name in ("m", "n", "o")), member("z"))
     chosen = {case("", world(empty(), willing, name=name), "").decision().actions[1].source.name for name in "abcdefgh"}
     assert chosen == {"m", "n", "o"}
+
+
+@pytest.mark.parametrize(("cluster", "remedy"), [
+    (B_LEADS, "(pgcore reinit)"),
+    (FREE, "once somebody leads"),
+    (replace(FREE, initialize=""), "empty the directory and delete the empty key /initialize"),
+])
+def test_what_to_do_with_an_unreadable_data_directory_is_advice_that_works(cluster: ClusterView, remedy: str) -> None:
+    """A node that lost power while it created the cluster: nobody leads, so a reinit would be refused."""
+    found = decide(MAIN, world(down(system_id=None), cluster))
+    assert found is not None and found.rule == "identity.unreadable" and found.because.endswith(remedy)

@@ -28,11 +28,13 @@ def _valid(system_id: str) -> bool:
 def unreadable(w: World) -> Decision | None:
     """pg_control cannot be read: do nothing, stay so that a reinit remains possible. (HA rules 7.1, EC 177)"""
     if w.node.system_id is None or not _valid(w.node.system_id):
-        return rest(
-            because="the data directory is not empty but its pg_control cannot be read: restore it, or "
-            "reinitialize this node (pgcore reinit)",
-            wake_after=5.0,
-        )
+        remedy = "reinitialize this node (pgcore reinit)"
+        if w.cluster.unlocked:  # nobody to copy from
+            remedy = "reinitialize this node once somebody leads"
+        if w.cluster.initialize == "":
+            remedy = "if it was this node that was creating the cluster, empty the directory and delete the empty key /initialize"
+        because = f"the data directory is not empty but its pg_control cannot be read: restore it, or {remedy}"
+        return rest(because=because, wake_after=5.0)
     return None
 
 

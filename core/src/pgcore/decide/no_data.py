@@ -130,7 +130,7 @@ def clone_without_leader(w: World) -> Decision | None:
 def wait(w: World) -> Decision | None:
     """Somebody else must come first."""
     if w.cluster.initialize == "":
-        return rest(because="another node is creating the cluster", wake_after=2.0)
+        return rest(because="another node is creating the cluster; if none is, delete the empty key /initialize", wake_after=2.0)
     if not w.cluster.unlocked:
         return rest(because=f"waiting for the member card of the leader {w.cluster.leader}", wake_after=1.0)
     if w.cluster.initialize is None and not w.settings.has_bootstrap:
