@@ -14,6 +14,7 @@ from pgcore.testing.simulation.guarantees import Guarantees
 from pgcore.testing.simulation.wal import Commit
 
 if TYPE_CHECKING:
+    from pgcore.daemon.heartbeat import Beat
     from pgcore.model.basics import Json
     from pgcore.model.world import World as View
     from pgcore.testing.simulation.server import Server
@@ -64,8 +65,10 @@ class Checker:
         """What a client was told of last: what a failover without a promise has left behind is not the cluster's any more."""
         self.forced = False
         """An operator has named a new primary by hand: what it lacks is lost by order."""
-        self._lenient = False
-        """There was a maintenance mode: it leaves unguarded primaries alone."""
+        self._paused = False
+        self._left_alone: set[str] = set()
+        """Primaries of a maintenance mode, until they are stopped or their agents guard them again."""
+        world.on_beat.append(self._guarded_again)
         self._formed = False
         """Somebody has led this cluster."""
         self._asked_at = -1e9
@@ -110,7 +113,20 @@ class Checker:
     def configured(self, document: dict[str, Json]) -> None:
         """The dynamic configuration is changed."""
         self._asked_at = self._world.now
-        self._lenient = self._lenient or document.get("pause") is True
+        self._paused = document.get("pause") is True
+        self._leave_alone()
+
+    def _leave_alone(self) -> None:
+        """What accepts writes in maintenance mode is not held against anybody until it is stopped."""
+        if self._paused:
+            self._left_alone |= {machine.name for machine in self._world if machine.server.writable}
+
+    def _guarded_again(self, name: str, beat: Beat) -> None:
+        if self._left_alone and not beat.world.paused and beat.world.memory.lease_until is not None:
+            self._left_alone.discard(name)
+
+    def _excused(self, *servers: Server) -> bool:
+        return self._paused or any(server.name in self._left_alone for server in servers)
 
     # -- what the servers say ------------------------------------------------------------------------------------------------
 
@@ -127,7 +143,10 @@ class Checker:
                 self._accepting(server, facts)
             for listener in self._world.on_writable:
                 listener(server)
-        elif kind == "removed":
+            self._leave_alone()
+        if kind in ("stopped", "crashed"):
+            self._left_alone.discard(server.name)
+        if kind == "removed":
             self._removed(server, facts.get("commit"))
         elif kind == "stopped" and server.name in self._world.machines:
             self._guarantees.stopped(server, self._asked_at)
@@ -144,12 +163,15 @@ class Checker:
         self._count(server)
         if facts.get("how") == "promotion":
             self._guarantees.promoted(server, facts["before"], self._asked_at)
+        if self.forced:  # what it lacks is lost by order; what it acknowledges from now on is promised again
+            self.forced, self.promise, self._newest = False, None, None
+            self._told.clear()
 
     def _one_writable(self, server: Server) -> None:
         """Nobody else can acknowledge writes at the same time."""
         machines = self._world.machines
         for other in (machine.server for machine in machines.values()):
-            if other is server or not other.writable or self._lenient or server.name not in machines or other.hung:
+            if other is server or not other.writable or server.name not in machines or other.hung or self._excused(server, other):
                 continue
             if self._just_thawed(other.name) or self._just_thawed(server.name):
                 self.two_for_a_moment(server, other)
@@ -171,7 +193,7 @@ class Checker:
         return machine is not None and self._world.now - machine.thawed_at <= THAW_S
 
     def _still_two(self, one: Server, other: Server) -> None:
-        if one.answers and one.writable and other.answers and other.writable and not self._lenient:
+        if one.answers and one.writable and other.answers and other.writable and not self._excused(one, other):
             self.violated("one writable primary", f"{one.name} and {other.name} both accept writes for more than {THAW_S} s")
 
     @property
@@ -226,7 +248,7 @@ class Checker:
 
     def _covered_by_sync(self, server: Server) -> None:
         """Who begins to accept writes in synchronous mode is named in ``/sync``."""
-        if not self._synchronous or self.forced or self._lenient:
+        if not self._synchronous or self.forced or self._excused(server):
             return
         sync = self._world.view().sync
         if server.name != sync.leader and server.name not in sync.standbys:
