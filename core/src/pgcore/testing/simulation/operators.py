@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pgcore.testing.simulation.machine import Machine
     from pgcore.testing.simulation.world import World
 
+AGAIN_S = 1.0
+"""What the store does not take now is tried again after so long."""
 ANY_REPLICA = ("replica 1", "replica 2", "replica 3", "sync 1", "other 1")
 
 
@@ -113,10 +115,17 @@ def _reload(world: World, machines: list[Machine], fault: Fault) -> None:
 
 
 def set_for_a_while(world: World, **changes: Json) -> Undo:
-    """Change settings; the result changes them back."""
+    """Change settings; the result changes them back, as soon as the store takes it."""
     before = {name: world.usual.get(name) for name in changes}
     world.configure(**changes)
-    return lambda: world.configure(**before)
+
+    def back() -> None:
+        if world.store.takes_writes:
+            world.configure(**before)
+        else:
+            world.scheduler.after(AGAIN_S, back)
+
+    return back
 
 
 def remember(world: World) -> None:

@@ -92,9 +92,14 @@ class StoreServer(MemoryServer):
             self.scheduler.after(ttl + 1e-6, self.lapse)
         return extended
 
+    @property
+    def takes_writes(self) -> bool:
+        """A majority is there, and has room."""
+        return self.serving and self.writable
+
     def lapse(self) -> None:
         """Leases that have ended are removed, and who watches is told; not while no majority is there."""
-        if self.serving and self.writable:
+        if self.takes_writes:
             self.expire()
 
     def forgive(self, ttl: float) -> None:

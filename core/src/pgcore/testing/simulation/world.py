@@ -257,7 +257,7 @@ class World:
 
     def write(self, key: Key, value: str) -> None:
         """An operator writes a key."""
-        if self.store.serving and self.store.writable:
+        if self.store.takes_writes:
             with self.store.session() as server:
                 server.write(key, value)
 
