@@ -17,11 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from measure import SCENARIOS, Measurement, Round
-from predecessor import default_cache, install
 from report import table
 
 from harness.agents import AgentKind, patroni_agent, pgcore_agent
 from harness.configuration import BIN_DIR
+from harness.predecessor import default_cache, install
 
 
 def timing(text: str) -> dict[str, int]:

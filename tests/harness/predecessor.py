@@ -1,7 +1,11 @@
-"""Installs the predecessor into a virtual environment of its own, outside the tree, readable by the user postgres."""
+"""Installs the predecessor into a virtual environment of its own, outside the tree, readable by the user postgres.
+
+The one place that does: benchmarks compare with its agent, tests ask its ``bin/patronictl``. Installed once per machine.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -32,16 +36,26 @@ def _readable_python() -> str:
     raise SystemExit("the user postgres can run no Python interpreter found here: install the packages python3 and python3-venv")
 
 
-def install(cache: Path, version: str = PATRONI_VERSION) -> Path:
-    """The virtual environment with Patroni, made if missing."""
+def install(cache: Path | None = None, version: str = PATRONI_VERSION) -> Path:
+    """The virtual environment with Patroni, made if missing. Any number of processes may ask at once; one of them makes it.
+
+    Raises ``subprocess.CalledProcessError`` when pip fails.
+    """
+    cache = cache or default_cache()
     environment = cache / f"patroni-{version}"
-    if (environment / "bin" / "patroni").exists():
-        return environment
-    print(f"installing Patroni {version} into {environment}", file=sys.stderr)
     cache.mkdir(parents=True, exist_ok=True)
     cache.chmod(0o755)
+    with open(cache / f"{environment.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (environment / "bin" / "patroni").exists():
+            print(f"installing Patroni {version} into {environment}", file=sys.stderr)
+            _make(environment, f"patroni[etcd3,raft,psycopg2-binary]=={version}")
+    return environment
+
+
+def _make(environment: Path, requirement: str) -> None:
+    shutil.rmtree(environment, ignore_errors=True)
     subprocess.run([_readable_python(), "-m", "venv", str(environment)], check=True)
-    requirement = f"patroni[etcd3,raft,psycopg2-binary]=={version}"
     try:
         subprocess.run([str(environment / "bin" / "pip"), "install", "--quiet", requirement], check=True, stdout=sys.stderr)
         subprocess.run(["chmod", "-R", "a+rX", str(environment)], check=True)
@@ -49,4 +63,3 @@ def install(cache: Path, version: str = PATRONI_VERSION) -> Path:
         # A half-made environment would be taken for a complete one the next time.
         shutil.rmtree(environment, ignore_errors=True)
         raise
-    return environment
