@@ -29,11 +29,11 @@ from contract.postgres_node import (
     template,
 )
 from pgcore.builtin import basebackup
-from pgcore.clock import Deadline
+from pgcore.clock import Deadline, now
 from pgcore.errors import CancelledError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import BootstrapMethod
 from pgcore.model.basics import Lsn, Role, State
-from pgcore.model.node import ControlData, ControlState, DataDir
+from pgcore.model.node import ControlData, ControlState, DataDir, Writes
 from pgcore.model.server import Credentials, Upstream
 from pgcore.postgres import controldata, local, postmaster
 from pgcore.postgres.connection import Session
@@ -99,8 +99,12 @@ def test_a_stopped_server_starts_again_and_every_look_tells(make: Callable[..., 
     assert view.control is not None and view.control.state == ControlState.SHUT_DOWN and view.control.checkpoint_end
     assert view.control.parameters["max_connections"] == 30 and view.control.rewindable
     assert node.server.postmaster_fd() is None
+    down = node.look().writes
+    assert down.began is not None and down.ceased is not None and down.began < down.ceased and not down.accepted
     node.start()
     assert node.look().is_primary and node.server.postmaster_fd() is not None
+    up = node.look().writes
+    assert up.accepted and up.ceased == down.ceased and up.began is not None and up.began > down.ceased
 
 
 def test_a_killed_postmaster_with_living_backends_is_seen_and_starts_again(make: Callable[..., Node]) -> None:
@@ -115,6 +119,7 @@ def test_a_killed_postmaster_with_living_backends_is_seen_and_starts_again(make:
     assert running.wait(5)
     view = node.look()
     assert (view.state, view.running) == (State.CRASHED, False)
+    assert view.writes.began is not None and not view.writes.accepted
     assert pid in postmaster.orphans(node.settings.data_dir)
     began = time.monotonic()
     node.start()
@@ -168,10 +173,13 @@ def test_a_clone_streams_follows_by_reload_and_is_promoted(make: Callable[..., N
     assert cascade.look().postmaster_start == started
 
     primary.stop()
-    began = time.monotonic()
+    assert standby.look().writes == Writes()
+    began, at = time.monotonic(), now()
     standby.server.promote(standby.ctx, timeout_s=10)
     assert time.monotonic() - began < 3
+    promoted = now()
     view = standby.look()
+    assert view.writes.accepted and view.writes.began is not None and at < view.writes.began <= promoted
     assert (view.role, view.is_primary, view.timeline, view.recovery_files) == (Role.PRIMARY, True, 2, False)
     assert [entry[0] for entry in standby.server.history(2)] == [1]
     leader = standby.server.leader_timeline(standby.upstream, Deadline.after(3))

@@ -13,7 +13,7 @@ import pytest
 from pgcore.daemon.tasks import Tasks
 from pgcore.errors import ServerError, ServerUnavailableError
 from pgcore.hookspecs import TaskContext
-from pgcore.model.node import TaskKind, TaskResult
+from pgcore.model.node import TaskKind, TaskResult, TaskView
 from unit.test_daemon_kit import Counting, eventually, result_of, running, write_script
 
 
@@ -197,6 +197,25 @@ def test_progress_is_merged_and_seen_while_it_runs(tasks: Tasks) -> None:
     assert view is not None and dict(view.progress) == {"phase": "copying", "bytes_done": 2}
     held.let_go.set()
     result_of(tasks)
+
+
+def test_what_a_phase_has_copied_ends_with_it_and_everything_is_shown_at_once(mailbox: Counting) -> None:
+    shown: list[TaskView] = []
+    tasks = Tasks(mailbox, lambda: None, shown.append)
+
+    def work(ctx: TaskContext) -> None:
+        ctx.report(phase="basebackup", bytes_done=1, bytes_total=2)
+        ctx.report(safe_point=True)
+        ctx.report(phase="starting")
+
+    assert done(tasks, work, TaskKind.REINITIALIZE).ok
+    assert [dict(view.progress) for view in shown] == [
+        {},
+        {"phase": "basebackup", "bytes_done": 1, "bytes_total": 2},
+        {"phase": "basebackup", "bytes_done": 1, "bytes_total": 2, "safe_point": True},
+        {"phase": "starting", "safe_point": True},
+    ]
+    assert tasks.view is None
 
 
 def test_only_the_end_of_a_shutdown_wakes_the_heartbeat_before_the_action_ends(tasks: Tasks, mailbox: Counting) -> None:

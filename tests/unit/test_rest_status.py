@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pgcore.clock import now
-from pgcore.model.basics import Lsn, Role, State
+from pgcore.daemon.board import Board
+from pgcore.model.basics import Instant, Lsn, Role, State
 from pgcore.model.cluster import ConfigRecord, FailoverRequest, HistoryEntry
+from pgcore.model.node import TaskKind, TaskView, Writes
 from pgcore.rest.members import ClusterMode, member_rows
 from pgcore.rest.metrics import exposition
 from pgcore.rest.status import cluster_document, history_document, node_document
@@ -46,7 +48,36 @@ def test_the_document_of_a_primary_has_the_fields_in_order() -> None:
             "sync_priority": 0,
         }
     ]
-    assert set(document["pgcore"]) == {"version", "rule", "reason", "lease_seconds_left", "observed_age", "task", "watchdog"}
+    assert set(document["pgcore"]) == {"version", "rule", "reason", "lease_seconds_left", "observed_age", "task", "watchdog",
+                                       "writes"}
+
+
+def test_the_time_of_the_last_write_is_told_as_an_age() -> None:
+    at = now()
+    never = Writes()
+    ceased = Writes(began=Instant(at - 100), ceased=Instant(at - 1.5))
+    told = [node_document(status("a", primary_node(writes=w)), at)["pgcore"]["writes"] for w in (
+        never, never.seen(False, at), never.seen(True, Instant(at - 100)), ceased, ceased.seen(True, Instant(at - 1)))]
+    assert told == [
+        {"accepted": False, "seconds": None, "paused": None},
+        {"accepted": False, "seconds": None, "paused": None},
+        {"accepted": True, "seconds": 100.0, "paused": None},
+        {"accepted": False, "seconds": 1.5, "paused": None},
+        {"accepted": True, "seconds": 1.0, "paused": 0.5},
+    ]
+
+
+def test_a_long_action_shows_its_progress_between_two_heartbeats() -> None:
+    board, since = Board(), Instant(now() - 5)
+    board.show_task(TaskView(TaskKind.REINITIALIZE, since))  # before the first heartbeat there is nothing to show it in
+    board.publish(status())
+    seen = board.status
+    board.show_task(TaskView(TaskKind.REINITIALIZE, since, {"phase": "basebackup", "bytes_done": 10}))
+    assert seen is not None and board.status is not None and board.status.at == seen.at
+    task = node_document(board.status, Instant(since + 7))["pgcore"]["task"]
+    assert task == {"kind": "reinitialize", "seconds": 7.0, "phase": "basebackup", "bytes_done": 10}
+    board.publish(seen)
+    assert node_document(board.status, now())["pgcore"]["task"] is None
 
 
 def test_the_document_of_a_sync_standby() -> None:

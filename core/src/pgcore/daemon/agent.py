@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pgcore.clock import Deadline, now, wall
-from pgcore.daemon.board import Board, Status
+from pgcore.daemon.board import Board, Status, task_fields
 from pgcore.daemon.config_change import ConfigChange, change_config
 from pgcore.daemon.guard import GuardAction
 from pgcore.daemon.heartbeat import Beat
@@ -243,7 +243,7 @@ class Agent:
 
     def _publish(self, beat: Beat, began: Instant) -> None:
         world, performer = beat.world, self.performer
-        task = world.node.task
+        task = performer.ports.tasks.view
         rule = beat.main.rule if beat.main else ""
         reason = beat.main.because if beat.main else ""
         if rule == "leader.keep" and world.memory.refusal:
@@ -272,7 +272,8 @@ class Agent:
                 failsafe=world.memory.failsafe_map.known,
                 failsafe_until=_failsafe_until(world),
                 decisions=tuple(f"{d.rule}: {d.because}" for d in beat.decisions),
-                task={"kind": str(task.kind), "seconds": round(now() - task.since, 1), **task.progress} if task else {},
+                task=task_fields(task) if task else {},
+                task_since=task.since if task else None,
                 scheduled_restart={**scheduled.shown, "postmaster_start_time": scheduled.postmaster_start} if scheduled else None,
             )
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pgcore import threads
 from pgcore.clock import now
 from pgcore.model.basics import Instant, Json, Timing
 from pgcore.model.cluster import ClusterView
-from pgcore.model.node import NodeView
+from pgcore.model.node import NodeView, TaskView
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,9 @@ class Status:
     decisions: tuple[str, ...] = ()
     """Every rule that fired in the beat, in order."""
     task: Mapping[str, Json] = field(default_factory=dict)
-    """The running long action: kind, seconds, progress."""
+    """The running long action: kind, seconds so far, and what it reports (``phase``, ``bytes_done``, ``bytes_total``, ...)."""
+    task_since: Instant | None = None
+    """When that action began."""
     scheduled_restart: Mapping[str, Json] | None = None
 
     @property
@@ -59,6 +61,11 @@ class Status:
     def is_leader(self) -> bool:
         """The lock is proven to be mine at this moment."""
         return self.lease_until is not None and self.lease_until > now()
+
+
+def task_fields(task: TaskView) -> dict[str, Json]:
+    """A running action as ``Status.task``."""
+    return {"kind": str(task.kind), "seconds": round(now() - task.since, 1), **task.progress}
 
 
 class Board:
@@ -78,6 +85,12 @@ class Board:
         with self._changed:
             self._status = status
             self._changed.notify_all()
+
+    def show_task(self, task: TaskView) -> None:
+        """Put the progress of the running action into the latest status, which the next heartbeat replaces. Wakes nobody."""
+        with self._changed:
+            if self._status is not None:
+                self._status = replace(self._status, task=task_fields(task), task_since=task.since)
 
     def wait(self, seen: Status | None, timeout: float) -> Status | None:
         """The first status that is not ``seen``, or the present one after ``timeout`` seconds."""

@@ -154,7 +154,7 @@ class LongActions:
             if vetoes:
                 raise ServerError("no promotion: " + "; ".join(veto.reason for veto in vetoes))
             self._ports.mpp.before_promote()
-            ctx.report(promoting=True)
+            ctx.report(promoting=True, phase="promoting")
             # the gates may have taken long: ownership is proven right before the command (HA rules 30.4)
             until = self._lease_until()
             if until is None or until - now() < PROMOTE_LEAST_LEASE_S:

@@ -125,7 +125,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
         ports = Ports(
             store,
             postgres,
-            Tasks(mailbox, lambda: postgres.user),
+            Tasks(mailbox, lambda: postgres.user, board.show_task),
             Peers(configuration.peer_access(), local.node.thread_pool_size),
             CallbackLane(registry),
             registry,

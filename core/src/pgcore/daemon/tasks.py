@@ -19,13 +19,17 @@ logger = logging.getLogger(__name__)
 
 WAKING_PROGRESS = frozenset({"safe_point", "shut_down_end", "restart"})
 """Progress that a rule waits for; other progress is seen in the next beat."""
+OF_A_PHASE = frozenset({"bytes_done", "bytes_total"})
+"""Progress that ends with its phase."""
 
 
 class Tasks:
     """Owns the task thread. ``begin``, ``look`` and ``cancel`` are called by the heartbeat only."""
 
-    def __init__(self, mailbox: Mailbox, user: Callable[[], OsUser | None]) -> None:
-        self._mailbox, self._user = mailbox, user
+    def __init__(self, mailbox: Mailbox, user: Callable[[], OsUser | None],
+                 show: Callable[[TaskView], None] = lambda view: None) -> None:
+        """``show`` is called at the beginning and with every progress, for those who look between two heartbeats."""
+        self._mailbox, self._user, self._show = mailbox, user, show
         self._lock = threads.condition()
         self._queued: tuple[TaskKind, Callable[[TaskContext], None]] | None = None
         self._view: TaskView | None = None
@@ -42,6 +46,7 @@ class Tasks:
             self._result = None
             self._view = TaskView(kind, now())
             self._queued = (kind, action)
+            self._show(self._view)
             self._lock.notify()
             return ""
 
@@ -56,6 +61,11 @@ class Tasks:
         """What runs at this moment."""
         view = self._view
         return view.kind if view is not None else None
+
+    @property
+    def view(self) -> TaskView | None:
+        """The running action with its progress, without taking a result."""
+        return self._view
 
     def cancel(self) -> None:
         """Ask the running action to end; its children are terminated, killed after 10 s."""
@@ -92,7 +102,10 @@ class Tasks:
         with self._lock:
             if self._view is None:
                 return
-            merged = MappingProxyType({**self._view.progress, **progress})
-            self._view = TaskView(self._view.kind, self._view.since, merged)
+            before = self._view.progress
+            if progress.get("phase", before.get("phase")) != before.get("phase"):
+                before = {name: value for name, value in before.items() if name not in OF_A_PHASE}
+            self._view = TaskView(self._view.kind, self._view.since, MappingProxyType({**before, **progress}))
+            self._show(self._view)
         if WAKING_PROGRESS & progress.keys():
             self._mailbox.wake("progress")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from pgcore.model.basics import Instant, Json, Lsn, Role, State
@@ -152,6 +152,29 @@ class TaskView:
 
 
 @dataclass(frozen=True, slots=True)
+class Writes:
+    """When the server last began and last ceased to accept writes, as far as this agent knows: None if it never did.
+
+    It ceases with the signal that stops it, or when its end is noticed; it begins when a promotion or a start of a primary is
+    confirmed. Commits that wait for a standby, and read-only transactions by configuration, are not seen here.
+    """
+
+    began: Instant | None = None
+    ceased: Instant | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """It accepts them now."""
+        return self.began is not None and (self.ceased is None or self.began > self.ceased)
+
+    def seen(self, accepted: bool, at: Instant) -> Writes:
+        """After it was found to accept them, or not, at this moment."""
+        if accepted == self.accepted:
+            return self
+        return replace(self, began=at) if accepted else replace(self, ceased=at)
+
+
+@dataclass(frozen=True, slots=True)
 class TaskResult:
     """How the last long action ended. ``error`` is empty on success."""
 
@@ -198,6 +221,8 @@ class NodeView:
     """Start time as PostgreSQL prints it; changes with every start."""
     is_primary: bool = False
     """The one predicate of HA rules 1: not in recovery, or unanswered with a live postmaster and a cached role primary."""
+    writes: Writes = Writes()
+    """No rule decides by it."""
     timeline: int | None = None
     position: Lsn | None = None
     """Flushed WAL on a primary; max(received, replayed) on a standby."""

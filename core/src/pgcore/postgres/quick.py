@@ -13,7 +13,7 @@ from pgcore import clock
 from pgcore.clock import Deadline
 from pgcore.errors import PgcoreError, ServerError, ServerUnavailableError
 from pgcore.model.basics import Instant, Lsn, Role, State
-from pgcore.model.node import ControlData, DataDir, NodeView
+from pgcore.model.node import ControlData, DataDir, NodeView, Writes
 from pgcore.model.server import ServerSettings, Upstream
 from pgcore.model.synchronous import StandbyNames
 from pgcore.postgres import (
@@ -59,6 +59,7 @@ class QuickServer:
         self.role = Role.UNINITIALIZED
         self.state = State.STOPPED
         self._complaint = ""
+        self._writes = Writes()
         self._postmaster: Postmaster | None = None
         self._postmaster_lock = threading.Lock()
         self._acting = 0
@@ -201,11 +202,15 @@ class QuickServer:
             self._configuration.log.hand_on()
             view = replace(view, data_dir=data_dir.look(self._settings.data_dir))
             if running is None:
-                return self._observe_down(view, busy)
-            return self._observe_up(view, running, deadline, busy)
+                self._note_writes(False)
+                return replace(self._observe_down(view, busy), writes=self._writes)
+            view = self._observe_up(view, running, deadline, busy)
+            if view.answering and not busy:
+                self._note_writes(view.is_primary)
+            return replace(view, writes=self._writes)
         except (PgcoreError, OSError) as error:
             logger.warning("the look at PostgreSQL is incomplete: %s", error)
-            return replace(view, is_primary=running is not None and self.role == Role.PRIMARY)
+            return replace(view, is_primary=running is not None and self.role == Role.PRIMARY, writes=self._writes)
 
     def _observe_down(self, view: NodeView, busy: bool) -> NodeView:
         if not busy:
@@ -214,6 +219,9 @@ class QuickServer:
             self._explain_absence()
         return self._lookout.add_offline_facts(replace(view, role=self.role, state=self.state), self._settings,
                                                untouchable=busy and self.state == State.CREATING_REPLICA)
+
+    def _note_writes(self, accepted: bool) -> None:
+        self._writes = self._writes.seen(accepted, self._now())
 
     def _explain_absence(self) -> None:
         """Nobody asked it to end, or it did not come up (HA rules 4.12, 14.1)."""

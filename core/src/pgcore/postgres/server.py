@@ -82,6 +82,7 @@ class Postgres(QuickServer):
             postmaster.clear_orphans(directory)
             self._forget_connections()
             write()
+            ctx.report(phase="starting")
             started = lifecycle.launch(self._settings, self._user, self._configuration.values, self._configuration.paths.main,
                                        self._configuration.log)
             with self._postmaster_lock:
@@ -89,6 +90,8 @@ class Postgres(QuickServer):
             self.role = role
             launched()
             up = lifecycle.wait_until_up(started, directory, self._configuration.log, timeout_s, ctx.check)
+            if up and role == Role.PRIMARY:
+                self._note_writes(True)
         except ServerError:
             self.state = State.START_FAILED
             raise
@@ -129,8 +132,11 @@ class Postgres(QuickServer):
             return False
         with self._action():
             if checkpoint and self.state in (State.RUNNING, State.RESTARTING):
+                ctx.report(phase="checkpoint")
                 self._checkpoint_quietly(ctx)
+            ctx.report(phase="stopping")
             self.state = State.STOPPING
+            self._note_writes(False)
             try:
                 stopping = lifecycle.Stopping(running, self._settings.data_dir, ctx, self.control_data, on_shut_down)
                 stopping.run(mode, timeout_s, sessions_s)
@@ -176,6 +182,7 @@ class Postgres(QuickServer):
             ctx.check()
             ready()
             self.role, self.state = Role.UNINITIALIZED, State.CREATING_REPLICA
+            ctx.report(phase="removing the data directory")
             self.remove_data_dir()
 
     def terminate(self) -> None:
@@ -183,6 +190,7 @@ class Postgres(QuickServer):
         running = self.postmaster()
         if running is not None:
             running.kill_all()
+            self._note_writes(False)
 
     def checkpoint(self, ctx: TaskContext) -> None:
         """CHECKPOINT on a connection of its own, however long it takes. Raises ServerError or CancelledError."""
@@ -211,6 +219,7 @@ class Postgres(QuickServer):
             promote.watch(running, self._settings.data_dir, lambda _: local.superuser(self._settings, self._user),
                           Deadline.after(timeout_s, self._now), ctx.check)
             self.role = Role.PRIMARY
+            self._note_writes(True)
             if received is not None:
                 self._pass(received)
 

@@ -6,6 +6,7 @@ from pgcore import PATRONI_VERSION, __version__
 from pgcore.daemon.board import Status
 from pgcore.model.basics import Instant, Json, Lsn, Tags
 from pgcore.model.cluster import ClusterView, FailoverRequest
+from pgcore.model.node import Writes
 from pgcore.rest import checks
 from pgcore.rest.members import ClusterMode, MemberRow, member_rows
 
@@ -34,10 +35,31 @@ def node_document(status: Status | None, at: Instant, fresh: Positions | None = 
         "reason": status.reason,
         "lease_seconds_left": None if status.lease_until is None else round(max(0.0, status.lease_until - at), 3),
         "observed_age": 0.0 if fresh else round(checks.observed_age(status, at), 3),
-        "task": dict(status.task) or None,
+        "task": _task(status, at),
+        "writes": _writes(status.node.writes, at),
         "watchdog": str(status.node.watchdog),
     }
     return document
+
+
+def _task(status: Status, at: Instant) -> Json:
+    """The long action at this moment: kind, seconds, and what it reports."""
+    seconds = {} if status.task_since is None else {"seconds": round(max(0.0, at - status.task_since), 1)}
+    return {**status.task, **seconds} or None
+
+
+def _writes(writes: Writes, at: Instant) -> Json:
+    """Since how many seconds writes are accepted, or not, and how long the pause before lasted; null: this agent has not seen it.
+
+    Ages and not times of day: the clocks of machines differ.
+    """
+    changed = writes.began if writes.accepted else writes.ceased
+    paused = writes.began - writes.ceased if writes.accepted and writes.began is not None and writes.ceased is not None else None
+    return {
+        "accepted": writes.accepted,
+        "seconds": None if changed is None else round(max(0.0, at - changed), 3),
+        "paused": None if paused is None else round(paused, 3),
+    }
 
 
 def cluster_document(view: ClusterView, scope: str, mode: ClusterMode) -> dict[str, Json]:

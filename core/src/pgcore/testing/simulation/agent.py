@@ -192,7 +192,7 @@ class AgentLife:
         ports = Ports(
             store,
             postgres,
-            Tasks(self.mailbox, lambda: None),
+            Tasks(self.mailbox, lambda: None, self.board.show_task),
             Peers(configuration.peer_access(), transport=http),
             CallbackLane(registry),
             registry,
