@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pgcore.errors import PluginError
-from pgcore.hookspecs import GateRequest
+from pgcore.hookspecs import GateRequest, Sample
 from pgcore.plugin_probe import probe
-from pgcore.registry import PluginRow, PluginState, Registry
+from pgcore.registry import SAMPLES_S, PluginRow, PluginState, Registry
 
 Install = Callable[..., None]
 
@@ -154,13 +155,53 @@ def test_one_failing_plugin_does_not_keep_the_others_from_being_told(install: In
 
 
 def test_a_contribution_that_fails_later_keeps_its_last_good_value(install: Install) -> None:
-    install("toy", "@hookimpl\ndef pgcore_metrics(facts):\n    yield facts.pop()\n")
+    install("toy", "@hookimpl\ndef pgcore_member_fields(facts):\n    return {'x': facts.pop()}\n")
     registry = Registry()
     registry.activate(["toy"])
-    facts = ["sample"]
-    assert registry.collect("pgcore_metrics", facts=facts) == {"toy": ("sample",)}
-    assert registry.collect("pgcore_metrics", facts=facts) == {"toy": ("sample",)}
-    assert registry.failures == {("toy", "pgcore_metrics"): 1}
+    facts = ["value"]
+    assert registry.collect("pgcore_member_fields", facts=facts) == {"toy": {"x": "value"}}
+    assert registry.collect("pgcore_member_fields", facts=facts) == {"toy": {"x": "value"}}
+    assert registry.failures == {("toy", "pgcore_member_fields"): 1}
+
+
+def test_samples_of_one_plugin_survive_the_failure_of_another_and_its_own(install: Install) -> None:
+    install("bad", "@hookimpl\ndef pgcore_metrics(status):\n    raise SystemExit('no')\n")
+    install("strange", "@hookimpl\ndef pgcore_metrics(status):\n    return [4711]\n")
+    install("good", "@hookimpl\ndef pgcore_metrics(status):\n    yield Sample('left', status.pop())\n")
+    registry = Registry()
+    registry.activate(["bad", "strange", "good"])
+    status = [3]
+    for _ in range(2):  # the second time the good one fails, and its last good value counts
+        assert registry.samples(status) == {"bad": (), "strange": (), "good": (Sample("left", 3.0),)}  # type: ignore[arg-type]
+    assert registry.failures == {("bad", "pgcore_metrics"): 2, ("strange", "pgcore_metrics"): 2, ("good", "pgcore_metrics"): 1}
+
+
+def test_a_plugin_that_hangs_in_a_scrape_costs_one_thread_and_a_second_per_scrape(
+        install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("hung", "import threading\ngo = threading.Event()\ncalls = []\n"
+                    "@hookimpl\ndef pgcore_metrics(status):\n    calls.append(1)\n    go.wait()\n    return [Sample('x', 1)]\n")
+    install("good", "@hookimpl\ndef pgcore_metrics(status):\n    return [Sample('y', 1)]\n")
+    registry = Registry()
+    registry.activate(["hung", "good"])
+    began = time.monotonic()
+    for _ in range(3):
+        assert registry.samples(None) == {"hung": (), "good": (Sample("y", 1.0),)}  # type: ignore[arg-type]
+    assert time.monotonic() - began < 3 * SAMPLES_S + 5
+    module = sys.modules["pgcore_test_their_hung"]
+    assert module.calls == [1]
+    module.go.set()
+    end = time.monotonic() + 10
+    while registry.samples(None)["hung"] != (Sample("x", 1.0),):  # type: ignore[arg-type]
+        assert time.monotonic() < end
+
+
+@pytest.mark.parametrize(("sample", "told"), [
+    (("a-b", 1), "'a-b' is no name"), (("a", 1, "summary"), "gauge or counter"), (("a", "many"), "could not convert"),
+    (("a", 1, "gauge", "", {"name": "x"}), "pgcore's own"), (("a", 1, "gauge", "", {"1x": "x"}), "'1x' is no name"),
+])
+def test_a_sample_that_prometheus_would_not_take_is_refused_where_it_is_made(sample: tuple[Any, ...], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Sample(*sample)
 
 
 def test_a_contribution_that_fails_at_the_start_names_plugin_and_hook(install: Install) -> None:

@@ -7,7 +7,9 @@ registration; pgcore registers built-ins first, then plugins by name, so that a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,12 +19,16 @@ from pgcore.model.basics import Json, Role, Timing
 from pgcore.model.server import ServerSettings, Upstream
 
 if TYPE_CHECKING:
+    from pgcore.daemon.board import Status
     from pgcore.dcs.store import Store
+    from pgcore.model.cluster import ClusterView
     from pgcore.mpp import MppHandler
 
 PROJECT = "pgcore"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+_SERIES_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 # -- stores --------------------------------------------------------------------------------------------------
@@ -223,12 +229,28 @@ class ConfigSection:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One metric of a plugin: name without prefix, value, kind (``gauge`` or ``counter``), help text."""
+    """One value of one series of a plugin, for ``/metrics`` (metrics 1).
+
+    ``name`` comes without a prefix. Samples of one name share kind and help and differ in ``labels``; the labels ``scope`` and
+    ``name`` are pgcore's. Raises ValueError for what Prometheus would not take.
+    """
 
     name: str
     value: float
     kind: str = "gauge"
+    """``gauge`` or ``counter``."""
     help: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.labels):
+            if not _SERIES_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name for a series or a label: letters, digits and _ only, no digit first")
+        if self.kind not in ("gauge", "counter"):
+            raise ValueError(f"{self.name} is of the kind {self.kind!r}: gauge or counter")
+        if taken := {"scope", "name"} & set(self.labels):
+            raise ValueError(f"{self.name} has the label {min(taken)}, which is pgcore's own")
+        object.__setattr__(self, "value", float(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,13 +267,67 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """A REST endpoint of a plugin. ``handler`` receives the decoded body and the facts, returns (status, JSON)."""
+class RestRequest:
+    """A request to an endpoint of a plugin, let in already: access is checked before an unsafe one gets here."""
 
     method: str
     path: str
-    handler: Callable[[Json, Facts], tuple[int, Json]]
+    query: Mapping[str, str] = field(default_factory=dict)
+    """The first value of each parameter, decoded; parameters without a value are left out."""
+    body: Json = None
+    """The JSON that was sent, None without a body."""
+    client: str = ""
+    """Address of who asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestResponse:
+    """What a plugin answers. ``body`` becomes JSON, unless ``content_type`` names something else: then it is the text itself."""
+
+    body: Json = None
+    code: int = 200
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A REST endpoint of a plugin: one method of one path, e.g. ``/backups/last``, which no built-in endpoint or check answers.
+
+    ``handler`` runs on a REST thread beside the heartbeat, with what the agent published last; pgcore cannot end it, so it limits
+    its own time. At most half of the workers that pgcore's own requests may hold are ever given to plugins. Whatever it raises is
+    an answer 500 and a line in the log.
+    """
+
+    method: str
+    """``GET``, ``POST``, ``PUT``, ``PATCH`` or ``DELETE``."""
+    path: str
+    handler: Callable[[RestRequest, Status], RestResponse]
     unsafe: bool = True
+    """Only for whom the allowlist, a client certificate or the password lets in (rest-api 11). Only a GET may be open."""
+    summary: str = ""
+    """One line for ``/openapi.json``."""
+    description: Mapping[str, Json] = field(default_factory=dict)
+    """More of the OpenAPI Operation Object: ``parameters``, ``requestBody``, ``responses``. Laid over what pgcore says itself."""
+
+
+class CliCluster(Protocol):
+    """A cluster as a command of a plugin sees it."""
+
+    scope: str
+    store: Store
+
+    def read(self) -> ClusterView:
+        """The cluster as it is now. Raises StoreUnavailableError."""
+
+
+class CliSession(Protocol):
+    """What ``click.get_current_context().obj`` offers a command of a plugin. Nothing is read or opened before it is asked for."""
+
+    def scope(self, name: str | None) -> str:
+        """The cluster meant: the one named, else the one of the configuration. Raises ConfigError."""
+
+    def cluster(self, name: str | None) -> AbstractContextManager[CliCluster]:
+        """Its store, open for reading. Raises ConfigError, PluginError."""
 
 
 class ContributionSpecs:
@@ -262,12 +338,19 @@ class ContributionSpecs:
         """Sections of a plugin that is neither a store nor a method."""
 
     @hookspec
-    def pgcore_metrics(self, facts: Facts) -> Iterable[Sample]:
-        """More series for ``/metrics``; called per scrape on a REST thread, 1 s."""
+    def pgcore_metrics(self, status: Status) -> Iterable[Sample]:
+        """More series for ``/metrics``; called per scrape beside the heartbeat. What takes longer than 1 s is a failure."""
 
     @hookspec
     def pgcore_rest_routes(self) -> Iterable[Route]:
         """More REST endpoints; called once at start."""
+
+    @hookspec
+    def pgcore_cli_commands(self) -> Iterable[object]:
+        """More commands of ``pgcore``, as click commands; called by the command line when one of them is named.
+
+        Their names are the names of the module's entry points in the group ``pgcore.cli``.
+        """
 
     @hookspec
     def pgcore_member_fields(self, facts: Facts) -> Mapping[str, Json]:

@@ -2,6 +2,7 @@
 
 from pgcore.clock import Deadline, now
 from pgcore.config.schema import option
+from pgcore.daemon.board import Status
 from pgcore.dcs.store import (
     ABSENT,
     ANYTHING,
@@ -29,11 +30,15 @@ from pgcore.hookspecs import (
     BootstrapMethod,
     BootstrapRequest,
     CallbackEvent,
+    CliCluster,
+    CliSession,
     ConfigSection,
     Facts,
     GateRequest,
     ReplicaMethod,
     ReplicaRequest,
+    RestRequest,
+    RestResponse,
     Route,
     Sample,
     StoreBackend,
@@ -48,9 +53,9 @@ from pgcore.mpp import COORDINATOR_GROUP, Group, GroupMember, MppHandler, NodeTo
 
 __all__ = [
     "ABSENT", "ANYTHING", "COORDINATOR_GROUP", "MEMBERS", "hookimpl", "now", "option", "option_pairs", "version",
-    "BootstrapMethod", "BootstrapRequest", "CallbackEvent", "CancelledError", "CommandFailedError", "ConfigError",
-    "ConfigSection", "Deadline", "Expect", "Facts", "GateRequest", "Group", "GroupMember", "Instant", "Json", "Key",
-    "MppHandler", "NodeTools", "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod", "ReplicaRequest", "Role",
-    "Route", "Sample", "ServerError", "Snapshot", "SqlSession", "Store", "StoreBackend", "StoreRejectedError", "StoreRequest",
-    "StoreUnavailableError", "Stored", "TaskContext", "Timing", "Veto",
+    "BootstrapMethod", "BootstrapRequest", "CallbackEvent", "CancelledError", "CliCluster", "CliSession", "CommandFailedError",
+    "ConfigError", "ConfigSection", "Deadline", "Expect", "Facts", "GateRequest", "Group", "GroupMember", "Instant", "Json",
+    "Key", "MppHandler", "NodeTools", "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod", "ReplicaRequest",
+    "RestRequest", "RestResponse", "Role", "Route", "Sample", "ServerError", "Snapshot", "SqlSession", "Status", "Store",
+    "StoreBackend", "StoreRejectedError", "StoreRequest", "StoreUnavailableError", "Stored", "TaskContext", "Timing", "Veto",
 ]

@@ -13,18 +13,22 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from pgcore import API_LEVEL
-from pgcore.clock import now
+from pgcore import API_LEVEL, threads
+from pgcore.clock import Deadline, now
 from pgcore.errors import PluginError
-from pgcore.hookspecs import PROJECT, SPECS, BootstrapMethod, GateRequest, ReplicaMethod, StoreBackend, Veto
+from pgcore.hookspecs import PROJECT, SPECS, BootstrapMethod, GateRequest, ReplicaMethod, Sample, StoreBackend, Veto
 from pgcore.mpp import MppHandler
+
+if TYPE_CHECKING:
+    from pgcore.daemon.board import Status
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,9 @@ BUILTINS = ("basebackup", "bootstrap_command", "callback_command", "initdb", "re
 
 GATE_GRACE_S = 1.0
 """A gate that kills its own script at the end of its time can still say so."""
+
+SAMPLES_S = 1.0
+"""What plugins may take for their part of one scrape."""
 
 _DISTRIBUTIONS = {
     "etcd": "pgcore-dcs-etcd", "etcd3": "pgcore-dcs-etcd", "consul": "pgcore-dcs-consul", "zookeeper": "pgcore-dcs-zookeeper",
@@ -90,6 +97,7 @@ class Registry:
         self._modules: dict[str, object] = {}
         self._last_good: dict[tuple[str, str], Any] = {}
         self._failures: Counter[tuple[str, str]] = Counter()
+        self._sampling: dict[str, Future[tuple[Sample, ...]]] = {}
         self._lock = threading.Lock()
 
     # -- finding and activating ----------------------------------------------------------------------------------------
@@ -218,6 +226,53 @@ class Registry:
         """How often each (plugin, hook) has failed since the start; published as a metric."""
         with self._lock:
             return dict(self._failures)
+
+    def samples(self, status: Status) -> dict[str, tuple[Sample, ...]]:
+        """What each plugin adds to ``/metrics``, by plugin name, after ``SAMPLES_S`` seconds at most.
+
+        Called beside one another, as a scrape must hold no worker. A plugin that fails or is too slow adds its last good value;
+        one that has not ended yet is not called a second time.
+        """
+        deadline, found = Deadline.after(SAMPLES_S), {}
+        for plugin, future in [(plugin, self._sample(plugin, call)) for plugin, call in
+                               self._calls("pgcore_metrics", {"status": status})]:
+            try:
+                self._last_good[plugin, "pgcore_metrics"] = future.result(deadline.left())
+            except TimeoutError:
+                self._failed(plugin, "pgcore_metrics", TimeoutError(f"no answer within {SAMPLES_S:g} s"))
+            except (Exception, SystemExit) as error:
+                self._failed(plugin, "pgcore_metrics", error)
+            found[plugin] = self._last_good.get((plugin, "pgcore_metrics"), ())
+        return found
+
+    def _sample(self, plugin: str, call: Callable[[], Any]) -> Future[tuple[Sample, ...]]:
+        """The call that runs, or a new one."""
+        with self._lock:
+            future = self._sampling.get(plugin)
+            if future is not None:
+                return future
+            future = self._sampling[plugin] = threads.future()
+
+        def sample() -> None:
+            try:
+                found = tuple(call() or ())
+                for each in found:
+                    if not isinstance(each, Sample):
+                        raise TypeError(f"{each!r} is no Sample")
+                future.set_result(found)
+            except BaseException as error:  # a SystemExit, too: somebody waits for it
+                future.set_exception(error)
+            finally:
+                with self._lock:
+                    del self._sampling[plugin]
+
+        try:
+            threads.start(f"metrics-{plugin}", sample)
+        except RuntimeError as error:  # no thread to be had
+            with self._lock:
+                del self._sampling[plugin]
+            future.set_exception(error)
+        return future
 
     # -- what was contributed -----------------------------------------------------------------------------------------------
 
