@@ -357,7 +357,7 @@ def test_validate_prints_every_problem_and_exits_with_1(tmp_path: Path) -> None:
     file.write_text("scope: demo\nname: a\nrestapi: {listen: 127.0.0.1}\npostgresql: {listen: 127.0.0.1:5432}\n")
     done = _pgcore("validate", str(file))
     assert done.returncode == 1
-    lines = done.stdout.splitlines()
+    lines = done.stderr.splitlines()
     assert any("restapi.listen" in line for line in lines) and any("postgresql.data_dir" in line for line in lines)
     assert all(line.startswith(("error: ", "warning: ")) for line in lines)
     assert _pgcore("validate", str(tmp_path / "missing.yml")).returncode == 1
@@ -385,7 +385,7 @@ postgresql:
         done = _pgcore("validate", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == f"{file}: valid"
-    assert "warning: " in done.stdout and "unknown_key" in done.stdout
+    assert "warning: " in done.stderr and "unknown_key" in done.stderr
 
 
 def _etcd_like_port() -> object:

@@ -166,7 +166,7 @@ def test_the_environment_alone_is_enough() -> None:
 
 
 def test_nothing_at_all_is_an_error() -> None:
-    assert "the configuration is empty" in errors_of(None)
+    assert "Config is empty." in errors_of(None)
     assert "/does/not/exist.yml: does not exist" in errors_of("/does/not/exist.yml")
 
 

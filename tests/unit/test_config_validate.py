@@ -200,7 +200,7 @@ def test_broken_yaml_and_missing_files(tmp_path: Path) -> None:
     problem = only(validate(str(path), {}, {}))
     assert f"{path}:3" in str(problem) and "line 3, column 1" in str(problem)
     assert "does not exist" in only(validate(str(tmp_path / "absent"), {}, {})).problem
-    assert "the configuration is empty" in only(validate(None, {}, {})).problem
+    assert "Config is empty." in only(validate(None, {}, {})).problem
 
 
 def test_problems_are_one_line_and_hide_secrets(tmp_path: Path, node: dict[str, Any]) -> None:

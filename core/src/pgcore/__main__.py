@@ -1,23 +1,50 @@
-"""The ``pgcore`` command: ``run`` goes straight to the agent, everything else to the command line."""
+"""The ``pgcore`` program, also under the names of Patroni's programs. The agent starts without the command line's libraries."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 
 USAGE = """usage: pgcore run [FILE]
 
 Run the agent of this node with a configuration file or directory. Without FILE the variables PGCORE_* and PATRONI_* configure
 it."""
 
+MODES = frozenset({"--validate-config", "--generate-config", "--generate-sample-config"})
+"""Options of ``patroni`` that are understood under every name, as in ``python -m pgcore node.yml --validate-config``."""
+
 
 def main() -> int:
-    """Entry point of the console script; the exit code."""
-    arguments = sys.argv[1:]
-    if arguments[:1] != ["run"]:
-        from pgcore.cli.main import main as command_line
+    """Entry point of the console script; the exit code. (CLI 6)"""
+    program = PROGRAMS.get(os.path.basename(sys.argv[0]), _pgcore)
+    return program(sys.argv[1:])
 
-        return command_line()
-    return _run(arguments[1:])
+
+def _pgcore(arguments: list[str]) -> int:
+    if arguments[:1] == ["run"]:
+        return _run(arguments[1:])
+    if MODES.intersection(arguments[:2]):
+        return _patroni(arguments)
+    return _command_line(arguments)
+
+
+def _patroni(arguments: list[str]) -> int:
+    if len(arguments) <= 1 and not any(word.startswith("-") for word in arguments):
+        return _run(arguments)
+    from pgcore.cli.patroni import main as patroni
+
+    return patroni(arguments)
+
+
+def _command_line(arguments: list[str]) -> int:
+    from pgcore.cli.main import main as command_line
+
+    return command_line(arguments)
+
+
+PROGRAMS: dict[str, Callable[[list[str]], int]] = {"patroni": _patroni, "patronictl": _command_line}
+"""What runs when the program is called under another name than ``pgcore``."""
 
 
 def _run(arguments: list[str]) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 import click
 
 from pgcore.cli.context import Session, section_types
-from pgcore.config.load import load_client
-from pgcore.config.validate import Problem, validate
+from pgcore.config.environment import take_environment
+from pgcore.config.load import Origin, examine, load_client
+from pgcore.config.validate import Problem, masked, validate
 from pgcore.errors import ConfigErrors, PluginError
 from pgcore.registry import Registry
 
@@ -16,25 +18,48 @@ from pgcore.registry import Registry
 @click.command("validate")
 @click.argument("path", required=False, metavar="[FILE]")
 @click.option("-i", "--ignore-listen-port", is_flag=True, help="Addresses to listen on may be in use: the node is running.")
+@click.option("-p", "--print", "print_it", is_flag=True,
+              help="Print the merged configuration of the node as YAML; secrets are masked.")
+@click.option("--secrets", is_flag=True, help="With --print: passwords and tokens in clear.")
 @click.pass_obj
-def validate_file(session: Session, path: str | None, ignore_listen_port: bool) -> None:
-    """Check the configuration of a node: a file, a directory, or the environment. Warnings do not make it invalid."""
-    path = path or session.path
-    found = [*_plugin_problems(session, path, ignore_listen_port)]
+def validate_file(session: Session, path: str | None, ignore_listen_port: bool, print_it: bool, secrets: bool) -> None:
+    """Check the configuration of a node: a file, a directory, or the environment. Warnings do not make it invalid.
+
+    Problems go to standard error, one a line. The exit code is 1 if one of them keeps the agent from working.
+    """
+    if secrets and not print_it:
+        raise click.UsageError("--secrets is for --print")
+    path = path or session.config_file
+    found = problems(path, session.environ, ignore_listen_port=ignore_listen_port)
     for problem in found:
-        click.echo(click.style(str(problem), fg="red" if problem.level == "error" else "yellow"))
+        click.echo(click.style(str(problem), fg="red" if problem.level == "error" else "yellow"), err=True)
+    if print_it:
+        print_local(path, session.environ, secrets=secrets)
     if any(problem.level == "error" for problem in found):
         sys.exit(1)
-    click.echo(f"{path or 'environment'}: valid")
+    if not print_it:
+        click.echo(f"{path or 'environment'}: valid")
 
 
-def _plugin_problems(session: Session, path: str | None, ignore_listen_port: bool) -> list[Problem]:
-    registry, found = Registry(), []
-    types: dict[str, type] = {}
+def problems(path: str | None, environ: Mapping[str, str], *, ignore_listen_port: bool) -> list[Problem]:
+    """Everything that is wrong with the configuration of a node and with the plugins it names (config 19)."""
+    types, found = _section_types(path, environ)
+    return [*found, *validate(path, environ, types, ignore_listen_port=ignore_listen_port)]
+
+
+def print_local(path: str | None, environ: Mapping[str, str], *, secrets: bool) -> None:
+    """The merged local configuration as YAML on standard output, as far as it can be read."""
+    import yaml
+
+    types, _ = _section_types(path, environ)
+    tree = examine(Origin(path, take_environment(dict(environ), types), types)).tree
+    click.echo(yaml.safe_dump(tree if secrets else masked("", tree), sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _section_types(path: str | None, environ: Mapping[str, str]) -> tuple[dict[str, type], list[Problem]]:
     try:
-        types = section_types(registry, load_client(path, dict(session.environ), {}).tree, session.environ)
+        return section_types(Registry(), load_client(path, dict(environ), {}).tree, environ), []
     except ConfigErrors:
-        pass  # validate() reports the same and more
+        return {}, []  # validate() reports the same and more
     except PluginError as error:
-        found.append(Problem("error", error.plugin, None, error.problem, error.hint))
-    return [*found, *validate(path, session.environ, types, ignore_listen_port=ignore_listen_port)]
+        return {}, [Problem("error", error.plugin, None, error.problem, error.hint)]

@@ -229,7 +229,7 @@ def _read_sources(draft: Draft) -> None:
 
 
 def _nothing(path: str | None) -> ConfigError:
-    return ConfigError("", "does not exist" if path else "the configuration is empty",
+    return ConfigError("", "does not exist" if path else "Config is empty.",
                        "name a file or a directory, or set PGCORE_CONFIGURATION or PGCORE_* variables", path or "")
 
 

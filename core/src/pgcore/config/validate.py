@@ -22,6 +22,7 @@ from pgcore.config.server import local_address
 from pgcore.config.values import split_address, split_list
 from pgcore.errors import ConfigError
 from pgcore.model.basics import Json
+from pgcore.model.secrets import HIDDEN, text_without_secrets
 
 _NEEDED = ("pg_ctl", "initdb", "pg_controldata", "pg_basebackup", "postgres", "pg_isready")
 _LOOPBACK, _WILDCARD = ("127.0.0.1", "localhost", "::1"), ("", "0.0.0.0", "*", "::")
@@ -72,7 +73,7 @@ def validate(path: str | None, environ: Mapping[str, str], section_types: Mappin
 
 
 def _problem(level: str, error: ConfigError, draft: Draft) -> Problem:
-    value = _masked(error.path, _value(draft.tree, error.path))
+    value = masked(error.path, _value(draft.tree, error.path))
     return Problem(level, error.path, value, error.problem, error.hint, error.source)
 
 
@@ -87,10 +88,15 @@ def _value(tree: Any, path: str) -> Json:
     return tree if path else None
 
 
-def _masked(path: str, value: Json) -> Json:
+def masked(path: str, value: Json) -> Json:
+    """The value at this path with ``***`` in place of every secret, known by its key or by what it looks like."""
+    if value is not None and _SECRET.search(path.lower()):
+        return HIDDEN
     if isinstance(value, Mapping):
-        return {key: _masked(str(key), item) for key, item in value.items()}
-    return "***" if value is not None and _SECRET.search(path.lower()) else value
+        return {key: masked(str(key), item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [masked("", item) for item in value]
+    return text_without_secrets(value) if isinstance(value, str) else value
 
 
 # -- stores ------------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from pgcore.model.basics import Json
-
-HIDDEN = "***"
+from pgcore.model.secrets import HIDDEN, text_without_secrets
 
 _DOCUMENTS = frozenset(
     {"dynamic", "document", "data", "card", "raw", "tags", "pending_restart", "progress", "shown", "standby_cluster"}
@@ -17,8 +16,6 @@ _KEYS = re.compile(
     re.IGNORECASE,
 )
 """Commands and lines of pg_hba.conf may hold a password anywhere."""
-_URL = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
-_PAIR = re.compile(r"""(passw\w*|passphrase|secret\w*|token)(['"]?\s*[=:]\s*)('[^']*'|"[^"]*"|[^\s,;&}'"]+)""", re.IGNORECASE)
 
 
 def without_secrets(tree: Json, *, configured: bool = False) -> Json:
@@ -27,7 +24,7 @@ def without_secrets(tree: Json, *, configured: bool = False) -> Json:
     ``configured``: the tree is a document that somebody wrote, so the names of its keys count.
     """
     if isinstance(tree, str):
-        return _text(tree)
+        return text_without_secrets(tree)
     if isinstance(tree, dict):
         return {
             key: _hidden(item) if configured and _KEYS.search(key)
@@ -45,11 +42,3 @@ def _hidden(tree: Json) -> Json:
     if isinstance(tree, list):
         return [_hidden(item) for item in tree]
     return tree if tree is None or tree is True or tree is False or tree == "" else HIDDEN
-
-
-def _text(text: str) -> str:
-    if "://" in text:
-        text = _URL.sub(rf"\1:{HIDDEN}@", text)
-    if "=" in text or ":" in text:
-        text = _PAIR.sub(rf"\1\2{HIDDEN}", text)
-    return text
