@@ -169,7 +169,7 @@ def test_list_with_a_timestamp_and_every_column(cluster: Cluster) -> None:
 def test_topology_config_and_history(cluster: Cluster) -> None:
     cluster.put(Key.HISTORY, '[[1,5,"no recovery target specified"]]')
     assert "| + b " in cluster.run("topology").output
-    assert cluster.run("show-config").output == "loop_wait: 10\npostgresql:\n  use_slots: true\nttl: 30\n"
+    assert cluster.run("show-config").output == "loop_wait: 10\npostgresql:\n  use_slots: true\nttl: 30\n\n"
     assert json.loads(cluster.run("history", "-f", "json").output) == [
         {"TL": 1, "LSN": 5, "Reason": "no recovery target specified", "Timestamp": "", "New Leader": ""}
     ]

@@ -38,7 +38,7 @@ HEALTHY = _cluster(_at("b", 100 * MIB), _at("c", 97 * MIB))
 
 
 def test_the_pretty_table() -> None:
-    lines = render.pretty(render.cluster_table("demo", HEALTHY, ClusterMode())).splitlines()
+    lines = render.pretty(render.cluster_table("demo", {None: HEALTHY})).splitlines()
     assert lines[0].startswith("+ Cluster: demo (7000000000000000001) -")
     assert len({len(line) for line in lines}) == 1
     assert [cell.strip() for cell in lines[1].strip("|").split("|")] == [
@@ -60,12 +60,12 @@ def test_the_pretty_table() -> None:
 
 
 def test_ports_are_shown_for_all_when_hosts_are_shared_or_ports_differ() -> None:
-    rows = render.cluster_table("demo", view(), ClusterMode()).rows
+    rows = render.cluster_table("demo", {None: view()}).rows
     assert [row["Host"] for row in rows] == ["127.0.0.1:5529", "127.0.0.1:5530", "127.0.0.1:5531"]
 
 
 def test_json_omits_what_is_empty_and_keeps_a_lag_of_zero() -> None:
-    text = render.show(render.cluster_table("demo", HEALTHY, ClusterMode()), "json")
+    text = render.show(render.cluster_table("demo", {None: HEALTHY}), "json")
     assert "\n" not in text
     assert json.loads(text)[:2] == [
         {"Cluster": "demo", "Member": "a", "Host": "10.0.0.97", "Role": "Leader", "State": "running", "TL": 1},
@@ -85,12 +85,12 @@ def test_json_omits_what_is_empty_and_keeps_a_lag_of_zero() -> None:
 
 
 def test_yaml_holds_the_same_as_json() -> None:
-    table = render.cluster_table("demo", HEALTHY, ClusterMode())
+    table = render.cluster_table("demo", {None: HEALTHY})
     assert yaml.safe_load(render.show(table, "yaml")) == json.loads(render.show(table, "json"))
 
 
 def test_tsv_has_a_header_and_empty_cells() -> None:
-    lines = render.show(render.cluster_table("demo", HEALTHY, ClusterMode()), "tsv").split("\n")
+    lines = render.show(render.cluster_table("demo", {None: HEALTHY}), "tsv").split("\n")
     assert lines[0] == "Cluster\tMember\tHost\tRole\tState\tTL\tReceive LSN\tReceive Lag\tReplay LSN\tReplay Lag"
     assert lines[1] == "demo\ta\t10.0.0.97\tLeader\trunning\t1\t\t\t\t"
 
@@ -108,21 +108,21 @@ def test_rare_columns_appear_when_somebody_has_a_value() -> None:
         tags={"zone": "x", "rack": 3},
         scheduled_restart={"schedule": "2030-01-01T00:00:00+00:00", "postgres_version": "16.1"},
     )
-    table = render.cluster_table("demo", _cluster(odd), ClusterMode())
+    table = render.cluster_table("demo", {None: _cluster(odd)})
     assert table.columns[-4:] == ("Pending restart", "Pending restart reason", "Scheduled restart", "Tags")
     text = render.pretty(table)
     assert "max_connections: 100->200" in text and "shared_preload_libraries: [hidden - too long]" in text
     assert "2030-01-01T00:00:00+00:00 if version < 16.1" in text and "rack: 3" in text
     assert json.loads(render.show(table, "json"))[1]["Tags"] == {"zone": "x", "rack": 3}
     assert "{rack: 3, zone: x}" in render.show(table, "tsv")
-    assert "Tags" not in render.cluster_table("demo", HEALTHY, ClusterMode()).columns
-    assert "Tags" in render.cluster_table("demo", HEALTHY, ClusterMode(), extended=True).columns
+    assert "Tags" not in render.cluster_table("demo", {None: HEALTHY}).columns
+    assert "Tags" in render.cluster_table("demo", {None: HEALTHY}, extended=True).columns
 
 
 def test_a_member_that_publishes_nothing_is_unknown_and_an_old_one_shows_its_one_position() -> None:
     silent = replace(_at("b", 0), receive_lsn=None, replay_lsn=None, xlog_location=None)
     old = replace(_at("c", 0), receive_lsn=None, replay_lsn=None, xlog_location=Lsn(100 * MIB))
-    rows = render.cluster_table("demo", _cluster(silent, old), ClusterMode()).rows
+    rows = render.cluster_table("demo", {None: _cluster(silent, old)}).rows
     assert [(row["Receive LSN"], row["Receive Lag"], row["Replay LSN"]) for row in rows[1:]] == [
         ("unknown", "", "unknown"),
         ("0/6400000", 0, "unknown"),
@@ -136,26 +136,50 @@ def test_topology_puts_replicas_below_whom_they_follow_and_loses_nobody() -> Non
         _at("d", 0, tags={"replicatefrom": "e"}),
         _at("e", 0, tags={"replicatefrom": "d"}),
     )
-    rows = render.cluster_table("demo", cluster, ClusterMode(), tree=True).rows
+    rows = render.cluster_table("demo", {None: cluster}, tree=True).rows
     assert [row["Member"] for row in rows] == ["a", "+ b", "  + c", "d", "e"]
     assert [
-        row["Member"] for row in render.cluster_table("demo", replace(HEALTHY, leader=None), ClusterMode(), tree=True).rows
+        row["Member"] for row in render.cluster_table("demo", {None: replace(HEALTHY, leader=None)}, tree=True).rows
     ] == ["a", "b", "c"]
 
 
 def test_the_title_says_when_there_is_no_cluster_yet() -> None:
-    assert "(uninitialized)" in render.pretty(render.cluster_table("demo", ClusterView(), ClusterMode()))
-    assert "(initializing)" in render.pretty(render.cluster_table("demo", ClusterView(initialize=""), ClusterMode()))
+    assert "(uninitialized)" in render.pretty(render.cluster_table("demo", {None: ClusterView()}))
+    assert "(initializing)" in render.pretty(render.cluster_table("demo", {None: ClusterView(initialize="")}))
 
 
 def test_the_footer_shows_maintenance_and_the_schedule() -> None:
-    cluster = replace(HEALTHY, failover=FailoverRequest("1", "a", "b", "2030-01-01T00:00:00+00:00", 1.0))
-    assert render.footer(cluster, ClusterMode(paused=True)) == [
+    request = FailoverRequest("1", "a", "b", "2030-01-01T00:00:00+00:00", 1.0)
+    cluster = replace(HEALTHY, failover=request, config=ConfigRecord("1", {"pause": True}))
+    assert render.footer({None: cluster}) == [
         " Maintenance mode: on",
         " Switchover scheduled at: 2030-01-01T00:00:00+00:00",
         " " * 20 + "from: a",
         " " * 22 + "to: b",
     ]
+
+
+def test_groups_are_one_table_with_a_column_and_a_footer_each() -> None:
+    request = FailoverRequest("1", "a", None, "2030-01-01T00:00:00+00:00", 1.0)
+    views = {0: HEALTHY, 1: replace(HEALTHY, failover=request)}
+    table = render.cluster_table("demo", views)
+    lines = render.pretty(table).splitlines()
+    assert lines[0].startswith("+ Citus cluster: demo -")
+    assert [line.split("|")[1:3] for line in (lines[1], lines[3], lines[8])] == [
+        [" Group ", " Member "],
+        ["     0 ", " a      "],
+        ["     1 ", " c      "],
+    ]
+    assert render.footer(views)[:2] == ["Citus group: 1", " Switchover scheduled at: 2030-01-01T00:00:00+00:00"]
+    assert render.show(table, "tsv").splitlines()[1].startswith("demo\t0\ta\t")
+
+
+def test_one_group_is_named_in_the_title_and_in_the_machine_formats() -> None:
+    table = render.cluster_table("demo", {1: HEALTHY}, 1)
+    lines = render.pretty(table).splitlines()
+    assert lines[0].startswith("+ Citus cluster: demo (group: 1, 7000000000000000001) -") and lines[1].startswith("| Member |")
+    assert json.loads(render.show(table, "json"))[0]["Group"] == 1
+    assert render.footer({1: replace(HEALTHY, config=ConfigRecord("1", {"pause": True}))}, 1) == [" Maintenance mode: on"]
 
 
 def _wrong(cluster: ClusterView, mode: ClusterMode | None = None) -> list[str]:

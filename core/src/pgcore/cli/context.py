@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pgcore.clock import Deadline
 from pgcore.config.load import ClientConfig, load_client
 from pgcore.config.schema import parse_section
-from pgcore.dcs.codec import decode, scope_path
+from pgcore.dcs.codec import by_group, decode, scope_path
 from pgcore.dcs.store import Store
 from pgcore.errors import ConfigError, ConfigErrors, PluginError
 from pgcore.hookspecs import StoreRequest
@@ -29,15 +29,29 @@ _DEFAULT_PORTS = {"etcd": 2379, "etcd3": 2379, "consul": 8500, "zookeeper": 2181
 
 
 class Cluster:
-    """One scope of the store, read only unless a command says otherwise."""
+    """One scope of the store, or one group of it; read only unless a command says otherwise."""
 
-    def __init__(self, scope: str, store: Store) -> None:
+    def __init__(self, scope: str, store: Store, group: int | None = None) -> None:
         self.scope = scope
         self.store = store
+        self.group = group
+        """The number of the group, None for a cluster without groups and for all groups of one."""
 
     def read(self) -> ClusterView:
-        """The cluster as it is now. Raises StoreUnavailableError."""
-        return decode(self.store.read(fresh=True, deadline=Deadline.after(READ_S)))
+        """The cluster as it is now. Raises StoreUnavailableError, and ConfigError if it has groups and none was named."""
+        views = self.read_groups()
+        if None not in views and self.group is None:
+            numbers = ", ".join(str(number) for number in views)
+            raise ConfigError("", f"{self.scope} is a cluster of the groups {numbers}", "name one of them with --group")
+        return views[self.group]
+
+    def read_groups(self) -> dict[int | None, ClusterView]:
+        """Every group by number; a cluster without groups has the number None. Raises StoreUnavailableError."""
+        snapshot = self.store.read(fresh=True, deadline=Deadline.after(READ_S))
+        groups = by_group(snapshot) if self.group is None else {}
+        if not groups:
+            return {self.group: decode(snapshot)}
+        return {number: decode(found) for number, found in groups.items()}
 
 
 @dataclass
@@ -97,16 +111,19 @@ class Session:
         return scope
 
     @contextmanager
-    def cluster(self, name: str | None) -> Iterator[Cluster]:
-        """Open the store of a cluster as an observer. Raises ConfigError, PluginError."""
+    def cluster(self, name: str | None, group: int | None = None) -> Iterator[Cluster]:
+        """Open the store of a cluster, or of one group of it, as an observer. Raises ConfigError, PluginError."""
         scope = self.scope(name)
-        group = self.client.citus
-        path = scope_path(self.client.namespace, scope) + (f"/{group.group}" if group is not None else "")
-        store = self.open_store(path)
+        store = self.open_store(scope_path(self.client.namespace, scope) + (f"/{group}" if group is not None else ""))
         try:
-            yield Cluster(scope, store)
+            yield Cluster(scope, store, group)
         finally:
             store.close()
+
+    def own_group(self, group: int | None) -> int | None:
+        """The group as named, else that of the configuration (``citus.group``): for commands that are about one group."""
+        own = self.client.citus
+        return own.group if group is None and own is not None else group
 
     def open_store(self, path: str) -> Store:
         """The first store of the configuration that is installed (cli 1.2)."""

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterable
 
 import click
 
 from pgcore.cli.api import ApiAnswer, ApiError, MemberApi
 from pgcore.cli.cluster import show_cluster
 from pgcore.cli.context import Cluster, Session
+from pgcore.cli.members import Views, matching
+from pgcore.cli.options import force_option, group_option, members_argument, needed_name_argument, role_option
 from pgcore.cli.switch import moment_of, plain
 from pgcore.model.basics import Json, State
-from pgcore.model.cluster import ClusterView, Member
+from pgcore.model.cluster import Member
 from pgcore.model.node import TaskKind
 
 ANSWER_S = 1000.0
 """A restart answers when it has ended; this only bounds a member that hangs."""
 LOOK_S = 2.0
-ROLES = ("leader", "primary", "standby-leader", "replica", "standby", "any")
-
-name_argument = click.argument("name", metavar="CLUSTER_NAME")
-members_argument = click.argument("members", nargs=-1, metavar="[MEMBERS]...")
-role_option = click.option("-r", "--role", type=click.Choice(ROLES), default="any", show_default=True, help="Only this role.")
-force_option = click.option("--force", is_flag=True, help="Ask nothing.")
-
 
 @click.command("restart")
-@name_argument
+@needed_name_argument
 @members_argument
 @role_option
 @click.option("--any", "one", is_flag=True, help="One member, chosen at random.")
@@ -35,15 +31,17 @@ force_option = click.option("--force", is_flag=True, help="Ask nothing.")
 @click.option("--pg-version", metavar="X.Y", help="Only servers of a lower version.")
 @click.option("--pending", is_flag=True, help="Only servers on which a parameter waits for a restart.")
 @click.option("--timeout", metavar="TIME", help="How long a start may take, as 30s or 5min.")
+@group_option
 @force_option
 @click.pass_obj
 def restart(
-    session: Session, name: str, members: tuple[str, ...], role: str, one: bool, force: bool, **conditions: str | bool | None
+    session: Session, name: str, members: tuple[str, ...], role: str, one: bool, force: bool,
+    group: int | None, **conditions: str | bool | None
 ) -> None:
     """Restart PostgreSQL on members, one after the other."""
-    with session.cluster(name) as cluster:
-        view, chosen = _chosen(cluster, members, role)
-        when = moment_of(view, _given(conditions["scheduled"]), "restart", force=force)
+    with session.cluster(name, group) as cluster:
+        views, chosen = _chosen(cluster, members, role)
+        when = moment_of(views, _given(conditions["scheduled"]), "restart", force=force)
         if conditions["pending"] and when is None:
             chosen = [member for member in chosen if member.data.get("pending_restart")]
         if one and chosen:
@@ -81,14 +79,15 @@ def _restart(api: MemberApi, member: Member, body: dict[str, Json], *, instead: 
 
 
 @click.command("reload")
-@name_argument
+@needed_name_argument
 @members_argument
 @role_option
+@group_option
 @force_option
 @click.pass_obj
-def reload(session: Session, name: str, members: tuple[str, ...], role: str, force: bool) -> None:
+def reload(session: Session, name: str, members: tuple[str, ...], role: str, group: int | None, force: bool) -> None:
     """Let agents read their configuration files again."""
-    with session.cluster(name) as cluster:
+    with session.cluster(name, group) as cluster:
         _, chosen = _chosen(cluster, members, role)
         _confirm("reload", chosen, force=force)
         for member in chosen:
@@ -100,19 +99,21 @@ def reload(session: Session, name: str, members: tuple[str, ...], role: str, for
 
 
 @click.command("reinit")
-@name_argument
+@needed_name_argument
 @members_argument
 @click.option("--from-leader", is_flag=True, help="Copy from the leader by pg_basebackup, whatever is configured.")
 @click.option("--wait", is_flag=True, help="Return when the copies are made.")
+@group_option
 @force_option
 @click.pass_obj
-def reinit(session: Session, name: str, members: tuple[str, ...], from_leader: bool, wait: bool, force: bool) -> None:
+def reinit(session: Session, name: str, members: tuple[str, ...], from_leader: bool, wait: bool, group: int | None,
+           force: bool) -> None:
     """Throw the data directories of replicas away and copy them anew."""
-    with session.cluster(name) as cluster:
-        view, able = _chosen(cluster, (), "replica")
+    with session.cluster(name, group) as cluster:
+        views, able = _chosen(cluster, (), "replica")
         if not members and force:
             raise click.ClickException("name the members to copy anew")
-        chosen = _matching(view, members or (click.prompt(f"Which member {[member.name for member in able]}"),), "replica")
+        chosen = _members(views, members or (click.prompt(f"Which member {[member.name for member in able]}"),), "replica")
         _confirm("reinitialize", chosen, force=force)
         api = MemberApi(session)
         begun = [member for member in chosen if _reinit(api, member, from_leader=from_leader, force=force)]
@@ -150,29 +151,14 @@ def _wait(api: MemberApi, member: Member) -> None:
 # -- members ---------------------------------------------------------------------------------------------------------------
 
 
-def _chosen(cluster: Cluster, names: tuple[str, ...], role: str) -> tuple[ClusterView, list[Member]]:
+def _chosen(cluster: Cluster, names: tuple[str, ...], role: str) -> tuple[Views, list[Member]]:
     show_cluster(cluster)
-    view = cluster.read()
-    return view, _matching(view, names, role)
+    views = cluster.read_groups()
+    return views, _members(views, names, role)
 
 
-def _matching(view: ClusterView, names: tuple[str, ...], role: str) -> list[Member]:
-    """The members of these names (all without one) that have the role. Raises ClickException if there are none."""
-    found = [member for member in sorted(view.members, key=lambda member: member.name) if _has_role(view, member, role)]
-    if names:
-        found = [member for member in found if member.name in names]
-    if not found:
-        raise click.ClickException(f"No '{role}' among provided members" if names else f"no member has the role {role}")
-    return found
-
-
-def _has_role(view: ClusterView, member: Member, role: str) -> bool:
-    leads = member.name == view.leader
-    if role == "primary":
-        return leads and member.role != "standby_leader"
-    if role == "standby-leader":
-        return leads and not member.is_primary
-    return role == "any" or leads == (role == "leader")
+def _members(views: Views, names: Iterable[str], role: str) -> list[Member]:
+    return [found.member for found in matching(views, names, role)]
 
 
 def _confirm(action: str, members: list[Member], *, force: bool) -> None:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pgcore.cli.members import Views
 from pgcore.model.basics import Json
 from pgcore.model.cluster import ClusterView
 from pgcore.rest.members import ClusterMode, MemberRow, member_rows
 
 FORMATS = ("pretty", "tsv", "json", "yaml", "yml")
-_RIGHT = frozenset({"Group", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag"})
-_COLUMNS = ("Cluster", "Member", "Host", "Role", "State", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag")
+_RIGHT = frozenset({"Group", "TL", "LSN", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag"})
+_COLUMNS = ("Member", "Host", "Role", "State", "TL", "Receive LSN", "Receive Lag", "Replay LSN", "Replay Lag")
 _OPTIONAL = ("Pending restart", "Pending restart reason", "Scheduled restart", "Tags")
 _ROLES = {"leader": "Leader", "standby_leader": "Standby Leader", "sync_standby": "Sync Standby",
           "quorum_standby": "Quorum Standby", "replica": "Replica"}
@@ -22,30 +23,50 @@ _LABEL = 24
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns and rows as values; ``title`` goes into the upper rule of the pretty form."""
+    """Columns and rows as values.
+
+    In the pretty form ``title`` goes into the upper rule, the columns of ``in_title`` are left out, and objects are YAML: block
+    by block, with ``flow`` on one line.
+    """
 
     columns: tuple[str, ...]
     rows: list[dict[str, Json]]
     title: str = ""
+    in_title: frozenset[str] = frozenset()
+    flow: bool = False
 
 
-def cluster_table(scope: str, view: ClusterView, mode: ClusterMode, *, extended: bool = False, tree: bool = False) -> Table:
-    """The table of ``list`` and ``topology``; ``tree`` puts replicas below the member they follow."""
-    rows = member_rows(view, mode)
-    cells = [_cells(scope, row, _with_ports(rows)) for row in rows]
-    if tree:
-        cells = _as_tree(rows, cells)
+def cluster_table(scope: str, views: Views, group: int | None = None, *, extended: bool = False, tree: bool = False) -> Table:
+    """The table of ``list`` and ``topology``; ``tree`` puts replicas below the member they follow.
+
+    ``views`` are the groups of the cluster by number, with ``group`` only that one; without groups it has the number None.
+    """
+    found = {number: member_rows(view, ClusterMode.of(view)) for number, view in views.items()}
+    with_ports = _with_ports([row for rows in found.values() for row in rows])
+    cells: list[dict[str, Json]] = []
+    for number, rows in found.items():
+        own = [{"Cluster": scope, "Group": number, **_cells(row, with_ports)} for row in rows]
+        cells += _as_tree(rows, own) if tree else own
+    grouped = None not in views
     optional = [name for name in _OPTIONAL if extended or any(row[name] for row in cells)]
-    columns = (*_COLUMNS, *optional)
-    name = view.initialize if view.initialize else "uninitialized" if view.initialize is None else "initializing"
-    return Table(columns, cells, f" Cluster: {scope} ({name}) ")
+    columns = ("Cluster", *(("Group",) if grouped else ()), *_COLUMNS, *optional)
+    in_title = frozenset({"Cluster"} if group is None else {"Cluster", "Group"})
+    return Table(columns, cells, _cluster_title(scope, views, group), in_title, flow=tree)
+
+
+def _cluster_title(scope: str, views: Views, group: int | None) -> str:
+    if None not in views and group is None:
+        return f" Citus cluster: {scope} "
+    initialize = views[group].initialize
+    name = initialize if initialize else "uninitialized" if initialize is None else "initializing"
+    return f" Cluster: {scope} ({name}) " if group is None else f" Citus cluster: {scope} (group: {group}, {name}) "
 
 
 def pretty(table: Table) -> str:
     """Plain text with rules."""
-    columns = [name for name in table.columns if name != "Cluster"]
+    columns = [name for name in table.columns if name not in table.in_title]
     heads = [name.split(" ")[-1] if name in ("Receive Lag", "Replay Lag") else name for name in columns]
-    texts = [[_lines(name, row.get(name)) for name in columns] for row in table.rows]
+    texts = [[_lines(name, row.get(name), flow=table.flow) for name in columns] for row in table.rows]
     widths = [max([len(head), *(len(line) for row in texts for line in row[index])]) for index, head in enumerate(heads)]
     rule = "+" + "+".join("-" * (width + 2) for width in widths) + "+"
     tall = any(len(cell) > 1 for row in texts for cell in row)
@@ -55,12 +76,20 @@ def pretty(table: Table) -> str:
         output += [_line([cell[n] if n < len(cell) else "" for cell in row], widths, columns) for n in range(height)]
         if tall and index < len(texts) - 1:
             output.append(rule)
-    return "\n".join([*output, rule] if texts else output)
+    return "\n".join([*output, rule])
 
 
-def footer(view: ClusterView, mode: ClusterMode) -> list[str]:
-    """The lines below the pretty table."""
-    lines = [" Maintenance mode: on"] if mode.paused else []
+def footer(views: Views, group: int | None = None) -> list[str]:
+    """The lines below the pretty table; of several groups each names its own first."""
+    lines: list[str] = []
+    for number, view in views.items():
+        own = _footer(view)
+        lines += [f"Citus group: {number}", *own] if own and number is not None and group is None else own
+    return lines
+
+
+def _footer(view: ClusterView) -> list[str]:
+    lines = [" Maintenance mode: on"] if ClusterMode.of(view).paused else []
     request = view.failover
     if request and request.scheduled_at:
         lines.append(f" Switchover scheduled at: {request.scheduled_at}")
@@ -91,7 +120,7 @@ def show(table: Table, style: str, *, omit_empty: bool = True) -> str:
     return pretty(table) if style == "pretty" else machine(table, style, omit_empty=omit_empty)
 
 
-def _cells(scope: str, row: MemberRow, with_ports: bool) -> dict[str, Json]:
+def _cells(row: MemberRow, with_ports: bool) -> dict[str, Json]:
     member = row.member
     host = f"{row.host}:{row.port}" if with_ports and row.host else row.host or ""
     receive: tuple[Json, Json] = ("", "")
@@ -104,7 +133,7 @@ def _cells(scope: str, row: MemberRow, with_ports: bool) -> dict[str, Json]:
             receive, replay = (only, replay) if row.state == "streaming" else (receive, only)
     data = member.data
     return {
-        "Cluster": scope, "Member": member.name, "Host": host, "Role": _ROLES[row.role], "State": row.state,
+        "Member": member.name, "Host": host, "Role": _ROLES[row.role], "State": row.state,
         "TL": "" if member.timeline is None else member.timeline,
         "Receive LSN": receive[0], "Receive Lag": receive[1], "Replay LSN": replay[0], "Replay Lag": replay[1],
         "Pending restart": "*" if data.get("pending_restart") else "",
@@ -157,9 +186,9 @@ def _scheduled(value: Json) -> str:
     return f"{value['schedule']}" + (f" if version < {version}" if version else "")
 
 
-def _lines(column: str, value: Json) -> list[str]:
+def _lines(column: str, value: Json, *, flow: bool) -> list[str]:
     if isinstance(value, Mapping):
-        return yaml_text(value).rstrip().split("\n") if value else [""]
+        return [_flat(value)] if flow or not value else yaml_text(value).rstrip().split("\n")
     lines = ("" if value is None else str(value)).split("\n")
     if column == "Pending restart reason":
         lines = [line if len(line) <= _LONG_REASON else f"{line.partition(':')[0]}: [hidden - too long]" for line in lines]
@@ -170,7 +199,7 @@ def _flat(value: Json) -> str:
     if isinstance(value, Mapping):
         import yaml
 
-        return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip() if value else ""
+        return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).strip() if value else ""
     return "" if value is None else str(value)
 
 

@@ -15,6 +15,8 @@ from dateutil import tz
 from pgcore.cli.api import ApiAnswer, ApiError, MemberApi
 from pgcore.cli.cluster import show_cluster
 from pgcore.cli.context import Cluster, Session
+from pgcore.cli.members import Views
+from pgcore.cli.options import force_option, group_option, name_argument
 from pgcore.clock import Deadline, now
 from pgcore.dcs.codec import encode_failover
 from pgcore.dcs.store import ANYTHING, Key
@@ -32,16 +34,17 @@ PROMOTION_S = 15.0
 
 
 @click.command("switchover")
-@click.argument("name", required=False, metavar="[CLUSTER_NAME]")
+@name_argument
 @click.option("--leader", "--primary", "leader", help="The present leader, as a check.")
 @click.option("--candidate", help="Who shall lead; without it the best member.")
 @click.option("--scheduled", metavar="TIME", help="When, with or without a zone; now by default.")
-@click.option("--force", is_flag=True, help="Ask nothing.")
+@group_option
+@force_option
 @click.pass_obj
 def switchover(session: Session, name: str | None, leader: str | None, candidate: str | None, scheduled: str | None,
-               force: bool) -> None:
+               group: int | None, force: bool) -> None:
     """Move leadership from the present leader to another member, without losing a commit."""
-    with session.cluster(name) as cluster:
+    with session.cluster(name, group) as cluster:
         view = _shown(cluster)
         if view.unlocked:
             raise click.ClickException(f"{cluster.scope} has no leader: use failover to choose one")
@@ -50,19 +53,20 @@ def switchover(session: Session, name: str | None, leader: str | None, candidate
         if leader not in (None, view.leader):
             raise click.ClickException(f"{leader} is not the leader of {cluster.scope}, {view.leader} is")
         candidate = _candidate(view, candidate, force=force, needed=False)
-        when = moment_of(view, scheduled, "switchover", force=force)
+        when = moment_of({None: view}, scheduled, "switchover", force=force)
         _confirm(cluster, view, "switchover", candidate, when, force=force)
         _carry_out(session, cluster, _Order("switchover", view, view.leader, candidate, when))
 
 
 @click.command("failover")
-@click.argument("name", required=False, metavar="[CLUSTER_NAME]")
+@name_argument
 @click.option("--candidate", help="Who shall lead.")
-@click.option("--force", is_flag=True, help="Ask nothing.")
+@group_option
+@force_option
 @click.pass_obj
-def failover(session: Session, name: str | None, candidate: str | None, force: bool) -> None:
+def failover(session: Session, name: str | None, candidate: str | None, group: int | None, force: bool) -> None:
     """Give leadership to a member that you name, also when there is no leader. May lose commits it has not received."""
-    with session.cluster(name) as cluster:
+    with session.cluster(name, group) as cluster:
         view = _shown(cluster)
         candidate = _candidate(view, candidate, force=force, needed=True)
         if ClusterMode.of(view).synchronous != "off" and not view.sync.covers(candidate or "") and not force:
@@ -110,7 +114,7 @@ def _candidate(view: ClusterView, candidate: str | None, *, force: bool, needed:
     return candidate
 
 
-def moment_of(view: ClusterView, scheduled: str | None, what: str, *, force: bool) -> str | None:
+def moment_of(views: Views, scheduled: str | None, what: str, *, force: bool) -> str | None:
     """When it shall happen, as ISO 8601 with a zone; None for now. Raises ClickException for what cannot be scheduled."""
     if scheduled is None and not force:
         scheduled = click.prompt(f"When should the {what} take place", default="now")
@@ -123,7 +127,7 @@ def moment_of(view: ClusterView, scheduled: str | None, what: str, *, force: boo
     moment = moment if moment.tzinfo else moment.replace(tzinfo=tz.tzlocal())
     if moment < datetime.now(UTC):
         raise click.ClickException(f"{moment.isoformat()} is in the past")
-    if ClusterMode.of(view).paused:
+    if any(ClusterMode.of(view).paused for view in views.values()):
         raise click.ClickException("nothing can be scheduled in maintenance mode: resume first")
     text: str = moment.isoformat()
     return text

@@ -23,7 +23,7 @@ RUNS = 10
 
 def look(session: Session, name: str | None) -> Present:
     """Read every key of the cluster and ask every member. Raises PgcoreError when there is no cluster or no store."""
-    with session.cluster(name) as cluster:
+    with session.cluster(name, session.own_group(None)) as cluster:
         snapshot = cluster.store.read(fresh=True, deadline=Deadline.after(READ_S))
     view = decode(snapshot)
     if view.initialize is None or not view.members:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pgcore.clock import Deadline
 from pgcore.daemon.board import Board
 from pgcore.daemon.peers import PeerAccess
 from pgcore.dcs import codec
-from pgcore.dcs.store import Record, Snapshot, Store
+from pgcore.dcs.store import Snapshot, Store
 from pgcore.errors import PgcoreError
 from pgcore.model.basics import Json, Timing
 from pgcore.model.cluster import ClusterView, Member
@@ -31,16 +30,11 @@ from pgcore.postgres.server import Postgres
 logger = logging.getLogger(__name__)
 
 CHECK_EVERY_S = 0.05
-_GROUP = re.compile(r"(0|[1-9][0-9]*)/(.+)", re.DOTALL)
 
 
 def groups_of(snapshot: Snapshot) -> dict[int, Group]:
-    """The groups in everything below the path of a scope (dcs-layout 1); other keys are left out."""
-    records: dict[int, dict[str, Record]] = {}
-    for path, record in snapshot.records.items():
-        if match := _GROUP.fullmatch(path):
-            records.setdefault(int(match[1]), {})[match[2]] = record
-    return {number: _group(number, codec.decode(Snapshot(found, snapshot.revision))) for number, found in sorted(records.items())}
+    """The groups in everything below the path of a scope."""
+    return {number: _group(number, codec.decode(found)) for number, found in codec.by_group(snapshot).items()}
 
 
 def _group(number: int, view: ClusterView) -> Group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -23,6 +24,8 @@ from pgcore.model.cluster import (
 _CARDS, _OTHERS = 64, 8
 """For so many texts it is remembered what they say: a record that has not changed is not parsed again."""
 
+_GROUP = re.compile(r"(0|[1-9][0-9]*)/(.+)", re.DOTALL)
+
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
@@ -35,6 +38,15 @@ def scope_path(namespace: str, scope: str) -> str:
 def compact(value: Json) -> str:
     """JSON as every key holds it: no blanks, ASCII."""
     return _ENCODER.encode(value)
+
+
+def by_group(snapshot: Snapshot) -> dict[int, Snapshot]:
+    """The groups in everything below the path of a scope, by number (dcs-layout 1); other keys are left out."""
+    records: dict[int, dict[str, Record]] = {}
+    for path, record in snapshot.records.items():
+        if match := _GROUP.fullmatch(path):
+            records.setdefault(int(match[1]), {})[match[2]] = record
+    return {number: Snapshot(found, snapshot.revision) for number, found in sorted(records.items())}
 
 
 def decode(snapshot: Snapshot) -> ClusterView:

@@ -1,0 +1,50 @@
+"""Arguments and options that several commands share, worded once (cli 1.3)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+import click
+
+from pgcore.cli import render
+from pgcore.cli.members import ROLES
+
+WATCH_S = 2.0
+"""Seconds between two rounds of ``-W``."""
+
+name_argument = click.argument("name", required=False, metavar="[CLUSTER_NAME]")
+needed_name_argument = click.argument("name", metavar="CLUSTER_NAME")
+names_argument = click.argument("names", nargs=-1, metavar="[CLUSTER_NAMES]...")
+members_argument = click.argument("members", nargs=-1, metavar="[MEMBERS]...")
+
+group_option = click.option("--group", type=click.IntRange(min=0), metavar="N",
+                            help="Only this group of a cluster of groups (Citus).")
+role_option = click.option("-r", "--role", type=click.Choice(ROLES), default="any", show_default=True, help="Only this role.")
+one_role_option = click.option("-r", "--role", type=click.Choice(ROLES), help="A member with this role; leader by default.")
+member_option = click.option("-m", "--member", metavar="NAME", help="This member, instead of one with a role.")
+force_option = click.option("--force", is_flag=True, help="Ask nothing.")
+format_option = click.option("-f", "--format", "style", type=click.Choice(render.FORMATS), default="pretty", show_default=True,
+                             help="How to print the table.")
+watch_option = click.option("-w", "--watch", "every", type=click.FloatRange(min=0.1), metavar="SECONDS",
+                            help="Repeat until interrupted.")
+watch_flag = click.option("-W", "watch", is_flag=True, help=f"Repeat every {WATCH_S:.0f} seconds until interrupted.")
+
+
+def repeat(once: Callable[[], None], every: float | None, *, watch: bool, clear: bool = True) -> None:
+    """Once; or, with one of the watch options, every so many seconds until interrupted, on a screen cleared each time."""
+    every = every or (WATCH_S if watch else None)
+    if every is None:
+        once()
+        return
+    _forever(once, every, clear=clear)
+
+
+def _forever(once: Callable[[], None], every: float, *, clear: bool) -> NoReturn:
+    never = threading.Event()
+    while True:
+        if clear:
+            click.clear()
+        once()
+        never.wait(every)
