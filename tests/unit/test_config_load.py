@@ -178,6 +178,14 @@ def test_text_that_is_no_configuration_is_refused(write: Write, text: str, messa
     assert message in errors_of(write(text))
 
 
+def test_the_rest_api_may_listen_on_several_addresses(write: Write) -> None:
+    text = NODE.replace("listen: 127.0.0.2:18008", "listen: ['127.0.0.2:18008', '[::1]:18008']")
+    restapi = load(write(text)).restapi
+    assert (restapi.listen, restapi.connect_address) == ("127.0.0.2:18008,[::1]:18008", "127.0.0.2:18008")
+    text = NODE.replace("listen: 127.0.0.2:18008", "listen: '127.0.0.2:18008, *:18008'")
+    assert "node.yml:4: restapi.listen: mixes * with other hosts of port 18008" in errors_of(write(text))
+
+
 def test_a_key_given_twice_is_reported_with_both_lines(write: Write) -> None:
     config = load(write(NODE + "scope: again\n"))
     assert "node.yml:29: scope: is given twice; the value of line 1 is lost" in str(config.warnings[0])

@@ -1,4 +1,4 @@
-"""The listener over real connections: shapes of answers, slow and idle clients, bounds, busy ports, TLS."""
+"""The listener over real connections: shapes of answers, slow and idle clients, bounds, busy ports."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 import logging
 import queue
 import socket
-import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from pgcore.config.sections import LoginSection, RestapiSection
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.errors import ConfigError, FatalError
-from pgcore.model.basics import Lsn
 from pgcore.rest import doorman
 from pgcore.rest.server import RestServer
 from pgcore.rest.settings import RestSettings
@@ -28,31 +26,6 @@ from pgcore.testing.processes import free_port
 from unit.rest_board import aged, call, leader_status, raw, status
 
 Open = Callable[..., RestServer]
-
-
-@pytest.fixture
-def board() -> Board:
-    board = Board()
-    board.publish(leader_status())
-    return board
-
-
-@pytest.fixture
-def serve(board: Board) -> Iterator[Open]:
-    """Start a server on a free loopback port with these settings."""
-    servers: list[RestServer] = []
-
-    def start(**settings: object) -> RestServer:
-        server = RestServer(
-            RestSettings(**{"listen": "127.0.0.1:0", **settings}), board, Mailbox(), lambda seconds: (Lsn(7), Lsn(6), False)
-        )
-        server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 @pytest.mark.parametrize(
@@ -224,11 +197,6 @@ def test_an_address_that_cannot_be_read_is_a_mistake_in_the_configuration(board:
         RestServer(RestSettings(listen), board, Mailbox(), lambda seconds: None).start()
 
 
-def test_all_addresses_are_listened_on_with_a_star(serve: Open) -> None:
-    server = serve(listen="*:0")
-    assert call(("127.0.0.1", server.bound[0][1]), "OPTIONS", "/").code == 200
-
-
 def test_there_are_six_threads_and_all_of_them_end(serve: Open) -> None:
     before = set(threading.enumerate())
     server = serve()
@@ -237,165 +205,6 @@ def test_there_are_six_threads_and_all_of_them_end(serve: Open) -> None:
     assert all(thread.daemon for thread in started)
     server.stop()
     assert not [thread for thread in started if thread.is_alive()]
-
-
-def test_a_new_address_is_opened_before_the_old_one_is_closed(serve: Open) -> None:
-    server = serve()
-    old = server.bound[0]
-    server.reconfigure(RestSettings("127.0.0.2:0"))
-    assert call(server.bound[0], "OPTIONS", "/").code == 200
-    with pytest.raises(OSError):
-        socket.create_connection(old, 2)
-
-
-def test_a_bad_new_setting_leaves_the_old_ones_in_force(serve: Open, tmp_path: Path) -> None:
-    server = serve()
-    with pytest.raises(ConfigError, match=r"restapi\.certfile"):
-        server.reconfigure(replace(server.settings, certfile=str(tmp_path / "missing")))
-    with pytest.raises(FatalError, match="not an address of this machine"):
-        server.reconfigure(RestSettings("203.0.113.1:8008"))
-    assert call(server.bound[0], "OPTIONS", "/").code == 200
-
-
-# -- TLS ----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate authority (ca), a server certificate (server) and a client certificate (client)."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    openssl(
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.crt",
-        "-subj",
-        "/CN=test ca",
-        "-days",
-        "2",
-    )
-    (folder / "san").write_text("subjectAltName=IP:127.0.0.1,IP:127.0.0.2\n")
-    for name in ("server", "client"):
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl(
-            "x509",
-            "-req",
-            "-in",
-            f"{name}.csr",
-            "-CA",
-            "ca.crt",
-            "-CAkey",
-            "ca.key",
-            "-CAcreateserial",
-            "-out",
-            f"{name}.crt",
-            "-days",
-            "2",
-            "-extfile",
-            "san",
-        )
-    return folder
-
-
-def _client(certificates: Path, *, certificate: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
-    if certificate:
-        context.load_cert_chain(certificates / "client.crt", certificates / "client.key")
-    return context
-
-
-def _tls(certificates: Path, verify_client: str = "none") -> dict[str, str]:
-    return {
-        "certfile": str(certificates / "server.crt"),
-        "keyfile": str(certificates / "server.key"),
-        "cafile": str(certificates / "ca.crt"),
-        "verify_client": verify_client,
-    }
-
-
-def test_over_tls_the_whole_body_arrives_and_the_end_is_announced(serve: Open, certificates: Path) -> None:
-    server = serve(**_tls(certificates), https_extra_headers={"Strict-Transport-Security": "max-age=1"})
-    reply = call(server.bound[0], "GET", "/metrics", context=_client(certificates, certificate=False))
-    assert reply.body.endswith("\n") and reply.headers["Strict-Transport-Security"] == "max-age=1"
-    context = _client(certificates, certificate=False)
-    with (
-        socket.create_connection(server.bound[0], 5) as plain,
-        context.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False) as connection,
-    ):
-        connection.sendall(b"GET /patroni HTTP/1.0\r\n\r\n")
-        while connection.recv(65536):
-            pass  # a missing goodbye would raise SSLEOFError
-
-
-def test_a_client_certificate_is_optional_for_checks_and_needed_for_actions(serve: Open, certificates: Path) -> None:
-    address = serve(**_tls(certificates, "Optional")).bound[0]
-    without, with_one = _client(certificates, certificate=False), _client(certificates, certificate=True)
-    assert call(address, "OPTIONS", "/", context=without).code == 200
-    refused = call(address, "POST", "/reload", context=without)
-    assert (refused.code, refused.body) == (403, "client certificate required")
-    assert call(address, "POST", "/reload", context=with_one).code == 202
-
-
-def test_a_required_client_certificate_is_required_of_everybody(serve: Open, certificates: Path) -> None:
-    address = serve(**_tls(certificates, "required")).bound[0]
-    with pytest.raises(OSError):
-        call(address, "GET", "/primary", context=_client(certificates, certificate=False))
-    assert call(address, "GET", "/primary", context=_client(certificates, certificate=True)).code == 200
-
-
-def test_silent_tls_clients_do_not_stop_health_checks(serve: Open, certificates: Path) -> None:
-    address = serve(**_tls(certificates)).bound[0]
-    idle = [socket.create_connection(address) for _ in range(50)]
-    try:
-        began = time.monotonic()
-        assert call(address, "OPTIONS", "/", context=_client(certificates, certificate=False)).code == 200
-        assert time.monotonic() - began < 1
-    finally:
-        for connection in idle:
-            connection.close()
-
-
-def test_plain_http_on_a_tls_port_is_dropped(serve: Open, certificates: Path) -> None:
-    address = serve(**_tls(certificates)).bound[0]
-    try:
-        assert not raw(address, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200")
-    except ConnectionResetError:
-        pass
-
-
-def test_tls_is_switched_on_by_a_reload_without_closing_the_port(serve: Open, certificates: Path) -> None:
-    server = serve()
-    address = server.bound[0]
-    server.reconfigure(replace(server.settings, **_tls(certificates)))
-    assert server.bound[0] == address
-    assert call(address, "OPTIONS", "/", context=_client(certificates, certificate=False)).code == 200
-
-
-def test_a_key_with_an_unknown_password_is_refused_without_asking_the_terminal(board: Board, certificates: Path) -> None:
-    subprocess.run(
-        ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", "server.key", "-out", "locked.key"],
-        cwd=certificates,
-        check=True,
-        capture_output=True,
-    )
-    tls = {**_tls(certificates), "keyfile": str(certificates / "locked.key")}
-    with pytest.raises(ConfigError, match="keyfile_password") as caught:
-        RestServer(
-            RestSettings("127.0.0.1:0", **tls, keyfile_password="wrong-guess"), board, Mailbox(), lambda seconds: None
-        ).start()
-    assert "wrong-guess" not in str(caught.value)
-    server = RestServer(RestSettings("127.0.0.1:0", **tls, keyfile_password="secret"), board, Mailbox(), lambda seconds: None)
-    server.start()
-    server.stop()
 
 
 def test_the_section_of_the_configuration_becomes_settings() -> None:

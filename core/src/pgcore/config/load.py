@@ -27,7 +27,7 @@ from pgcore.config.sections import (
     WatchdogSection,
 )
 from pgcore.config.tags import check_tags
-from pgcore.config.values import nearest, split_address
+from pgcore.config.values import nearest, split_address, split_addresses, split_list
 from pgcore.errors import ConfigError, ConfigErrors
 from pgcore.model.basics import Json, Tags
 
@@ -192,7 +192,7 @@ def _finish(draft: Draft) -> LocalConfig:
     node = replace(sections[""], thread_pool_size=max(_MIN_THREADS, sections[""].thread_pool_size),
                    thread_stack_size=max(_MIN_STACK, sections[""].thread_stack_size))
     restapi = sections["restapi"]
-    restapi = replace(restapi, connect_address=restapi.connect_address or restapi.listen,
+    restapi = replace(restapi, connect_address=restapi.connect_address or split_list(restapi.listen)[0],
                       thread_pool_size=max(_MIN_THREADS, restapi.thread_pool_size))
     return LocalConfig(draft.tree, node, sections["log"], sections["recorder"], restapi, _ctl(sections["ctl"], restapi),
                        sections["postgresql"], sections.get("bootstrap"), sections["watchdog"],
@@ -344,9 +344,13 @@ def _check_node(draft: Draft) -> None:
 
 def _check_addresses(draft: Draft) -> None:
     """Every address can be split; ``restapi.listen`` needs its port (config 2.3, 6.1)."""
-    wishes: list[tuple[str, str, int | None]] = [("restapi", "listen", None), ("restapi", "connect_address", None),
-                                                 ("postgresql", "listen", 5432), ("postgresql", "connect_address", 5432),
-                                                 ("postgresql", "proxy_address", 5432)]
+    listen = draft.sections["restapi"].listen
+    try:
+        split_addresses(listen if listen is not None else ":8008")  # that it is missing was said already
+    except ValueError as error:
+        draft.fail("restapi.listen", str(error), "write it as 10.0.0.1:8008, [::1]:8008 or *:8008, several with commas between")
+    wishes: list[tuple[str, str, int | None]] = [("restapi", "connect_address", None), ("postgresql", "listen", 5432),
+                                                 ("postgresql", "connect_address", 5432), ("postgresql", "proxy_address", 5432)]
     for name, key, default in wishes:
         text = getattr(draft.sections[name], key)
         if text is None:

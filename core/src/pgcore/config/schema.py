@@ -33,7 +33,8 @@ def option(default: Any = dataclasses.MISSING, *, doc: str, factory: Any = datac
 
     Without ``default`` and ``factory`` the key is required. ``secret`` values never appear in output, and ``<name>_file`` may
     name a file to read the value from. ``choices`` are compared without case. For a list of texts the unit ``lines`` means that a
-    single text is split at its line ends; otherwise it is split at commas.
+    single text is split at its line ends; otherwise it is split at commas. For a text the unit ``words`` means that a list of
+    texts may stand in its place, which are joined with commas.
     """
     metadata = {"doc": doc, "unit": unit, "alias": alias, "minimum": minimum, "maximum": maximum,
                 "secret": secret, "choices": choices}
@@ -214,6 +215,8 @@ def _soften(wanted: Any, value: Any, metadata: Mapping[str, Any]) -> Any:
         return _choice(value, choices)
     if type(value) in kinds:
         return value
+    if unit == "words" and isinstance(value, list | tuple) and value and all(isinstance(word, str) for word in value):
+        return ",".join(value)
     if bool in kinds and isinstance(value, str | int) and parse_bool(value) is not None:
         return parse_bool(value)
     if int in kinds and isinstance(value, str | float):
@@ -302,6 +305,8 @@ def json_schema(cls: type) -> dict[str, Any]:
         entry: dict[str, Any] = json_schema(section) if section else msgspec.json.schema(wanted)
         if metadata.get("unit") in ("s", "ms", "bytes"):
             entry = {"anyOf": [entry, {"type": "string"}]}
+        elif metadata.get("unit") == "words":
+            entry = {"anyOf": [entry, {"type": "array", "items": {"type": "string"}}]}
         limits = {"minimum": metadata.get("minimum"), "maximum": metadata.get("maximum")}
         entry |= {name: limit for name, limit in limits.items() if limit is not None}
         if metadata.get("choices"):

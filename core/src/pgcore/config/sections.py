@@ -85,8 +85,8 @@ class LoginSection:
 class RestapiSection:
     """``restapi`` (config 2.3)."""
 
-    listen: str = option(doc="host:port the REST API listens on")
-    connect_address: str | None = option(None, doc="host:port at which peers reach it; default: listen")
+    listen: str = option(unit="words", doc="host:port the REST API listens on, or a list of them")
+    connect_address: str | None = option(None, doc="host:port at which peers reach it; default: the first of listen")
     authentication: LoginSection | None = option(None, doc="basic authentication of calls that change something")
     certfile: str | None = option(None, doc="certificate; turns HTTPS on")
     keyfile: str | None = option(None, doc="key of the certificate")

@@ -19,7 +19,7 @@ from pgcore.config.load import Draft, Origin, examine
 from pgcore.config.parameters import local_parameters
 from pgcore.config.sections import DISTRIBUTION_OF, PostgresqlSection, RestapiSection
 from pgcore.config.server import local_address
-from pgcore.config.values import split_address, split_list
+from pgcore.config.values import split_address, split_addresses, split_list
 from pgcore.errors import ConfigError
 from pgcore.model.basics import Json
 from pgcore.model.secrets import HIDDEN, text_without_secrets
@@ -135,7 +135,7 @@ def _check_reachability(draft: Draft) -> None:
     """Published addresses must mean something to the other nodes."""
     restapi: RestapiSection = draft.sections["restapi"]
     postgresql: PostgresqlSection = draft.sections["postgresql"]
-    _check_published(draft, "restapi.connect_address", restapi.connect_address or restapi.listen or "")
+    _check_published(draft, "restapi.connect_address", restapi.connect_address or (restapi.listen or "").partition(",")[0])
     if restapi.verify_client != "none" and not restapi.certfile:
         draft.warn("restapi.verify_client", f"is {restapi.verify_client}, but has no effect without TLS", "set restapi.certfile")
     address = postgresql.connect_address
@@ -167,19 +167,23 @@ def _check_published(draft: Draft, path: str, address: str) -> None:
 def _check_ports(draft: Draft) -> None:
     """Every listen address can be bound now (config 19)."""
     taken: dict[tuple[str, int], str] = {}
-    for name, default in (("restapi", None), ("postgresql", 5432)):
-        listen = draft.sections[name].listen
+    for name, read in (("restapi", split_addresses), ("postgresql", _server_addresses)):
         path = f"{name}.listen"
         try:
-            hosts, port = split_address(listen or "", default)
+            addresses = read(draft.sections[name].listen or "")
         except ValueError:
             continue  # missing or already reported by load
-        for host in split_list(hosts) or ["*"]:
+        for host, port in addresses:
             if (host, port) in taken:
                 draft.fail(path, f"is the same address as {taken[host, port]}: {host}:{port}", "choose another port")
                 continue
             taken[host, port] = path
             _check_bind(draft, path, host, port)
+
+
+def _server_addresses(listen: str) -> list[tuple[str, int]]:
+    hosts, port = split_address(listen, 5432)
+    return [(host, port) for host in split_list(hosts) or ["*"]]
 
 
 def _check_bind(draft: Draft, path: str, host: str, port: int) -> None:

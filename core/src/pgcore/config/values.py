@@ -96,6 +96,20 @@ def split_address(text: str, default_port: int | None = None) -> tuple[str, int]
     return host, int(port)
 
 
+def split_addresses(text: str) -> list[tuple[str, int]]:
+    """Every ``host:port`` of ``restapi.listen``; an empty host is ``*`` (config 2.3). Raises ValueError as ``split_address``."""
+    found = [split_address(word) for word in split_list(text)]
+    if not found:
+        raise ValueError(f"wants host:port, has {text!r}")
+    every = [port for host, port in found if host in ("", "*")]
+    for number, (host, port) in enumerate(found):
+        if (host, port) in found[:number]:
+            raise ValueError(f"names {host or '*'}:{port} twice")
+        if port in every and host not in ("", "*"):
+            raise ValueError(f"mixes * with other hosts of port {port}: {text!r}")
+    return [("*" if host == "" else host, port) for host, port in found]
+
+
 def split_list(text: str) -> list[str]:
     """The words of ``a, b,c``; empty ones are left out."""
     return [word.strip() for word in text.split(",") if word.strip()]

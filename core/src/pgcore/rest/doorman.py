@@ -11,7 +11,8 @@ import re
 import selectors
 import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Collection, Iterable
 
 from pgcore.clock import now
 from pgcore.model.basics import Instant
@@ -28,6 +29,8 @@ MAX_BUFFERED = 8 * 1024 * 1024
 MAX_WAITING = 400
 """Unfinished connections held at one time; beyond that the oldest one goes."""
 CHUNK = 64 * 1024
+MOVE_S = 5.0
+"""How long somebody who changes the listeners waits for it."""
 CLOSED_S = 0.2
 """How long the door stays closed when the process cannot take another connection."""
 
@@ -53,11 +56,13 @@ class Guest:
 class Doorman:
     """``deliver(socket, address, request)`` gets every complete request and must not block; ``render`` encodes refusals."""
 
-    def __init__(self, listener: socket.socket, deliver: Callable[[socket.socket, tuple[str, int], bytes], None],
+    def __init__(self, listeners: Iterable[socket.socket], deliver: Callable[[socket.socket, tuple[str, int], bytes], None],
                  render: Callable[[Answer], bytes]) -> None:
         self.context: ssl.SSLContext | None = None
         """TLS for connections accepted from now on; may be replaced at any time."""
-        self._listener = listener
+        self._listeners: set[socket.socket] = set()
+        self._wanted = frozenset(listeners)
+        self._moved = threading.Event()
         self._deliver = deliver
         self._render = render
         self._guests: dict[int, Guest] = {}
@@ -67,35 +72,63 @@ class Doorman:
         self._overfull = False
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
-        listener.setblocking(False)
-        self._selector.register(listener, selectors.EVENT_READ)
+        self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ)
 
     def run(self) -> None:
         """Serve until ``stop``."""
         try:
             while not self._stopping:
+                self._move()
                 for key, _ in self._selector.select(self._pause()):
-                    if key.fileobj is self._listener:
-                        self._accept()
-                    elif isinstance(key.data, Guest):
+                    if isinstance(key.data, Guest):
                         self._attend(key.data)
+                    elif key.fileobj is self._woken:
+                        self._woken.recv(CHUNK)
+                    else:
+                        self._accept(key.fileobj)  # type: ignore[arg-type]
                 self._show_out()
                 self._open_again()
         finally:
             for guest in list(self._guests.values()):
                 self._drop(guest)
             self._selector.close()
-            for sock in (self._listener, self._wake, self._woken):
+            for sock in {*self._listeners, *self._wanted, self._wake, self._woken}:
                 sock.close()
 
+    def listen(self, listeners: Collection[socket.socket]) -> None:
+        """Accept from these instead; returns when the others are closed. May be called from any other thread."""
+        self._wanted = frozenset(listeners)
+        self._moved.clear()
+        self._knock()
+        self._moved.wait(MOVE_S)
+
     def stop(self) -> None:
-        """End ``run``; the listener and all unfinished connections are closed. May be called from any thread."""
+        """End ``run``; the listeners and all unfinished connections are closed. May be called from any thread."""
         self._stopping = True
+        self._knock()
+
+    def _knock(self) -> None:
         try:
             self._wake.send(b"x")
         except OSError:
             pass  # run() has already ended and closed it
+
+    def _move(self) -> None:
+        """Begin with the listeners that are wanted and end with the others; whoever waits there already is still let in."""
+        wanted = self._wanted
+        if wanted != self._listeners:
+            for listener in self._listeners - wanted:
+                self._accept(listener)
+                if self._closed_until is None:
+                    self._selector.unregister(listener)
+                listener.close()
+            for listener in wanted - self._listeners:
+                listener.setblocking(False)
+                if self._closed_until is None:
+                    self._selector.register(listener, selectors.EVENT_READ)
+            self._listeners = set(wanted)
+        self._moved.set()
 
     def _pause(self) -> float | None:
         """Seconds until the oldest guest's patience ends or the door opens; None when there is nothing to wait for."""
@@ -104,10 +137,10 @@ class Doorman:
             ends.append(self._closed_until)
         return max(0.0, min(ends) - now()) if ends else None
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         for _ in range(64):
             try:
-                sock, address = self._listener.accept()
+                sock, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionError):
                 return
             except OSError as error:
@@ -119,19 +152,22 @@ class Doorman:
             self._welcome(sock, address)
 
     def _close_for_a_while(self, error: OSError) -> None:
-        """Out of descriptors or memory: make room, and leave the listener alone, which stays readable, for a moment."""
+        """Out of descriptors or memory: make room, and leave the listeners alone, which stay readable, for a moment."""
         if not self._overfull:
             logger.warning("REST API cannot accept connections: %s; the oldest unfinished one is closed, trying again every %g s",
                            error, CLOSED_S)
         self._overfull = True
         self._drop_oldest()
-        self._selector.unregister(self._listener)
+        if self._closed_until is None:
+            for listener in self._listeners:
+                self._selector.unregister(listener)
         self._closed_until = Instant(now() + CLOSED_S)
 
     def _open_again(self) -> None:
         if self._closed_until is not None and self._closed_until <= now():
             self._closed_until = None
-            self._selector.register(self._listener, selectors.EVENT_READ)
+            for listener in self._listeners:
+                self._selector.register(listener, selectors.EVENT_READ)
 
     def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
         if len(self._guests) >= MAX_WAITING:

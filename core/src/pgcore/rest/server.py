@@ -1,4 +1,4 @@
-"""The REST server: listener, TLS, workers. The only file that knows the insides of CherryPy's HTTP server (cheroot).
+"""The REST server: doorman, workers, doors. The only file that knows the insides of CherryPy's HTTP server (cheroot).
 
 cheroot parses requests and runs the workers; connections come through our own ``Doorman``, as cheroot gives a worker to every
 open connection and shakes hands in the thread that accepts, so that a few silent clients would stop every health check.
@@ -6,7 +6,6 @@ open connection and shakes hands in the thread that accepts, so that a few silen
 
 from __future__ import annotations
 
-import errno
 import io
 import itertools
 import logging
@@ -23,15 +22,16 @@ from cheroot.workers import threadpool
 from pgcore.clock import Deadline, now
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
-from pgcore.errors import ConfigError, FatalError
 from pgcore.rest.answer import Answer, encode, error_page
 from pgcore.rest.doorman import Doorman
 from pgcore.rest.failsafe import FailsafeDoor, Nobody, Receiver
 from pgcore.rest.front import ConfigOf, Fresh, FrontDoor
 from pgcore.rest.gateway import Doors, gateway_for
 from pgcore.rest.lazy import LazyDoor
+from pgcore.rest.listeners import Listeners
 from pgcore.rest.manage import Reports
-from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings, split_address
+from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings
+from pgcore.rest.tls import LOOK_S, TlsFiles
 
 if TYPE_CHECKING:
     from pgcore.rest.app import SecondDoor
@@ -66,11 +66,17 @@ class RestServer:
         self._doors = Doors(FrontDoor(board, fresh, config_of, receiver.vouching, receiver.binding), self._second,
                             FailsafeDoor(receiver, lambda: self._settings), lambda: self._settings)
         self._http: _HttpServer | None = None
+        self._tls: TlsFiles | None = None
+        self._renewing = threading.Lock()
+        self._renewer: threading.Thread | None = None
 
     @property
     def bound(self) -> tuple[tuple[str, int], ...]:
-        """The addresses listened on, with the real port; empty when not started."""
-        return (self._http.bind_addr,) if self._http else ()
+        """The addresses listened on, with the real ports; empty when not started."""
+        if self._http is None:
+            return ()
+        names = (sock.getsockname() for sock in self._http.listeners.sockets.values())
+        return tuple((name[0], name[1]) for name in names)
 
     @property
     def settings(self) -> RestSettings:
@@ -78,118 +84,66 @@ class RestServer:
         return self._settings
 
     def start(self) -> None:
-        """Bind and serve. Raises FatalError when the address is not to be had, ConfigError for bad TLS files."""
-        self._http = self._open(self._settings, max(MINIMUM_WORKERS, self._settings.thread_pool_size))
+        """Bind and serve. Raises FatalError when an address is not to be had, ConfigError for bad TLS files."""
+        settings, workers = self._settings, max(MINIMUM_WORKERS, self._settings.thread_pool_size)
+        tls = TlsFiles(settings)
+        self._second.limit(max(1, workers - RESERVED_WORKERS))
+        self._http = _HttpServer(Listeners(settings.addresses, settings.request_queue_size), workers, self._doors)
+        self._secure(tls)
+        self._http.serve_in_background()
 
     def reconfigure(self, settings: RestSettings) -> None:
-        """Put new settings in force (rest-api 12).
+        """Put new settings in force (rest-api 12); requests under way are not disturbed.
 
         Certificates are read again every time, so a renewed file counts. Raises like ``start``; then the old settings stay.
         """
         http = self._http
-        if http is None:
-            self._settings = settings
-        elif split_address(settings.listen) != split_address(self._settings.listen):
-            self._http = self._open(settings, http.requests.min)
-            self._settings = settings
-            http.shut(SHUTDOWN_S)
-        else:
-            http.doorman.context = tls_context(settings)
-            self._settings = settings
+        if http is not None:
+            tls = TlsFiles(settings)
+            http.listeners.move(settings.addresses, http.doorman.listen)
+            self._secure(tls)
+        self._settings = settings
 
     def stop(self) -> None:
-        """Close the listener; running requests get a moment to finish."""
+        """Close the listeners; running requests get a moment to finish."""
         self._stopping.set()
         if self._http:
             self._http.shut(SHUTDOWN_S)
             self._http = None
 
-    def _open(self, settings: RestSettings, workers: int) -> _HttpServer:
-        context = tls_context(settings)
-        self._second.limit(max(1, workers - RESERVED_WORKERS))
-        http = _HttpServer(bind(settings), workers, self._doors, context)
-        http.serve_in_background()
-        return http
+    def _secure(self, tls: TlsFiles) -> None:
+        """Answer with this certificate from now on, and with every one that replaces it in its files."""
+        with self._renewing:
+            self._tls = tls
+            if self._http is not None:
+                self._http.doorman.context = tls.context
+        if tls.context is not None and self._renewer is None:
+            self._renewer = threading.Thread(target=self._renew, name="rest-tls", daemon=True)
+            self._renewer.start()
 
-
-def bind(settings: RestSettings) -> socket.socket:
-    """The listening socket of ``restapi.listen``. Raises FatalError naming the address and the remedy (rest-api 12)."""
-    host, port = split_address(settings.listen)
-    try:
-        if not host and socket.has_dualstack_ipv6():
-            try:
-                return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True,
-                                            backlog=settings.request_queue_size)
-            except OSError as error:
-                if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                    raise
-        candidates = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = min(candidates, key=lambda candidate: candidate[0] != socket.AF_INET)
-        return socket.create_server(address[:2], family=family, backlog=settings.request_queue_size)
-    except OSError as error:
-        raise FatalError(f"restapi.listen: cannot listen on {settings.listen}: {_bind_problem(error)}",
-                         _bind_remedy(error, host, port)) from error
-
-
-def tls_context(settings: RestSettings) -> ssl.SSLContext | None:
-    """The TLS side of the listener, None for plain http. Raises ConfigError for files or ciphers that do not work."""
-    if not settings.certfile:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    password = settings.keyfile_password or ""
-    try:
-        # Always with a password: without one OpenSSL would ask for it on the terminal.
-        context.load_cert_chain(settings.certfile, settings.keyfile, password=lambda: password)
-    except (OSError, ValueError) as error:
-        files = " and ".join(name for name in (settings.certfile, settings.keyfile) if name)
-        raise ConfigError("restapi.certfile", f"cannot use {files}: {error}",
-                          "both must be readable PEM files that belong together, restapi.keyfile_password the key's password"
-                          ) from error
-    try:
-        if settings.cafile:
-            context.load_verify_locations(settings.cafile)
-        elif settings.checks_clients:
-            context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
-    except (OSError, ValueError) as error:
-        raise ConfigError("restapi.cafile", f"cannot use {settings.cafile}: {error}", "it must be a readable PEM file") from error
-    try:
-        if settings.ciphers:
-            context.set_ciphers(settings.ciphers)
-    except ssl.SSLError as error:
-        raise ConfigError("restapi.ciphers", f"{settings.ciphers!r} selects no cipher", "see openssl ciphers") from error
-    modes = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-    context.verify_mode = modes.get(settings.verify_client.lower(), ssl.CERT_NONE)
-    return context
-
-
-def _bind_problem(error: OSError) -> str:
-    return "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-
-
-def _bind_remedy(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"stop the process that listens there (ss -ltnp 'sport = :{port}' shows it) or change restapi.listen"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host} is not an address of this machine; change restapi.listen"
-    if error.errno == errno.EACCES:
-        return "ports below 1024 need a privilege; choose another one in restapi.listen"
-    return "change restapi.listen"
+    def _renew(self) -> None:
+        while not self._stopping.wait(LOOK_S):
+            with self._renewing:
+                context = self._tls.renewed() if self._tls else None
+                if context is not None and self._http is not None:
+                    self._http.doorman.context = context
 
 
 class _HttpServer(cheroot.HTTPServer):
-    """cheroot's server with our listener, our doorman and daemon workers."""
+    """cheroot's server with our listeners, our doorman and daemon workers."""
 
     protocol = "HTTP/1.0"
     can_add_keepalive_connection = False
 
-    def __init__(self, listener: socket.socket, workers: int, doors: Doors, context: ssl.SSLContext | None) -> None:
-        super().__init__(listener.getsockname()[:2], gateway_for(doors), minthreads=workers, maxthreads=workers)
+    def __init__(self, listeners: Listeners, workers: int, doors: Doors) -> None:
+        first = next(iter(listeners.sockets.values())).getsockname()
+        super().__init__(first[:2], gateway_for(doors), minthreads=workers, maxthreads=workers)
         self.software = self.server_name = "pgcore"
         self.requests = _Workers(self, workers)
         self.ConnectionClass = _Call
         self._doors = doors
-        self.doorman = Doorman(listener, self._deliver, self._render)
-        self.doorman.context = context
+        self.listeners = listeners
+        self.doorman = Doorman(listeners.sockets.values(), self._deliver, self._render)
         self._thread = threading.Thread(target=self.doorman.run, name="rest", daemon=True)
 
     def serve_in_background(self) -> None:

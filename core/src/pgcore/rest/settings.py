@@ -22,6 +22,7 @@ class RestSettings:
     """The ``restapi`` section. ``thread_pool_size`` and ``request_queue_size`` are read once, at start (config 2.3)."""
 
     listen: str
+    """``host:port``, or several separated by commas."""
     connect_address: str = ""
     certfile: str | None = None
     keyfile: str | None = None
@@ -48,11 +49,16 @@ class RestSettings:
         login = section.authentication
         return cls(
             **{name: getattr(section, name) for name in same},
-            connect_address=section.connect_address or section.listen,
+            connect_address=section.connect_address or values.split_list(section.listen)[0],
             username=login.username if login else None,
             password=login.password if login else None,
             request_queue_size=max(DEFAULT_QUEUE_SIZE, section.request_queue_size),
         )
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of every address listened on. Raises ConfigError."""
+        return tuple(split_address(word) for word in values.split_list(self.listen))
 
     @property
     def tls(self) -> bool:
@@ -72,7 +78,7 @@ class RestSettings:
     @property
     def api_url(self) -> str:
         """What the member card publishes (rest-api 1)."""
-        return f"{'https' if self.tls else 'http'}://{self.connect_address or self.listen}/patroni"
+        return f"{'https' if self.tls else 'http'}://{self.connect_address}/patroni"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -88,14 +94,18 @@ class RestSettings:
     @property
     def only_loopback(self) -> bool:
         """Every address of this API, listened on or published, is loopback."""
-        return all(_is_loopback(split_address(address)[0]) for address in (self.listen, self.connect_address) if address)
+        words = (*values.split_list(self.listen), self.connect_address)
+        return all(_is_loopback(split_address(word)[0]) for word in words if word)
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``restapi.listen``; an empty host means all addresses, port 0 any free one. Raises ConfigError."""
+    """Host and port of one address of ``restapi.listen``; an empty host means all addresses, port 0 any free one.
+
+    Raises ConfigError.
+    """
     host, _, port = address.rpartition(":")
     try:
-        host, number = (host, 0) if port == "0" else values.split_address(address)
+        host, number = (host.strip(" []"), 0) if port == "0" else values.split_address(address)
     except ValueError as error:
         raise ConfigError("restapi.listen", str(error), "for example 0.0.0.0:8008") from error
     return ("" if host == "*" else host), number
