@@ -39,6 +39,7 @@ from pgcore.postgres import controldata, local, postmaster
 from pgcore.postgres.connection import Session
 from pgcore.postgres.programs import ProgramRunner, os_user
 from pgcore.postgres.server import Postgres
+from pgcore.testing.processes import freeze
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not BIN_DIR, reason="no PostgreSQL programs on this machine")]
 __all__ = ["make", "root", "template"]
@@ -112,7 +113,7 @@ def test_a_killed_postmaster_with_living_backends_is_seen_and_starts_again(make:
     deadline = Deadline.after(10)
     session = Session(local.superuser(node.settings, os_user(node.settings), statement_timeout_s=0), deadline)
     pid = session.query("SELECT pg_backend_pid()", deadline=deadline)[0][0]
-    os.kill(pid, signal.SIGSTOP)  # it can't notice that its postmaster dies and keeps the shared memory in use
+    freeze(pid)  # it can't notice that its postmaster dies and keeps the shared memory in use
     running = node.server.postmaster()
     assert running is not None
     os.kill(running.pid, signal.SIGKILL)
@@ -137,7 +138,7 @@ def test_a_frozen_server_costs_no_more_than_the_deadline(make: Callable[..., Nod
     family = [running.pid, *running.children()]
     try:
         for pid in family:
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
         for _ in range(2):  # the kept connection first, then a new one
             began = time.monotonic()
             view = node.look(0.5)

@@ -21,6 +21,7 @@ from pgcore.model.node import ControlState
 from pgcore.postgres import backends, local, postmaster
 from pgcore.postgres.connection import Session
 from pgcore.postgres.programs import os_user
+from pgcore.testing.processes import freeze
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not BIN_DIR, reason="no PostgreSQL programs on this machine")]
 __all__ = ["make", "root"]
@@ -46,7 +47,7 @@ def test_a_stuck_session_is_stopped_at_the_limit_and_the_safe_point_is_told_only
     running = node.server.postmaster()
     assert running is not None and pid in (backends.user_backends(running.pid) or [])
     if not ends:
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
     began, told = time.monotonic(), []
     stopping = threading.Thread(target=node.stop, kwargs={"timeout_s": 1.0})
     stopping.start()
@@ -77,7 +78,7 @@ def test_only_stuck_sessions_are_bounded_when_the_stop_as_a_whole_is_not(make: C
     running = node.server.postmaster()
     assert running is not None
     checkpointer = next(pid for pid in running.children() if "checkpointer" in Path(f"/proc/{pid}/cmdline").read_text())
-    os.kill(checkpointer, signal.SIGSTOP)  # as if its disk were slow
+    freeze(checkpointer)  # as if its disk were slow
     stopping = threading.Thread(target=node.stop, kwargs={"timeout_s": None, "sessions_s": 0.5})
     stopping.start()
     eventually(lambda: safe(node))
@@ -90,7 +91,7 @@ def test_only_stuck_sessions_are_bounded_when_the_stop_as_a_whole_is_not(make: C
 
     node.start()
     session, pid = client(node)
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     began = time.monotonic()
     node.stop(timeout_s=None, sessions_s=0.5)
     assert 0.5 <= time.monotonic() - began < 9  # PostgreSQL itself kills it 5 s after the immediate stop

@@ -17,6 +17,7 @@ from pgcore.errors import ServerError
 from pgcore.model.basics import Role
 from pgcore.model.synchronous import PLACEHOLDER_NAME, StandbyNames
 from pgcore.postgres.server import Postgres
+from pgcore.testing.processes import freeze
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not BIN_DIR, reason="no PostgreSQL programs on this machine")]
 __all__ = ["make", "root"]
@@ -77,7 +78,7 @@ def test_users_are_made_though_commits_wait_for_nobody_there(make: Make) -> None
 def test_names_that_are_shown_are_not_in_force_while_the_checkpointer_has_not_heard_of_them(node: Node) -> None:
     """Then the server shows the names and commits do not wait."""
     pid = checkpointer(node)
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     try:
         assert not name(node, PLACEHOLDER_NAME, 0.3)
         assert (names(node).text, names(node).in_force) == (PLACEHOLDER_NAME, False)
@@ -92,7 +93,7 @@ def test_names_that_the_postmaster_has_not_read_are_not_settled(node: Node) -> N
     assert name(node, "x")
     pid = node.look().postmaster_pid
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     try:
         with pytest.raises(ServerError, match="the server shows 'x'"):
             name(node, PLACEHOLDER_NAME, 0.3)
@@ -171,7 +172,7 @@ def test_fewer_confirmations_wait_for_the_sender_to_take_notice(make: Make, node
     eventually(lambda: node.look().senders)
     assert name(node, "walreceiver")
     pid = int(node.sql("SELECT pid FROM pg_stat_replication")[0][0])
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     try:
         assert not name(node, "ANY 1 (walreceiver)", 0.3)
         assert not names(node).in_force

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 
 from harness import Cluster, wait_for
 from harness.node import Node
+from pgcore.testing.processes import freeze
 
 LAG = {"maximum_lag_on_failover": 1 << 30}
 SWITCH = "SELECT pg_logical_emit_message(true, '', ''), pg_switch_wal()"
@@ -21,7 +20,7 @@ def diverge(cluster: Cluster, *statements: str) -> tuple[Node, Node]:
     cluster.wait_healthy()
     old_timeline = old.timeline()
     for sender in old.backend_pids("walsender"):
-        os.kill(sender, signal.SIGSTOP)  # connected, but nothing is sent any more
+        freeze(sender)  # connected, but nothing is sent any more
     for statement in ("CREATE TABLE lost AS SELECT generate_series(1, 1000) AS i", *statements):
         old.query(statement)
     assert old.timeline() == old_timeline

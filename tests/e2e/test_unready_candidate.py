@@ -16,6 +16,7 @@ import pytest
 
 from harness import Cluster, Gap, Node, RestAnswer, Writer, wait_for
 from harness.cluster import lost_commits
+from pgcore.testing.processes import freeze
 
 SETTLE_S = 40.0
 
@@ -130,7 +131,7 @@ def test_switchover_to_a_standby_whose_walreceiver_is_frozen(
     receivers = candidate.backend_pids("walreceiver")
     assert len(receivers) == 1
     began = time.monotonic()
-    os.kill(receivers[0], signal.SIGSTOP)
+    freeze(receivers[0])
     try:
         time.sleep(0.5)
         answer = cluster.switchover(old, candidate, timeout_s=90)
@@ -151,7 +152,7 @@ def test_switchover_to_a_standby_whose_server_is_frozen(
     began = time.monotonic()
     frozen = candidate.postgres_pids()
     for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
     try:
         answer = cluster.switchover(old, candidate, timeout_s=90)
         writer.wait_resumed(time.monotonic(), SETTLE_S)

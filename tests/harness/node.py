@@ -22,6 +22,7 @@ import yaml
 from harness.agents import POSTGRES_USER, AgentKind
 from harness.configuration import REST_PASSWORD, REST_USER, dsn
 from harness.processes import MARKER, alive, all_pids, belongs, is_postgres, send, wait_for
+from pgcore.testing.processes import freeze
 
 REST_TIMEOUT_S = 3.0
 STOP_TIMEOUT_S = 60.0
@@ -113,8 +114,8 @@ class Node:
         self.wait_ended(10)
 
     def freeze_agent(self) -> None:
-        """SIGSTOP the agent's main process alone."""
-        send(self.pid, signal.SIGSTOP)
+        """SIGSTOP the agent's main process alone; it stands still on return."""
+        freeze(self.pid)
 
     def thaw_agent(self) -> None:
         """SIGCONT."""

@@ -23,6 +23,7 @@ from pgcore.mpp import MppHandler
 from pgcore.postgres import local
 from pgcore.postgres.connection import Session
 from pgcore.postgres.programs import os_user
+from pgcore.testing.processes import freeze
 from unit.test_daemon_kit import Bench, result_of
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not BIN_DIR, reason="no PostgreSQL programs on this machine")]
@@ -109,7 +110,7 @@ def frozen_while_advancing(node: Node, do: Agent) -> tuple[int, Lsn]:
         assert do(a.ServeSlots(advance=((CDC, target),))).value == SlotReport()
         pid = eventually(lambda: backend(node) or (slots_of(node)["cdc"].confirmed_flush or 0) >= target)  # noqa: B023
         if pid is not True:
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
             if (slots_of(node)["cdc"].confirmed_flush or 0) < target:
                 return pid, target
             os.kill(pid, signal.SIGCONT)

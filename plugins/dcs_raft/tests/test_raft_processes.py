@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pgcore.plugin import Timing
+from pgcore.testing.processes import freeze
 from pgcore_dcs_raft.plugin import RaftSection
 
 pytestmark = pytest.mark.server
@@ -39,6 +40,9 @@ class Member:
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    def freeze(self) -> None:
+        freeze(self.process.pid)
 
     def end(self) -> None:
         self.process.kill()
@@ -93,7 +97,7 @@ def test_a_member_cut_from_the_majority_decides_nothing_and_soon_shows_nothing(t
     assert lonely.call("acquire") is True
     assert "leader" in lonely.call("read")
     for member in (second, third):
-        member.send(signal.SIGSTOP)
+        member.freeze()
     for verb in ("renew", "put", "acquire", "fresh", "announce"):
         before = time.monotonic()
         assert lonely.call(verb, 0.5) == "unavailable", verb
@@ -109,7 +113,7 @@ def test_a_member_cut_from_the_majority_decides_nothing_and_soon_shows_nothing(t
 def test_what_a_stopped_leader_slept_through_is_not_undone_when_it_wakes(trio):
     leader, second, _ = trio
     assert leader.call("acquire") is True
-    leader.send(signal.SIGSTOP)
+    leader.freeze()
     end = time.monotonic() + 5 * TTL_S
     while second.call("acquire", 1.0) is not True:
         time.sleep(0.1)

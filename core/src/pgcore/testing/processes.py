@@ -28,6 +28,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def freeze(pid: int, timeout_s: float = 10.0) -> None:
+    """SIGSTOP, and wait until each thread of the process stands still: on a busy machine it runs on for a while.
+
+    AssertionError if it does not within ``timeout_s``, ProcessLookupError if there is no such process.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + timeout_s
+    while not _stands_still(pid):
+        assert time.monotonic() < deadline, f"process {pid} did not stop within {timeout_s:g} s of SIGSTOP"
+        time.sleep(0.002)
+
+
 class ServerProcess:
     """One server program. ``start`` may be called again after ``stop`` or ``kill``: same ports, same data."""
 
@@ -95,10 +107,7 @@ class ServerProcess:
     def freeze(self) -> None:
         """Stop the process without closing its sockets (SIGSTOP); returns once each of its threads stands still."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-        deadline = time.monotonic() + 5
-        while not _stands_still(self.process.pid) and time.monotonic() < deadline:
-            time.sleep(0.002)
+        freeze(self.process.pid)
 
     def thaw(self) -> None:
         """Let a frozen process go on."""

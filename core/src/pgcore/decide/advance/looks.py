@@ -77,7 +77,8 @@ def _finished(world: World, node: NodeView) -> dict[str, Any]:
     if result.kind in TOLD_BY_TASK and world.memory.told is not None:
         told = world.memory.told
         role = node.role.told if node.role is not Role.UNINITIALIZED else told.role
-        changes["told"] = Told(role, node.postmaster_pid if node.answering else told.postmaster)
+        untold = node.starting and role is told.role  # it is still not up, and no changed role was told in the place of its start
+        changes["told"] = Told(role, told.postmaster if untold else node.postmaster_pid)
     if result.kind is TaskKind.REWIND and not result.cancelled:
         changes["rewind"] = RewindState.SUCCESS if result.ok else _after_failed_rewind(node, result)
     if result.kind is TaskKind.PROMOTE and not result.ok:
