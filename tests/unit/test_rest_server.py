@@ -221,8 +221,9 @@ def test_a_full_queue_is_answered_and_does_not_end_the_thread(serve: Open, monke
     server = serve()
     with monkeypatch.context() as patched:
         patched.setattr(server._http.requests, "put", _refuse)
-        assert raw(server.bound[0], b"OPTIONS / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 503 ")
-    assert call(server.bound[0], "OPTIONS", "/").code == 200
+        assert raw(server.bound[0], b"GET /cluster HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 503 ")
+        assert call(server.bound[0], "OPTIONS", "/").code == 200, "a check needs no worker"
+    assert call(server.bound[0], "GET", "/cluster").code == 200
 
 
 def _refuse(connection: object) -> None:

@@ -7,9 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
+from pgcore.clock import wall
 from pgcore.model.basics import Json
+
+_encoder = json.JSONEncoder(default=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,18 @@ def bare(code: int) -> Answer:
 
 
 def json_answer(code: int, document: Json, headers: Mapping[str, str] | None = None) -> Answer:
-    """A JSON document, encoded as Patroni does: ASCII, default separators; times as text with a blank."""
-    return Answer(code, json.dumps(document, default=str), "application/json", headers or {})
+    """A JSON document."""
+    return json_body(code, json_text(document), headers)
+
+
+def json_body(code: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """A JSON document that is encoded already."""
+    return Answer(code, text, "application/json", headers or {})
+
+
+def json_text(document: Json) -> str:
+    """As Patroni encodes it: ASCII, default separators; times as text with a blank."""
+    return _encoder.encode(document)
 
 
 def error_page(code: int, explanation: str = "", headers: Mapping[str, str] | None = None) -> Answer:
@@ -40,10 +54,10 @@ def error_page(code: int, explanation: str = "", headers: Mapping[str, str] | No
 
 def encode(answer: Answer, server: str, extra_headers: Mapping[str, str]) -> bytes:
     """The whole response, HTTP/1.0. Extra headers go into normal answers only (rest-api 1)."""
-    phrase = HTTPStatus(answer.code).phrase
     if answer.body is None:
-        return f"HTTP/1.0 {answer.code} {phrase}\r\n\r\n".encode("ascii")
-    headers = {"Server": server, "Date": formatdate(usegmt=True), **answer.headers}
+        return _bare(answer.code)
+    phrase = _phrase(answer.code)
+    headers = {"Server": server, "Date": _date(int(wall())), **answer.headers}
     body = answer.body
     if answer.page:
         title = f"<html><head><title>{answer.code} {phrase}</title></head>"
@@ -53,3 +67,18 @@ def encode(answer: Answer, server: str, extra_headers: Mapping[str, str]) -> byt
         headers |= {"Content-Type": answer.content_type, **extra_headers}
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"HTTP/1.0 {answer.code} {phrase}\r\n{head}\r\n".encode("latin-1", "replace") + body.encode("utf-8")
+
+
+@lru_cache(maxsize=64)
+def _bare(code: int) -> bytes:
+    return f"HTTP/1.0 {code} {_phrase(code)}\r\n\r\n".encode("ascii")
+
+
+@lru_cache(maxsize=64)
+def _phrase(code: int) -> str:
+    return HTTPStatus(code).phrase
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)

@@ -1,4 +1,4 @@
-"""Receives connections and hands a worker nothing but whole requests.
+"""Receives connections, answers plain checks itself and hands a worker nothing but whole requests.
 
 One thread accepts, shakes hands and reads, never blocking on any single client. So a silent, slow or hostile client costs a file
 descriptor for at most ``PATIENCE_S`` seconds, and never a worker: hundreds of open connections delay no health check.
@@ -22,6 +22,8 @@ PATIENCE_S = 10.0
 """Seconds from accept to the last byte of the request."""
 LINGER_S = 2.0
 """Seconds during which the rest of a refused request is swallowed, so that the client can read why."""
+WRITE_S = 10.0
+"""Seconds a client may take to receive its answer."""
 MAX_HEAD = 16 * 1024
 MAX_BODY = 256 * 1024
 MAX_BUFFERED = 8 * 1024 * 1024
@@ -40,13 +42,19 @@ _CONTENT_LENGTH = re.compile(rb"(?im)^content-length[ \t]*:[ \t]*(\d{1,12})[ \t]
 
 
 class Guest:
-    """A connection whose request is not complete yet."""
+    """A connection whose request or answer is not complete yet."""
 
-    __slots__ = ("address", "body_at", "data", "handshaking", "lingering", "needed", "socket", "until")
+    __slots__ = ("accepted_at", "address", "answer", "body_at", "data", "handshaking", "held", "lingering", "needed", "socket",
+                 "until")
 
-    def __init__(self, sock: socket.socket, address: tuple[str, int], until: Instant, *, handshaking: bool) -> None:
-        self.socket, self.address, self.until, self.handshaking = sock, address, until, handshaking
+    def __init__(self, sock: socket.socket, address: tuple[str, int], accepted_at: Instant, *, handshaking: bool) -> None:
+        self.socket, self.address, self.accepted_at, self.handshaking = sock, address, accepted_at, handshaking
+        self.until = Instant(accepted_at + PATIENCE_S)
         self.data = bytearray()
+        self.held = 0
+        """How much of ``data`` counts towards ``MAX_BUFFERED``."""
+        self.answer: bytes | memoryview = b""
+        """What the client has yet to receive."""
         self.body_at = 0
         """Where the body begins; 0 while the head is not complete."""
         self.needed = 0
@@ -54,18 +62,24 @@ class Guest:
 
 
 class Doorman:
-    """``deliver(socket, address, request)`` gets every complete request and must not block; ``render`` encodes refusals."""
+    """``at_once(request, client, accepted_at)`` answers what takes no time, ``deliver(socket, address, request)`` gets the rest.
 
-    def __init__(self, listeners: Iterable[socket.socket], deliver: Callable[[socket.socket, tuple[str, int], bytes], None],
-                 render: Callable[[Answer], bytes]) -> None:
+    Neither may block. ``render`` encodes refusals.
+    """
+
+    def __init__(self, listeners: Iterable[socket.socket], at_once: Callable[[bytes, str, Instant], bytes | None],
+                 deliver: Callable[[socket.socket, tuple[str, int], bytes], None], render: Callable[[Answer], bytes]) -> None:
         self.context: ssl.SSLContext | None = None
         """TLS for connections accepted from now on; may be replaced at any time."""
         self._listeners: set[socket.socket] = set()
         self._wanted = frozenset(listeners)
         self._moved = threading.Event()
+        self._at_once = at_once
         self._deliver = deliver
         self._render = render
         self._guests: dict[int, Guest] = {}
+        self._due: Instant | None = None
+        """No guest's time ends before."""
         self._buffered = 0
         self._stopping = False
         self._closed_until: Instant | None = None
@@ -131,10 +145,8 @@ class Doorman:
         self._moved.set()
 
     def _pause(self) -> float | None:
-        """Seconds until the oldest guest's patience ends or the door opens; None when there is nothing to wait for."""
-        ends = [guest.until for guest in self._guests.values()]
-        if self._closed_until is not None:
-            ends.append(self._closed_until)
+        """Seconds until a guest's time may end or the door opens; None when there is nothing to wait for."""
+        ends = [end for end in (self._due, self._closed_until) if end is not None]
         return max(0.0, min(ends) - now()) if ends else None
 
     def _accept(self, listener: socket.socket) -> None:
@@ -170,37 +182,34 @@ class Doorman:
                 self._selector.register(listener, selectors.EVENT_READ)
 
     def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        if len(self._guests) >= MAX_WAITING:
-            self._drop_oldest()
         context = self.context
         try:
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if context is not None:
                 sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         except (OSError, ValueError) as error:
             logger.debug("REST API lost %s while accepting: %s", address[0], error)
             sock.close()
             return
-        guest = Guest(sock, (address[0], address[1]), Instant(now() + PATIENCE_S), handshaking=context is not None)
-        self._guests[sock.fileno()] = guest
-        self._selector.register(sock, selectors.EVENT_READ, guest)
-        self._attend(guest)  # data usually arrives with the connection: saves one round of the selector
+        # Data usually arrives with the connection: then the selector never hears of it.
+        self._attend(Guest(sock, (address[0], address[1]), now(), handshaking=context is not None))
 
     def _attend(self, guest: Guest) -> None:
-        """Take what the client sent; deliver the request when it is complete."""
+        """Take what the client sent; answer or deliver the request when it is complete."""
         if guest.socket.fileno() < 0:
             return  # dropped for want of room after the selector had named it
         try:
             if guest.handshaking:
                 guest.socket.do_handshake()  # type: ignore[attr-defined]
                 guest.handshaking = False
-                self._selector.modify(guest.socket, selectors.EVENT_READ, guest)
-            self._read(guest)
+            if guest.answer:
+                self._say(guest)
+            else:
+                self._read(guest)
         except ssl.SSLWantWriteError:
-            self._selector.modify(guest.socket, selectors.EVENT_WRITE, guest)
+            self._wait_for(guest, selectors.EVENT_WRITE)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-            pass
+            self._wait_for(guest, selectors.EVENT_WRITE if guest.answer else selectors.EVENT_READ)
         except (OSError, ValueError) as error:
             logger.debug("REST API lost %s: %s", guest.address[0], error)
             self._drop(guest)
@@ -208,6 +217,18 @@ class Doorman:
             # This thread is the only way in: a bug that one request brings to light must not close it for all others.
             logger.exception("REST API failed to read a request of %s", guest.address[0])
             self._drop(guest)
+
+    def _wait_for(self, guest: Guest, events: int) -> None:
+        """Attend to this guest again when its socket is ready for that."""
+        number = guest.socket.fileno()
+        if number not in self._guests:
+            if len(self._guests) >= MAX_WAITING:
+                self._drop_oldest()
+            self._guests[number] = guest
+            self._selector.register(guest.socket, events, guest)
+        else:
+            self._selector.modify(guest.socket, events, guest)
+        self._due = guest.until if self._due is None else min(self._due, guest.until)
 
     def _read(self, guest: Guest) -> None:
         """Read until the request is complete or the client has nothing more to say for now."""
@@ -217,13 +238,28 @@ class Doorman:
                 return self._drop(guest)
             if guest.lingering:
                 continue
+            if not guest.data:
+                guest.answer = self._at_once(chunk, guest.address[0], guest.accepted_at) or b""
+                if guest.answer:
+                    guest.until = Instant(now() + WRITE_S)
+                    return self._say(guest)
             guest.data += chunk
+            guest.held += len(chunk)
             self._buffered += len(chunk)
             refusal = self._measure(guest)
             if refusal is not None:
                 return self._refuse(guest, refusal)
             if guest.body_at and len(guest.data) >= guest.needed:
                 return self._hand_over(guest)
+
+    def _say(self, guest: Guest) -> None:
+        """Send the answer, or what is left of it, and close."""
+        while (sent := guest.socket.send(guest.answer)) < len(guest.answer):
+            guest.answer = memoryview(guest.answer)[sent:]
+        self._forget(guest)
+        say_goodbye(guest.socket)
+        guest.socket.shutdown(socket.SHUT_RDWR)  # close alone ends nothing while a child that is being started holds a copy
+        guest.socket.close()
 
     def _measure(self, guest: Guest) -> Answer | None:
         """Find the end of the head and of the body; a refusal when a bound is passed."""
@@ -249,16 +285,19 @@ class Doorman:
 
     def _refuse(self, guest: Guest, answer: Answer) -> None:
         """Say why, then swallow what is still coming: closing at once would destroy the answer on its way."""
-        self._buffered -= len(guest.data)
+        self._release(guest)
         guest.data = bytearray()
         guest.lingering = True
         guest.until = Instant(now() + LINGER_S)
         guest.socket.send(self._render(answer))
         if not isinstance(guest.socket, ssl.SSLSocket):
             guest.socket.shutdown(socket.SHUT_WR)
+        self._wait_for(guest, selectors.EVENT_READ)
 
     def _show_out(self) -> None:
         at = now()
+        if self._due is None or self._due > at:
+            return
         for guest in [guest for guest in self._guests.values() if guest.until <= at]:
             if guest.data and not guest.lingering:
                 try:
@@ -266,6 +305,7 @@ class Doorman:
                 except (OSError, ValueError):
                     pass  # it did not listen either
             self._drop(guest)
+        self._due = min((guest.until for guest in self._guests.values()), default=None)
 
     def _drop_oldest(self) -> None:
         oldest = min(self._guests.values(), key=lambda guest: guest.until, default=None)
@@ -280,4 +320,18 @@ class Doorman:
         if self._guests.get(guest.socket.fileno()) is guest:
             self._selector.unregister(guest.socket)
             del self._guests[guest.socket.fileno()]
-            self._buffered -= len(guest.data)
+        self._release(guest)
+
+    def _release(self, guest: Guest) -> None:
+        self._buffered -= guest.held
+        guest.held = 0
+
+
+def say_goodbye(sock: socket.socket) -> None:
+    """Over TLS the end must be announced, or clients take the end of the body for an attack."""
+    if isinstance(sock, ssl.SSLSocket):
+        try:
+            sock.settimeout(0)
+            sock.unwrap()
+        except (OSError, ValueError):
+            pass  # the peer need not answer our goodbye

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
 from pgcore.clock import now
-from pgcore.daemon.board import Board
+from pgcore.daemon.board import Board, Status
 from pgcore.model.basics import Instant, Json
 from pgcore.rest import checks, metrics, status
-from pgcore.rest.answer import Answer, bare, error_page, json_answer
+from pgcore.rest.answer import Answer, bare, error_page, json_answer, json_body
 
 FRESH_SECONDS = 0.3
 """What a peer in a race may wait for our positions."""
@@ -39,6 +39,7 @@ class FrontDoor:
         self._config_of = config_of
         self._vouching = vouching
         self._binding = binding
+        self._node = status.NodeText()
         self._started_at: Instant = now()
 
     def answer(self, method: str, target: str) -> Answer:
@@ -58,7 +59,7 @@ class FrontDoor:
     def _health(self, path: str, parameters: Mapping[str, str]) -> Answer:
         at, seen = now(), self._board.status
         code = checks.health(seen, path, parameters, at)
-        return json_answer(code, status.node_document(seen, at), self._age(at))
+        return json_body(code, self._node.at(seen, at), _age(seen, at))
 
     def _liveness(self, parameters: Mapping[str, str]) -> Answer:
         return bare(checks.liveness(self._board.status, self._started_at, now()))
@@ -67,21 +68,21 @@ class FrontDoor:
         return bare(checks.readiness(self._board.status, parameters, now()))
 
     def _patroni(self, parameters: Mapping[str, str]) -> Answer:
-        asked = parameters.get("fresh") == "1"
-        positions = self._fresh(_limit(parameters.get("within"))) if asked else None
-        at = now()
-        headers = {AGE_HEADER: "0.000"} if positions else self._age(at)
-        document = status.node_document(self._board.status, at, positions, asked=asked)
-        if asked:
-            document["pgcore"] |= dict(zip(("failsafe_leader", "failsafe_unknown"), self._vouching(), strict=True))
-            document["pgcore"]["failsafe_binding"] = self._binding()
-        return json_answer(200, document, headers)
+        if parameters.get("fresh") != "1":
+            at, seen = now(), self._board.status
+            return json_body(200, self._node.at(seen, at), _age(seen, at))
+        positions = self._fresh(_limit(parameters.get("within")))
+        at, seen = now(), self._board.status
+        document = status.node_document(seen, at, positions, asked=True)
+        document["pgcore"] |= dict(zip(("failsafe_leader", "failsafe_unknown"), self._vouching(), strict=True))
+        document["pgcore"]["failsafe_binding"] = self._binding()
+        return json_answer(200, document, {AGE_HEADER: "0.000"} if positions else _age(seen, at))
 
     def _cluster(self, parameters: Mapping[str, str]) -> Answer:
         seen = self._board.status
         if seen is None or seen.cluster is None:
             return error_page(503, "The store has not been read yet or did not answer in the last heartbeat.")
-        return json_answer(200, status.cluster_document(seen.cluster, seen.scope, status.mode_of(seen)), self._age(now()))
+        return json_answer(200, status.cluster_document(seen.cluster, seen.scope, status.mode_of(seen)), _age(seen, now()))
 
     def _history(self, parameters: Mapping[str, str]) -> Answer:
         seen = self._board.status
@@ -106,9 +107,9 @@ class FrontDoor:
         members = seen.failsafe if seen else None
         return error_page(502, "There is no /failsafe key.") if members is None else json_answer(200, dict(members))
 
-    def _age(self, at: Instant) -> dict[str, str]:
-        seen = self._board.status
-        return {AGE_HEADER: f"{checks.observed_age(seen, at):.3f}"} if seen else {}
+
+def _age(seen: Status | None, at: Instant) -> dict[str, str]:
+    return {AGE_HEADER: f"{checks.observed_age(seen, at):.3f}"} if seen else {}
 
 
 def _limit(within: str | None) -> float:

@@ -67,6 +67,7 @@ class Listeners:
             raise FatalError(f"restapi.listen: cannot listen on {shown(host, port)}: {_problem(error)}",
                              _remedy(error, host, port)) from error
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited as well
         for name, value in KEEPALIVE.items():
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -23,7 +23,7 @@ from pgcore.clock import Deadline, now
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.rest.answer import Answer, encode, error_page
-from pgcore.rest.doorman import Doorman
+from pgcore.rest.doorman import WRITE_S, Doorman, say_goodbye
 from pgcore.rest.failsafe import FailsafeDoor, Nobody, Receiver
 from pgcore.rest.front import ConfigOf, Fresh, FrontDoor
 from pgcore.rest.gateway import Doors, gateway_for
@@ -31,13 +31,12 @@ from pgcore.rest.lazy import LazyDoor
 from pgcore.rest.listeners import Listeners
 from pgcore.rest.manage import Reports
 from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings
+from pgcore.rest.short import ShortWay
 from pgcore.rest.tls import LOOK_S, TlsFiles
 
 if TYPE_CHECKING:
     from pgcore.rest.app import SecondDoor
 
-WRITE_S = 10.0
-"""Seconds a client may take to receive its answer."""
 SHUTDOWN_S = 2.0
 """Seconds running requests get at ``stop``; then their threads are left behind, as daemons."""
 QUEUE_SIZE = 200
@@ -143,7 +142,8 @@ class _HttpServer(cheroot.HTTPServer):
         self.ConnectionClass = _Call
         self._doors = doors
         self.listeners = listeners
-        self.doorman = Doorman(listeners.sockets.values(), self._deliver, self._render)
+        at_once = ShortWay(doors.first, doors.settings).answer
+        self.doorman = Doorman(listeners.sockets.values(), at_once, self._deliver, self._render)
         self._thread = threading.Thread(target=self.doorman.run, name="rest", daemon=True)
 
     def serve_in_background(self) -> None:
@@ -256,13 +256,8 @@ class _Call(cheroot.HTTPConnection):
         self.verified = isinstance(sock, ssl.SSLSocket) and bool(sock.getpeercert())
 
     def close(self) -> None:
-        """Close the connection; over TLS say so first, or clients take the end of the body for an attack."""
-        try:
-            if isinstance(self.socket, ssl.SSLSocket):
-                self.socket.settimeout(0)
-                self.socket.unwrap()
-        except (OSError, ValueError):
-            pass  # the peer need not answer our goodbye
+        """Close the connection, whatever state it is in."""
+        say_goodbye(self.socket)
         try:
             super().close()
         except OSError:

@@ -8,6 +8,7 @@ from pgcore.model.basics import Instant, Json, Lsn, Tags
 from pgcore.model.cluster import ClusterView, FailoverRequest
 from pgcore.model.node import Writes
 from pgcore.rest import checks
+from pgcore.rest.answer import json_text
 from pgcore.rest.members import ClusterMode, MemberRow, member_rows
 
 Positions = tuple[Lsn | None, Lsn | None, bool]
@@ -29,7 +30,30 @@ def node_document(status: Status | None, at: Instant, fresh: Positions | None = 
         return {"state": "unknown", "role": "uninitialized", "cluster_unlocked": True, "dcs_last_seen": 0,
                 "patroni": {"version": PATRONI_VERSION}, "pgcore": {"version": __version__}}
     document = {"state": checks.api_state(status), **_server(status, fresh, asked=asked), **_situation(status)}
-    document["pgcore"] = {
+    document["pgcore"] = _ours(status, at, fresh)
+    return document
+
+
+class NodeText:
+    """``node_document`` as text. What only a heartbeat changes is encoded once per published status, not for every answer."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Status, bool, str] | None = None
+
+    def at(self, status: Status | None, at: Instant) -> str:
+        """The document at this moment. Any number of threads may ask."""
+        if status is None:
+            return json_text(node_document(None, at))
+        last, active = self._last, status.failsafe_active
+        if last is None or last[0] is not status or last[1] != active:
+            known = {"state": checks.api_state(status), **_server(status, None, asked=False), **_situation(status)}
+            last = self._last = status, active, json_text(known)
+        return f'{last[2][:-1]}, "pgcore": {json_text(_ours(status, at, None))}}}'
+
+
+def _ours(status: Status, at: Instant, fresh: Positions | None) -> dict[str, Json]:
+    """What Patroni does not tell; much of it passes with time."""
+    return {
         "version": __version__,
         "rule": status.rule,
         "reason": status.reason,
@@ -39,7 +63,6 @@ def node_document(status: Status | None, at: Instant, fresh: Positions | None = 
         "writes": _writes(status.node.writes, at),
         "watchdog": str(status.node.watchdog),
     }
-    return document
 
 
 def _task(status: Status, at: Instant) -> Json:

@@ -1,0 +1,66 @@
+"""The short way: what load balancers and probes ask every second is answered by the thread that read it.
+
+A worker costs such a request two changes of thread and a parser for everything HTTP can be. Whatever is not plainly one of these
+few questions, or would take longer than a moment, goes the long way through cheroot; the answers are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+
+from pgcore.clock import now
+from pgcore.model.basics import Instant
+from pgcore.rest.answer import encode
+from pgcore.rest.front import FrontDoor
+from pgcore.rest.settings import RestSettings
+
+MAX_REQUEST = 2048
+"""Longer requests are nobody's health check, and reading their parameters takes longer than a moment."""
+CHECKS = frozenset((
+    "/", "/primary", "/master", "/read-write", "/leader", "/standby-leader", "/standby_leader", "/replica", "/read-only",
+    "/health", "/sync", "/synchronous", "/quorum", "/async", "/asynchronous", "/read-only-sync", "/read-only-synchronous",
+    "/read-only-quorum",
+))
+"""Answered at once for every safe verb, with or without parameters (rest-api 3.1)."""
+PROBES = frozenset(("/liveness", "/readiness"))
+"""The same for GET alone (rest-api 4)."""
+STATUS = "/patroni"
+"""Only without parameters: with them it may ask PostgreSQL, or be a vote."""
+
+logger = logging.getLogger(__name__)
+_PLAIN = re.compile(
+    rb"(GET|HEAD|OPTIONS) (/[!-\"$-~]*) HTTP/1\.[01]\r?\n"
+    rb"(?:(?!(?i:content-length|transfer-encoding|expect)[ \t]*:)[0-9A-Za-z-]+:[\t -~]*\r?\n)*\r?\n"
+)
+"""A request that can mean one thing only: no body, no continued lines, no fragment, nothing but printable ASCII."""
+
+
+class ShortWay:
+    """Answers plain checks; None for everything else."""
+
+    def __init__(self, front: FrontDoor, settings: Callable[[], RestSettings]) -> None:
+        self._front = front
+        self._settings = settings
+
+    def answer(self, request: bytes, client: str, accepted_at: Instant) -> bytes | None:
+        """The whole response to a whole request, from the board alone and in constant time."""
+        plain = _PLAIN.fullmatch(request) if len(request) <= MAX_REQUEST else None
+        if plain is None:
+            return None
+        method, target = plain[1].decode(), plain[2].decode()
+        if not _at_once(method, target):
+            return None
+        answer = self._front.answer(method, target)
+        settings = self._settings()
+        response = encode(answer, settings.server_header, settings.headers)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("REST API %s %s %s %d in %.1f ms", client, method, target.partition("?")[0], answer.code,
+                         (now() - accepted_at) * 1000)
+        return response
+
+
+def _at_once(method: str, target: str) -> bool:
+    path = target.partition("?")[0]
+    return path in CHECKS or (method == "GET" and (path in PROBES or target == STATUS))
