@@ -183,7 +183,7 @@ def test_the_rest_api_may_listen_on_several_addresses(write: Write) -> None:
     restapi = load(write(text)).restapi
     assert (restapi.listen, restapi.connect_address) == ("127.0.0.2:18008,[::1]:18008", "127.0.0.2:18008")
     text = NODE.replace("listen: 127.0.0.2:18008", "listen: '127.0.0.2:18008, *:18008'")
-    assert "node.yml:4: restapi.listen: mixes * with other hosts of port 18008" in errors_of(write(text))
+    assert "node.yml:5: restapi.listen: mixes * with other hosts of port 18008" in errors_of(write(text))
 
 
 def test_a_key_given_twice_is_reported_with_both_lines(write: Write) -> None:

@@ -84,7 +84,7 @@ class FailsafeDoor:
     def _denied(self, environment: Mapping[str, Any], *, verified: bool) -> Answer | None:
         settings = replace(self._settings(), allowlist_include_members=False)
         denial = self._access.denial(
-            settings, None, environment["REMOTE_ADDR"], verified=verified, authorization=environment.get("HTTP_AUTHORIZATION")
+            settings, (), environment["REMOTE_ADDR"], verified=verified, authorization=environment.get("HTTP_AUTHORIZATION")
         )
         return None if denial is None else Answer(denial.code, denial.text, headers=denial.headers)
 
