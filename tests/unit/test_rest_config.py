@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +17,11 @@ from pgcore.daemon.mailbox import ChangeConfig, Mailbox
 from pgcore.dcs.store import ANYTHING, Key, Snapshot
 from pgcore.errors import StoreUnavailableError
 from pgcore.model.basics import Instant, Timing
+from pgcore.model.cluster import ConfigRecord
 from pgcore.rest.server import RestServer
 from pgcore.rest.settings import RestSettings
 from pgcore.testing.memory_store import MemoryServer, MemoryStore
-from unit.rest_board import call, leader_status
+from unit.rest_board import call, leader_status, view
 
 
 class Contended(MemoryStore):
@@ -90,9 +92,8 @@ def test_a_put_replaces_whatever_is_there() -> None:
 
 
 @pytest.fixture
-def rest() -> Iterator[tuple[RestServer, Mailbox]]:
-    board, mailbox = Board(), Mailbox()
-    board.publish(leader_status())
+def rest(board: Board) -> Iterator[tuple[RestServer, Mailbox]]:
+    mailbox = Mailbox()
     server = RestServer(RestSettings("127.0.0.1:0"), board, mailbox, lambda seconds: None)
     server.start()
     yield server, mailbox
@@ -107,10 +108,12 @@ def rest() -> Iterator[tuple[RestServer, Mailbox]]:
         ("PATCH", ConfigChange(conflict=True), 409),
         ("PATCH", StoreUnavailableError("no answer"), 503),
         ("PUT", ConfigChange({"ttl": 20}), 200),
-        ("PUT", StoreUnavailableError("no answer"), 502),
+        ("PUT", StoreUnavailableError("no answer"), 503),
     ],
 )
-def test_what_became_of_a_change_is_the_answer(rest: tuple[RestServer, Mailbox], method: str, result: Any, code: int) -> None:
+def test_what_became_of_a_change_is_the_answer_and_is_shown_from_then_on(
+    rest: tuple[RestServer, Mailbox], board: Board, method: str, result: Any, code: int
+) -> None:
     """A missing document refuses a PATCH (EC 225)."""
     server, mailbox = rest
 
@@ -119,12 +122,15 @@ def test_what_became_of_a_change_is_the_answer(rest: tuple[RestServer, Mailbox],
         for letter in letters:
             assert letter.request == ChangeConfig({"ttl": 20}, method == "PATCH")
             (letter.reply.set_exception if isinstance(result, Exception) else letter.reply.set_result)(result)
+        time.sleep(0.2)  # the beat that reads the change
+        board.publish(leader_status(cluster=view(config=ConfigRecord("2", {"ttl": 20}))))
 
     threading.Thread(target=heartbeat, daemon=True).start()
     reply = call(server.bound[0], method, "/config", '{"ttl": 20}')
     assert reply.code == code
     if code == 200:
         assert (json.loads(reply.body), reply.headers["Content-Type"]) == ({"ttl": 20}, "application/json")
+        assert json.loads(call(server.bound[0], "GET", "/config").body) == {"ttl": 20}
 
 
 @pytest.mark.parametrize("body", ["", "{}", "[]", "no json"])

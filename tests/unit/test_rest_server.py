@@ -15,15 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from pgcore import PATRONI_VERSION
+from pgcore.clock import now
 from pgcore.config.sections import LoginSection, RestapiSection
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.errors import ConfigError, FatalError
+from pgcore.model.basics import Instant
 from pgcore.rest import doorman
 from pgcore.rest.server import RestServer
 from pgcore.rest.settings import RestSettings
 from pgcore.testing.processes import free_port
-from unit.rest_board import aged, call, leader_status, raw, status
+from unit.rest_board import aged, call, leader_status, raw, status, view
 
 Open = Callable[..., RestServer]
 
@@ -109,13 +112,43 @@ def test_who_asks_for_fresh_positions_says_how_long_it_waits(serve: Open, board:
 
 
 def test_before_the_first_heartbeat_everything_but_liveness_says_no(serve: Open, board: Board) -> None:
-    board._status = None
+    board._status, board.scope, board.name = None, "demo", "a"
     address = serve().bound[0]
     codes = {
         path: call(address, "GET", path).code for path in ("/", "/replica", "/liveness", "/readiness", "/cluster", "/metrics")
     }
     assert codes == {"/": 503, "/replica": 503, "/liveness": 200, "/readiness": 503, "/cluster": 503, "/metrics": 503}
-    assert call(address, "GET", "/patroni").code == 200
+    reply = call(address, "GET", "/patroni")
+    assert (reply.code, json.loads(reply.body)["patroni"]) == (200, {"version": PATRONI_VERSION, "scope": "demo", "name": "a"})
+
+
+def test_the_cluster_is_read_anew_for_who_asks_and_nobody_else_waits_for_it(board: Board) -> None:
+    mailbox = Mailbox()
+    server = RestServer(RestSettings("127.0.0.1:0"), board, mailbox, lambda seconds: None)
+    server.start()
+    try:
+        address, replies = server.bound[0], []
+        board.publish(aged(leader_status(), 5))
+        asking = threading.Thread(target=lambda: replies.append(call(address, "GET", "/cluster")), daemon=True)
+        asking.start()
+        assert mailbox.wait(Instant(now() + 10))[0] == ("GET /cluster",)
+        assert float(call(address, "GET", "/cluster").headers["X-Pgcore-Observed-Age"]) >= 5
+        assert call(address, "OPTIONS", "/").code == 200
+        board.publish(leader_status(cluster=view(leader="b")))
+        asking.join(10)
+        assert [each["name"] for each in json.loads(replies[0].body)["members"] if each["role"] == "leader"] == ["b"]
+        assert float(replies[0].headers["X-Pgcore-Observed-Age"]) < 5
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("path", ["/cluster", "/history", "/config"])
+def test_without_the_store_what_stands_there_is_not_to_be_had(serve: Open, board: Board, path: str) -> None:
+    address = serve().bound[0]
+    board.publish(leader_status(cluster=None))
+    began = time.monotonic()
+    assert call(address, "GET", path).code == 503
+    assert time.monotonic() - began < 1
 
 
 def test_two_hundred_idle_connections_do_not_delay_a_health_check(serve: Open) -> None:

@@ -100,7 +100,7 @@ def test_what_is_odd_is_left_to_the_parser(board: Board, rest: bytes) -> None:
 
 
 def _way(board: Board) -> ShortWay:
-    return ShortWay(FrontDoor(board, lambda seconds: None, lambda: None), lambda: RestSettings("127.0.0.1:0"))
+    return ShortWay(FrontDoor(board, lambda seconds: None), lambda: RestSettings("127.0.0.1:0"))
 
 
 def test_the_encoded_status_follows_the_board_and_the_clock(server: RestServer, board: Board) -> None:

@@ -80,6 +80,12 @@ def test_a_long_action_shows_its_progress_between_two_heartbeats() -> None:
     assert node_document(board.status, now())["pgcore"]["task"] is None
 
 
+def test_a_scheduled_restart_is_shown_as_it_was_asked_for() -> None:
+    scheduled = {"schedule": "2999-01-01T00:00:00+00:00", "role": "primary", "timeout": 30, "postmaster_start_time": "x"}
+    document = node_document(status("a", primary_node(), leads=True, scheduled_restart=scheduled), now())
+    assert document["scheduled_restart"] == {"schedule": "2999-01-01T00:00:00+00:00", "role": "primary", "timeout": 30}
+
+
 def test_the_document_of_a_sync_standby() -> None:
     document = node_document(status(cluster=view(sync=("b",)), synchronous="on"), now())
     assert list(document)[:8] == [

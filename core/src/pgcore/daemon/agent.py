@@ -338,9 +338,9 @@ class Agent:
         changed = ports.configuration.reload()
         ports.postgres.configure(ports.configuration.server)
         ports.peers.access = ports.configuration.peer_access()
-        self.settings = ports.configuration.settings()
         try:
             self._reloaded()
         except PgcoreError as error:
             logger.error("the reload is incomplete: %s", error)
+        self.settings = ports.configuration.settings()
         return changed

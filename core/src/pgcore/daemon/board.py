@@ -71,7 +71,9 @@ def task_fields(task: TaskView) -> dict[str, Json]:
 class Board:
     """Holds the latest ``Status``; readers may wait for the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, scope: str = "", name: str = "") -> None:
+        """Whose board it is, for answers before the first heartbeat has ended."""
+        self.scope, self.name = scope, name
         self._status: Status | None = None
         self._changed = threads.condition()
 

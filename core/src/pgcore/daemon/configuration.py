@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from pgcore.config.dynamic import Effective, effective, equal, initial_document, read_cache, write_cache
 from pgcore.config.load import LocalConfig
+from pgcore.config.sections import RestapiSection
 from pgcore.config.server import replica_methods, server_settings
 from pgcore.daemon.peers import PeerAccess
 from pgcore.errors import ConfigError, ConfigErrors, PluginError
@@ -301,6 +302,10 @@ class Configuration:
     def rest(self) -> RestSettings:
         """The REST API as configured."""
         return RestSettings.of(self.local.restapi)
+
+    def keep_rest(self, section: RestapiSection) -> None:
+        """The REST API could not be changed: it stays configured like this until the next reload."""
+        self.local = replace(self.local, restapi=section)
 
     def peer_access(self) -> PeerAccess:
         """How to address other members."""

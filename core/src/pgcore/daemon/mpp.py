@@ -102,6 +102,11 @@ class Tools:
                     logger.warning("the other groups could not be read: %s", error)
         return self._groups
 
+    @property
+    def last_read(self) -> Mapping[int, Group]:
+        """The groups as they were when last read; empty before."""
+        return self._groups
+
     def leads(self) -> bool:
         """By the last published observation."""
         status = self._reach.board.status
@@ -143,6 +148,11 @@ class Mpp:
     def rest_path(self) -> str:
         """Where other groups report; empty without a handler."""
         return self.handler.rest_path if self.handler is not None else ""
+
+    def member_hosts(self) -> set[str]:
+        """The hosts at which the members of all groups answer REST, as last read."""
+        groups = self.tools.last_read.values() if self.tools is not None else ()
+        return {urlsplit(member.api_url or "").hostname or "" for group in groups for member in group.members} - {""}
 
     def keeps_slot(self, name: str, plugin: str | None, database: str | None) -> bool:
         """The slot belongs to the handler; if that cannot be said, it does."""

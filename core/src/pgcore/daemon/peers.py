@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import queue
 import re
 import ssl
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ SILENCE_COUNTS_S = 15.0
 SERVERS_SHARE = 0.7
 """Of the time a member is waited for, this is what its server may take; then its agent answers without its positions."""
 FAILSAFE_TRY_S = 2.0
+CANDIDATE_S = 2.0
+"""How long a candidate is waited for before an operator's switchover is written (REST 8.4)."""
 _TAGS = re.compile(r"<[^>]*>|\s+")
 
 
@@ -176,7 +179,7 @@ class Peers:
 
     def _answer_poll(self, future: Future[PeerView], member: Member, deadline: Deadline, query: str) -> None:
         try:
-            view = self._ask(member, deadline, query)
+            view = _ask(self._transport, self.access, member, deadline, query)
         except _UNREADABLE as error:
             logger.debug("%s at %s: %s", member.name, member.api_url, error)
             view = PeerView(member.name, False)
@@ -202,14 +205,44 @@ class Peers:
                 logger.exception("asking %s at %s failed unexpectedly", name, url)
         future.set_result(answer)
 
-    def _ask(self, member: Member, deadline: Deadline, query: str) -> PeerView:
-        url = member.api_url or ""
-        if not urlsplit(url).hostname or deadline.expired:
-            return PeerView(member.name, False)
-        path = urlsplit(url).path or "/patroni"
-        asked = f"{path}?{query}&within={deadline.left() * SERVERS_SHARE:.3f}"
-        response = self._transport.request(self.access, "GET", url, asked, None, deadline)
-        return parse_status(member.name, json.loads(response.body))
+
+
+def ask_now(members: Sequence[Member], access: PeerAccess, timeout_s: float) -> Iterator[PeerView]:
+    """Their answers as they come, those that are silent until then as unreachable. Any number of callers at once.
+
+    For operators' requests: each member is asked by a thread that ends with its answer.
+    """
+    answers: queue.SimpleQueue[PeerView] = queue.SimpleQueue()
+    deadline, transport = Deadline.after(timeout_s), Http()
+
+    def ask(member: Member) -> None:
+        try:
+            answers.put(_ask(transport, access, member, deadline, "fresh=1"))
+        except _UNREADABLE as error:
+            logger.debug("%s at %s: %s", member.name, member.api_url, error)
+            answers.put(PeerView(member.name, False))
+
+    for number, member in enumerate(members):
+        threads.start(f"ask-{number}", partial(ask, member))
+    silent = {member.name for member in members}
+    while silent:
+        try:
+            seen = answers.get(timeout=deadline.left() + 0.05)
+        except queue.Empty:
+            break
+        silent.discard(seen.name)
+        yield seen
+    yield from (PeerView(name, False) for name in sorted(silent))
+
+
+def _ask(transport: Transport, access: PeerAccess, member: Member, deadline: Deadline, query: str) -> PeerView:
+    url = member.api_url or ""
+    if not urlsplit(url).hostname or deadline.expired:
+        return PeerView(member.name, False)
+    path = urlsplit(url).path or "/patroni"
+    asked = f"{path}?{query}&within={deadline.left() * SERVERS_SHARE:.3f}"
+    response = transport.request(access, "GET", url, asked, None, deadline)
+    return parse_status(member.name, json.loads(response.body))
 
 
 def parse_acceptance(response: Response) -> FailsafeAnswer:

@@ -30,7 +30,7 @@ from pgcore.daemon.guard import Guard, GuardError, Prepared
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.daemon.methods import named_methods, works_without_leader
 from pgcore.daemon.mpp import Mpp, Reach, Tools
-from pgcore.daemon.peers import PeerAccess, Peers
+from pgcore.daemon.peers import CANDIDATE_S, PeerAccess, Peers, ask_now
 from pgcore.daemon.perform import Performer, Ports
 from pgcore.daemon.tasks import Tasks
 from pgcore.daemon.watchers import PostmasterWatch, watch_store
@@ -106,7 +106,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     check_listen(configuration.server.listen)
     guarding = _Guarding(configuration.server.data_dir, prepared)
     threading.stack_size(local.node.thread_stack_size)
-    mailbox, board = Mailbox(), Board()
+    mailbox, board = Mailbox(), Board(local.node.scope, local.node.name)
     stop = _Signals(mailbox)
     path = local.node.store_path + (f"/{handler.group}" if handler is not None else "")
     request = StoreRequest(section, path, local.node.name, configuration.effective.timing)
@@ -406,7 +406,8 @@ def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, noti
     """Start REST and the watchers, run the agent, end everything."""
     configuration, postgres = ports.configuration, ports.postgres
     rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, failsafe=ports.failsafe,
-                      reports=Reports(ports.mpp.rest_path, ports.mpp.reported) if ports.mpp.rest_path else None)
+                      reports=Reports(ports.mpp.rest_path, ports.mpp.reported, ports.mpp.member_hosts),
+                      look=lambda members: ask_now(members, configuration.peer_access(), CANDIDATE_S))
     rest.start()
     try:
         postgres.configure(configuration.server)
@@ -414,9 +415,16 @@ def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, noti
         configuration.server_stale = postgres.attach()
         node = postgres.observe(Deadline.after(1.0))
 
+        serving = configuration.local.restapi
+
         def reloaded() -> None:
+            nonlocal serving
             try:
                 rest.reconfigure(configuration.rest())
+                serving = configuration.local.restapi
+            except PgcoreError:
+                configuration.keep_rest(serving)  # what members are told must be where it listens
+                raise
             finally:
                 recorder.record_to(record_place(configuration.local))
                 configure_log(configuration.local)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 import cherrypy  # type: ignore[import-untyped]
@@ -15,10 +16,10 @@ import cherrypy  # type: ignore[import-untyped]
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.model.basics import Json
-from pgcore.rest.access import Access
+from pgcore.rest.access import Access, hosts_of
 from pgcore.rest.answer import Answer, error_page
 from pgcore.rest.configure import ConfigDoor
-from pgcore.rest.manage import Management, Reply, Reports
+from pgcore.rest.manage import Look, Management, Reply, Reports
 from pgcore.rest.orders import NodeOrders
 from pgcore.rest.settings import RestSettings
 
@@ -90,13 +91,21 @@ class _Report:
         return b"OK"
 
 
+class _Sigterm(_Resource):
+    """Patroni's own tests end it through this on Windows; on other systems it does nothing but say so (rest-api 8.5)."""
+
+    def POST(self, *path: str, **query: str) -> bytes:
+        return _say(Reply(202, "shutdown scheduled"))
+
+
 class _Root:
     """The resources by the first segment of their path."""
 
-    def __init__(self, management: Management, orders: NodeOrders, config: ConfigDoor, reports: Reports | None) -> None:
-        if reports is not None:
-            self.mpp = _Report(reports)
+    def __init__(self, management: Management, orders: NodeOrders, config: ConfigDoor, reports: Reports) -> None:
+        self.mpp = self.citus = _Report(reports)
+        if reports.path:
             setattr(self, reports.path, self.mpp)
+        self.sigterm = _Sigterm(management, orders)
         self.config = _Config(config)
         self.switchover = _Switchover(management, orders)
         self.failover = _Failover(management, orders)
@@ -109,12 +118,13 @@ class SecondDoor:
     """Routes, access and bodies of the unsafe verbs; at most ``limit`` of them at a time."""
 
     def __init__(self, board: Board, mailbox: Mailbox, stopping: threading.Event,
-                 settings: Callable[[], RestSettings], reports: Reports | None = None) -> None:
+                 settings: Callable[[], RestSettings], reports: Reports, look: Look) -> None:
         self._board = board
+        self._reports = reports
         self._settings = settings
         self._access = Access()
         orders, config = NodeOrders(board, mailbox, stopping), ConfigDoor(board, mailbox)
-        self._root = _Root(Management(board, mailbox, stopping), orders, config, reports)
+        self._root = _Root(Management(board, mailbox, stopping, look), orders, config, reports)
         self._running = threading.BoundedSemaphore(1)
         cherrypy.config.update({"environment": "embedded", "log.screen": False, "checker.on": False})
         self._application = cherrypy.Application(self._root, "", {"/": {
@@ -161,9 +171,10 @@ class SecondDoor:
 
     def _admit(self) -> None:
         request = cherrypy.serving.request
-        status = self._board.status
+        view = self._board.status.cluster if self._board.status else None
+        members = hosts_of(member.api_url for member in view.members) if view else set()
         denial = self._access.denial(
-            self._settings(), status.cluster if status else None, request.remote.ip,
+            self._settings(), members | set(self._reports.hosts()), request.remote.ip,
             verified=request.wsgi_environ["pgcore.verified"], authorization=request.headers.get("Authorization"))
         if denial is not None:
             cherrypy.serving.response.headers.update(denial.headers)
@@ -177,19 +188,29 @@ def _object(*, optional: bool = False) -> dict[str, Json]:
         raise _refusal(411, "a Content-Length is needed")
     try:
         text = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        document = json.loads(text or (b"{}" if optional else b"null"))
-    except ValueError as error:
+        document = json.loads(text or (b"{}" if optional else b"null"), parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise _refusal(400, "the body is not JSON") from error
     if not isinstance(document, dict) or not (document or optional):
         raise _refusal(400, "the body must be a JSON object with at least one key")
     return document
 
 
+def _no_number(word: str) -> Json:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    """What could not be written down as JSON again is refused where it comes from."""
+    number = float(digits)
+    return number if isfinite(number) else _no_number(digits)
+
+
 def _say(reply: Reply) -> bytes:
     if reply.page:
         raise _refusal(reply.code, reply.text)
     cherrypy.serving.response.status = reply.code
-    return reply.text.encode()
+    return reply.text.encode("utf-8", "backslashreplace")  # it may quote half a character of the request
 
 
 def _say_json(reply: Reply) -> bytes:

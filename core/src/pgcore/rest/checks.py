@@ -25,8 +25,8 @@ def observed_age(status: Status, at: Instant) -> float:
 
 
 def is_fresh(status: Status, at: Instant) -> bool:
-    """The observation is young enough to vouch for a server: at most two leases old."""
-    return observed_age(status, at) <= 2 * status.timing.ttl
+    """The observation is young enough to vouch for a server: no older than a lease may be."""
+    return observed_age(status, at) <= status.timing.ttl
 
 
 def api_state(status: Status) -> str:

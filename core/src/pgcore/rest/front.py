@@ -1,22 +1,25 @@
 """The first door: checks, probes, status, cluster, history, metrics. Answered from the board, whatever else is broken.
 
-It must never read PostgreSQL or the store. The one exception is ``GET /patroni?fresh=1``, which pgcore members ask each other in
-a race.
+It never reads PostgreSQL or the store. The one exception is ``GET /patroni?fresh=1``, which pgcore members ask each other in a
+race. ``GET /cluster`` wakes the heartbeat if it has to, as who asks has just done something and wants to see it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
-from pgcore.clock import now
+from pgcore.clock import Deadline, now
 from pgcore.daemon.board import Board, Status
-from pgcore.model.basics import Instant, Json
+from pgcore.model.basics import Instant
 from pgcore.rest import checks, metrics, status
 from pgcore.rest.answer import Answer, bare, error_page, json_answer, json_body
 
 FRESH_SECONDS = 0.3
 """What a peer in a race may wait for our positions."""
+RECENT_S, LOOK_S = 1.0, 2.0
+"""``GET /cluster`` shows what was read so many seconds ago, or waits so long for a new reading; then it shows what is known."""
 AGE_HEADER = "X-Pgcore-Observed-Age"
 
 Fresh = Callable[[float], status.Positions | None]
@@ -25,21 +28,20 @@ Vouching = Callable[[], tuple[str | None, bool]]
 """The primary without the store that was accepted as the leader, and whether that may have been forgotten."""
 Binding = Callable[[], bool]
 """Whether what is accepted now counts towards ``failsafe_quorum``."""
-ConfigOf = Callable[[], Mapping[str, Json] | None]
-"""The last known ``/config`` document, for the time the store is away."""
 
 
 class FrontDoor:
     """Answers every safe request. Any number of threads may ask at once."""
 
-    def __init__(self, board: Board, fresh: Fresh, config_of: ConfigOf,
-                 vouching: Vouching = lambda: (None, False), binding: Binding = lambda: False) -> None:
+    def __init__(self, board: Board, fresh: Fresh, vouching: Vouching = lambda: (None, False),
+                 binding: Binding = lambda: False, wake: Callable[[str], None] = lambda reason: None) -> None:
         self._board = board
         self._fresh = fresh
-        self._config_of = config_of
+        self._wake = wake
+        self._looking = threading.Lock()
         self._vouching = vouching
         self._binding = binding
-        self._node = status.NodeText()
+        self._node = status.NodeText(board.scope, board.name)
         self._started_at: Instant = now()
 
     def answer(self, method: str, target: str) -> Answer:
@@ -73,22 +75,24 @@ class FrontDoor:
             return json_body(200, self._node.at(seen, at), _age(seen, at))
         positions = self._fresh(_limit(parameters.get("within")))
         at, seen = now(), self._board.status
+        if seen is None:
+            return json_body(200, self._node.at(None, at))
         document = status.node_document(seen, at, positions, asked=True)
         document["pgcore"] |= dict(zip(("failsafe_leader", "failsafe_unknown"), self._vouching(), strict=True))
         document["pgcore"]["failsafe_binding"] = self._binding()
         return json_answer(200, document, {AGE_HEADER: "0.000"} if positions else _age(seen, at))
 
     def _cluster(self, parameters: Mapping[str, str]) -> Answer:
-        seen = self._board.status
+        seen = self._recent()
         if seen is None or seen.cluster is None:
-            return error_page(503, "The store has not been read yet or did not answer in the last heartbeat.")
+            return _without_store()
         return json_answer(200, status.cluster_document(seen.cluster, seen.scope, status.mode_of(seen)), _age(seen, now()))
 
     def _history(self, parameters: Mapping[str, str]) -> Answer:
         seen = self._board.status
         if seen is None or seen.cluster is None:
-            return error_page(503, "The store has not been read yet or did not answer in the last heartbeat.")
-        return json_answer(200, status.history_document(seen.cluster))
+            return _without_store()
+        return json_answer(200, status.history_document(seen.cluster), _age(seen, now()))
 
     def _metrics(self, parameters: Mapping[str, str]) -> Answer:
         seen = self._board.status
@@ -98,18 +102,42 @@ class FrontDoor:
 
     def _config(self, parameters: Mapping[str, str]) -> Answer:
         seen = self._board.status
-        view = seen.cluster if seen else None
-        document = (view.config.document if view.config else None) if view else self._config_of()
-        return error_page(502, "There is no valid /config key.") if document is None else json_answer(200, document)
+        if seen is None or seen.cluster is None:
+            return _without_store()
+        document = seen.cluster.config.document if seen.cluster.config else None
+        if document is None:
+            return error_page(502, "There is no valid /config key.")
+        return json_answer(200, document, _age(seen, now()))
 
     def _failsafe(self, parameters: Mapping[str, str]) -> Answer:
         seen = self._board.status
         members = seen.failsafe if seen else None
         return error_page(502, "There is no /failsafe key.") if members is None else json_answer(200, dict(members))
 
+    def _recent(self) -> Status | None:
+        """An observation of this second: the heartbeat is woken for it and waited for, by one request at a time.
+
+        A store that did not answer just now is not waited for.
+        """
+        seen, asked = self._board.status, now()
+        if seen is None or seen.cluster is None or seen.at + RECENT_S > asked or not self._looking.acquire(blocking=False):
+            return seen
+        try:
+            self._wake("GET /cluster")
+            deadline = Deadline.after(LOOK_S)
+            while seen is not None and seen.at < asked and not deadline.expired:
+                seen = self._board.wait(seen, deadline.left())
+            return seen
+        finally:
+            self._looking.release()
+
 
 def _age(seen: Status | None, at: Instant) -> dict[str, str]:
     return {AGE_HEADER: f"{checks.observed_age(seen, at):.3f}"} if seen else {}
+
+
+def _without_store() -> Answer:
+    return error_page(503, "The store has not been read yet or did not answer in the last heartbeat.")
 
 
 def _limit(within: str | None) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,8 @@ from pgcore.daemon.board import Board, Status
 from pgcore.daemon.mailbox import Mailbox, ReloadConfig, WriteFailover
 from pgcore.errors import PgcoreError
 from pgcore.model.basics import Instant, Json
-from pgcore.model.cluster import ClusterView
+from pgcore.model.cluster import ClusterView, Member
+from pgcore.model.world import PeerView
 
 SLICE_S = 1.0
 """A waiting request looks this often whether the server is about to stop."""
@@ -37,10 +38,21 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Where members of other groups report (rest-api 10): the path besides ``mpp``, and who is told."""
+    """Members of other groups (rest-api 10): where they report besides ``mpp`` and ``citus``, who is told, their hosts."""
 
-    path: str
-    take: Callable[[Mapping[str, Json]], None]
+    path: str = ""
+    take: Callable[[Mapping[str, Json]], None] = lambda report: None
+    """A cluster without groups is told in vain."""
+    hosts: Callable[[], Collection[str]] = tuple
+
+
+Look = Callable[[Sequence[Member]], Iterable[PeerView]]
+"""Ask these members how they are: their answers as they come."""
+
+
+def unasked(members: Sequence[Member]) -> Iterable[PeerView]:
+    """Takes the members' cards for their answers."""
+    return (PeerView(member.name, True) for member in members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +74,11 @@ class Ask:
 class Management:
     """Carries out unsafe requests. Any number of threads may call; each call takes at most ``_patience`` plus the write."""
 
-    def __init__(self, board: Board, mailbox: Mailbox, stopping: threading.Event) -> None:
+    def __init__(self, board: Board, mailbox: Mailbox, stopping: threading.Event, look: Look) -> None:
         self._board = board
         self._mailbox = mailbox
         self._stopping = stopping
+        self._look = look
 
     def reload(self) -> Reply:
         """``POST /reload``: read the local configuration again before the next heartbeat."""
@@ -90,7 +103,7 @@ class Management:
                 return moment
             letter = WriteFailover(ask.leader, ask.candidate, moment.isoformat())
             return self._write(ask, letter, status) or Reply(202, f"{ask.action.title()} scheduled")
-        refusal = _refused_by_cluster(ask, status, status.cluster)
+        refusal = _refused_by_cluster(ask, status, status.cluster, self._look)
         if refusal is not None:
             return refusal
         failed = self._write(ask, WriteFailover(ask.leader, ask.candidate), status)
@@ -180,8 +193,8 @@ def moment_of(text: str, action: str) -> datetime | Reply:
     return Reply(422, f"Cannot schedule {action} in the past") if moment < datetime.now(UTC) else moment
 
 
-def _refused_by_cluster(ask: Ask, status: Status, view: ClusterView) -> Reply | None:
-    """What the last view of the cluster already rules out (rest-api 8.4, code 412). The heartbeat's rules check the rest."""
+def _refused_by_cluster(ask: Ask, status: Status, view: ClusterView, look: Look) -> Reply | None:
+    """What the last view of the cluster and its members already rule out (rest-api 8.4, code 412). Rules check the rest."""
     if ask.action == "switchover" and ask.leader != view.leader:
         return Reply(412, "leader name does not match")
     synchronous = status.synchronous == "on" and ask.action == "switchover"
@@ -199,11 +212,14 @@ def _refused_by_cluster(ask: Ask, status: Status, view: ClusterView) -> Reply | 
             return Reply(412, f"{ask.action} is not possible: can not find sync_standby")
     if not members and not ask.candidate:
         return Reply(412, f"{ask.action} is not possible: cluster does not have members except leader")
-    # Whether they are up, the leader asks them itself.
     good = [member for member in members if member.api_url and not member.tags.nofailover]
-    if not good and ask.candidate != view.leader:
+    if members and not (good and any(_may_lead(seen) for seen in look(good))):
         return Reply(412, f"{ask.action} is not possible: no good candidates have been found")
     return None
+
+
+def _may_lead(seen: PeerView) -> bool:
+    return seen.reachable and not seen.nofailover and not seen.watchdog_failed
 
 
 def _text(value: Json) -> str | None:

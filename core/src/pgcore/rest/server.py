@@ -25,11 +25,11 @@ from pgcore.daemon.mailbox import Mailbox
 from pgcore.rest.answer import Answer, encode, error_page
 from pgcore.rest.doorman import WRITE_S, Doorman, say_goodbye
 from pgcore.rest.failsafe import FailsafeDoor, Nobody, Receiver
-from pgcore.rest.front import ConfigOf, Fresh, FrontDoor
+from pgcore.rest.front import Fresh, FrontDoor
 from pgcore.rest.gateway import Doors, gateway_for
 from pgcore.rest.lazy import LazyDoor
 from pgcore.rest.listeners import Listeners
-from pgcore.rest.manage import Reports
+from pgcore.rest.manage import Look, Reports, unasked
 from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings
 from pgcore.rest.short import ShortWay
 from pgcore.rest.tls import LOOK_S, TlsFiles
@@ -51,18 +51,18 @@ class RestServer:
     """The REST API of one agent: ``start``, ``reconfigure`` any number of times, ``stop`` once."""
 
     def __init__(self, settings: RestSettings, board: Board, mailbox: Mailbox, fresh: Fresh,
-                 config_of: ConfigOf = lambda: None, failsafe: Receiver | None = None, reports: Reports | None = None) -> None:
+                 failsafe: Receiver | None = None, reports: Reports | None = None, look: Look = unasked) -> None:
         self._settings = settings
         self._stopping = threading.Event()
 
         def second() -> SecondDoor:
             from pgcore.rest.app import SecondDoor
 
-            return SecondDoor(board, mailbox, self._stopping, lambda: self._settings, reports)
+            return SecondDoor(board, mailbox, self._stopping, lambda: self._settings, reports or Reports(), look)
 
         self._second = LazyDoor(second)
         receiver = failsafe or Nobody()
-        self._doors = Doors(FrontDoor(board, fresh, config_of, receiver.vouching, receiver.binding), self._second,
+        self._doors = Doors(FrontDoor(board, fresh, receiver.vouching, receiver.binding, mailbox.wake), self._second,
                             FailsafeDoor(receiver, lambda: self._settings), lambda: self._settings)
         self._http: _HttpServer | None = None
         self._tls: TlsFiles | None = None

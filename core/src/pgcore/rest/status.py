@@ -20,15 +20,18 @@ def mode_of(status: Status) -> ClusterMode:
     return ClusterMode(status.synchronous, status.standby_cluster, status.paused, status.maximum_lag_on_failover)
 
 
-def node_document(status: Status | None, at: Instant, fresh: Positions | None = None, *, asked: bool = False) -> dict[str, Json]:
+def unseen_document(scope: str, name: str) -> dict[str, Json]:
+    """The same before the first heartbeat has ended."""
+    return {"state": "unknown", "role": "uninitialized", "cluster_unlocked": True, "dcs_last_seen": 0,
+            "patroni": {"version": PATRONI_VERSION, "scope": scope, "name": name}, "pgcore": {"version": __version__}}
+
+
+def node_document(status: Status, at: Instant, fresh: Positions | None = None, *, asked: bool = False) -> dict[str, Json]:
     """``GET /patroni`` in the order of rest-api 5.1, followed by an object ``pgcore`` of our own.
 
     ``asked``: the caller wanted positions of this moment. Without an answer there is no ``xlog`` then, which every peer
     takes for "unreachable": better than an old position in a race.
     """
-    if status is None:
-        return {"state": "unknown", "role": "uninitialized", "cluster_unlocked": True, "dcs_last_seen": 0,
-                "patroni": {"version": PATRONI_VERSION}, "pgcore": {"version": __version__}}
     document = {"state": checks.api_state(status), **_server(status, fresh, asked=asked), **_situation(status)}
     document["pgcore"] = _ours(status, at, fresh)
     return document
@@ -37,13 +40,15 @@ def node_document(status: Status | None, at: Instant, fresh: Positions | None = 
 class NodeText:
     """``node_document`` as text. What only a heartbeat changes is encoded once per published status, not for every answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, scope: str, name: str) -> None:
+        """Of which node: said also before the first heartbeat has ended."""
+        self._unseen = unseen_document(scope, name)
         self._last: tuple[Status, bool, str] | None = None
 
     def at(self, status: Status | None, at: Instant) -> str:
         """The document at this moment. Any number of threads may ask."""
         if status is None:
-            return json_text(node_document(None, at))
+            return json_text(self._unseen)
         last, active = self._last, status.failsafe_active
         if last is None or last[0] is not status or last[1] != active:
             known = {"state": checks.api_state(status), **_server(status, None, asked=False), **_situation(status)}
@@ -160,7 +165,7 @@ def _situation(status: Status) -> dict[str, Json]:
         document["pending_restart_reason"] = {name: dict(change) for name, change in node.pending_restart.items()}
     document["patroni"] = {"version": PATRONI_VERSION, "scope": status.scope, "name": status.name}
     if status.scheduled_restart:
-        document["scheduled_restart"] = dict(status.scheduled_restart)
+        document["scheduled_restart"] = {k: v for k, v in status.scheduled_restart.items() if k != "postmaster_start_time"}
     if node.watchdog_failed:
         document["watchdog_failed"] = True
     return document

@@ -28,7 +28,7 @@ class Doors:
         self, process: Process, board: Board, fresh: Fresh, receiver: Receiver, settings: Callable[[], RestSettings]
     ) -> None:
         self.process = process
-        self._front = FrontDoor(board, fresh, lambda: None, receiver.vouching)
+        self._front = FrontDoor(board, fresh, receiver.vouching)
         self._failsafe = FailsafeDoor(receiver, settings)
 
     def answer(self, method: str, target: str, body: bytes | None, host: str, access: PeerAccess) -> Answer:
