@@ -108,6 +108,35 @@ def test_the_merged_configuration_is_printed_without_secrets(tmp_path: Path, sto
         assert yaml.safe_load(shown.stdout)["restapi"]["authentication"]["password"] == SECRET
 
 
+def test_a_generated_sample_is_replaced_and_the_old_one_kept(tmp_path: Path) -> None:
+    out = tmp_path / "etc" / "patroni" / "node.yml"
+    first = patroni(tmp_path, "--generate-sample-config", str(out), environment={"PATRONI_SCOPE": "one"})
+    assert first.returncode == 0 and "written" in first.stderr, first.stderr
+    second = patroni(tmp_path, "--generate-sample-config", str(out), environment={"PATRONI_SCOPE": "two"})
+    assert second.returncode == 0 and f"what was there is now {out}.old" in second.stderr
+    documents = [yaml.safe_load(path.read_text()) for path in (Path(f"{out}.old"), out)]
+    assert [document["scope"] for document in documents] == ["one", "two"]
+    assert sorted(out.parent.iterdir()) == [out, Path(f"{out}.old")] and out.stat().st_mode & 0o777 == 0o600
+    dcs = documents[1]["bootstrap"]["dcs"]
+    assert (dcs["ttl"], dcs["loop_wait"], dcs["retry_timeout"]) == (30, 10, 10), "the timing of a cluster with Patroni members"
+
+
+def test_without_a_file_the_sample_goes_to_standard_output(tmp_path: Path) -> None:
+    done = patroni(tmp_path, "--generate-sample-config")
+    assert done.returncode == 0 and yaml.safe_load(done.stdout)["scope"] == "#FIXME"
+    assert done.stderr.startswith("replace #FIXME in: scope, ") and os.listdir(tmp_path) == ["patroni"]
+
+
+def test_pgcore_leaves_a_file_alone_that_is_there(tmp_path: Path) -> None:
+    out = tmp_path / "node.yml"
+    out.write_text("mine")
+    done = patroni(tmp_path, "generate-sample-config", str(out), name="pgcore")
+    assert done.returncode == 1 and f"{out} exists and was not touched" in done.stderr and out.read_text() == "mine"
+    forced = patroni(tmp_path, "generate-sample-config", "--force", str(out), name="pgcore")
+    assert forced.returncode == 0 and (tmp_path / "node.yml.old").read_text() == "mine"
+    assert patroni(tmp_path, "generate-sample-config", f"{out}/below.yml", name="pgcore").returncode == 1
+
+
 def test_conflicting_modes_and_unknown_options_are_wrong_usage(tmp_path: Path) -> None:
     assert patroni(tmp_path, "--validate-config", "--generate-config").returncode == 2
     assert patroni(tmp_path, "--no-such-option").returncode == 2

@@ -18,6 +18,8 @@ from pgcore.errors import PgcoreError
 COMMANDS = {
     "explain": ("pgcore.cli.explain", "explain"),
     "replay": ("pgcore.cli.explain", "replay"),
+    "generate-config": ("pgcore.cli.generate", "node_config"),
+    "generate-sample-config": ("pgcore.cli.generate", "sample_config"),
     "history": ("pgcore.cli.cluster", "history"),
     "list": ("pgcore.cli.cluster", "list_members"),
     "plugins": ("pgcore.cli.plugins", "plugins"),

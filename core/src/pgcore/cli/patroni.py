@@ -6,11 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+import click
 
 from pgcore import PATRONI_VERSION, __version__
 from pgcore.cli.validate import print_local, problems
 from pgcore.config.validate import Problem
 from pgcore.errors import PgcoreError
+from pgcore.model.basics import Timing
 
 _MISSING = "is required but missing"
 
@@ -21,12 +25,14 @@ def main(argv: Sequence[str]) -> int:
     try:
         if options.validate_config:
             return _validate(options)
+        if options.generate_config or options.generate_sample_config:
+            return _generate(options)
     except PgcoreError as error:
         print(error, file=sys.stderr)
         return 1
-    for name in ("ignore_listen_port", "print"):
+    for name, mode in (("ignore_listen_port", "validate"), ("print", "validate"), ("dsn", "generate")):
         if getattr(options, name):
-            print(f"--{name.replace('_', '-')} has no effect without --validate-config", file=sys.stderr)
+            print(f"--{name.replace('_', '-')} has no effect without --{mode}-config", file=sys.stderr)
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "pgcore", "run", *([options.configfile] if options.configfile else [])])
 
@@ -39,6 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"patroni {PATRONI_VERSION} (pgcore {__version__})")
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--validate-config", action="store_true", help="check the configuration and end: 0 is good")
+    modes.add_argument("--generate-config", action="store_true", help="write a node file for a server that runs, to "
+                                                                      "configfile or standard output")
+    modes.add_argument("--generate-sample-config", action="store_true", help="write a node file with defaults there")
+    parser.add_argument("--dsn", help="with --generate-config: the server, as a superuser; else PGHOST, PGUSER and the like")
     parser.add_argument("-i", "--ignore-listen-port", action="store_true", help="when checking: listen addresses may be in use")
     parser.add_argument("-p", "--print", action="store_true", help="when checking: print the local configuration, environment "
                                                                    "included, secrets masked")
@@ -53,6 +63,22 @@ def _validate(options: argparse.Namespace) -> int:
     if options.print:
         print_local(options.configfile, os.environ, secrets=False)
     return int(any(problem.level == "error" for problem in found))
+
+
+def _generate(options: argparse.Namespace) -> int:
+    """With the timing that Patroni members can follow. A file that is there is replaced, as scripts expect, and kept beside."""
+    from pgcore.cli.generate import make_of_server, make_sample, write
+
+    try:
+        file = make_of_server(options.dsn, os.environ, Timing()) if options.generate_config else make_sample(os.environ, Timing())
+        write(file, Path(options.configfile) if options.configfile else None, force=True)
+    except click.exceptions.Abort:
+        print("no password was given", file=sys.stderr)
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return 0
 
 
 def _line(problem: Problem) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 
 from pgcore.errors import ConfigError
 
+FILL_IN = "#FIXME"
+"""Stands in a generated file where only the administrator knows the value."""
+
 
 class Places:
     """Where each key of a tree came from; call it with a path to get ``file:line`` or the name of a variable."""
@@ -126,6 +129,15 @@ def equal(left: Any, right: Any) -> bool:
     if isinstance(left, Mapping) or isinstance(right, Mapping):
         return False
     return str(left) == str(right)
+
+
+def unfilled(tree: Any, path: str = "") -> list[str]:
+    """The paths that still say ``#FIXME``, also as the host of an address."""
+    if isinstance(tree, Mapping):
+        return [found for key, item in tree.items() for found in unfilled(item, f"{path}.{key}" if path else str(key))]
+    if isinstance(tree, list):
+        return [found for index, item in enumerate(tree) for found in unfilled(item, f"{path}[{index}]")]
+    return [path] if isinstance(tree, str) and (tree == FILL_IN or tree.startswith(f"{FILL_IN}:")) else []
 
 
 def _copy(value: Any) -> Any:

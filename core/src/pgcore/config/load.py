@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pgcore.config.document import Places, patch, read_yaml
+from pgcore.config.document import FILL_IN, Places, patch, read_yaml, unfilled
 from pgcore.config.environment import Environment, take_environment
 from pgcore.config.schema import is_section, key_names, parse_fields, parse_section, partial_section
 from pgcore.config.sections import (
@@ -182,6 +182,7 @@ def examine(origin: Origin) -> Draft:
     _check_watchdog(draft)
     _check_recorder(draft)
     _check_top_level(draft)
+    _check_filled(draft)
     return draft
 
 
@@ -393,6 +394,14 @@ def _check_bootstrap(draft: Draft) -> None:
         draft.warn("bootstrap.users", "has no effect", "create database users in bootstrap.post_bootstrap")
     _unknown(draft, "bootstrap", {key: value for key, value in raw.items() if key != "users"}, key_names(BootstrapSection),
              [str(raw.get("method"))])
+
+
+def _check_filled(draft: Draft) -> None:
+    """A generated file is complete; what else is wrong with a value that is not there yet is not told."""
+    paths = unfilled(draft.tree)
+    draft.errors = [error for error in draft.errors if error.path not in paths]
+    for path in paths:
+        draft.fail(path, f"is still {FILL_IN}", "fill it in")
 
 
 def _check_watchdog(draft: Draft) -> None:

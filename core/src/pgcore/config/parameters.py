@@ -74,8 +74,9 @@ RECOVERY = frozenset({"restore_command", "archive_cleanup_command", "recovery_en
 
 
 def is_agents_own(name: str) -> bool:
-    """Settings that are never taken from a configuration: the upstream and recovery targets (config 7.2)."""
-    return name in ("primary_conninfo", "primary_slot_name") or name.startswith("recovery_target")
+    """Settings that are never taken from a configuration: the upstream, recovery targets (config 7.2), where the files are."""
+    own = ("primary_conninfo", "primary_slot_name", "config_file", "data_directory")
+    return name in own or name.startswith("recovery_target")
 
 
 def merge_parameters(dynamic: Mapping[str, Json], local: Mapping[str, Json], warn: Warn) -> dict[str, Json]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pgcore.config.document import FILL_IN, unfilled
 from pgcore.config.dynamic import Notes, read_document
 from pgcore.config.environment import take_environment
 from pgcore.config.load import Draft, Origin, examine
@@ -67,7 +68,8 @@ def validate(path: str | None, environ: Mapping[str, str], section_types: Mappin
         _check_tags(draft)
         if probe and not ignore_listen_port:
             _check_ports(draft)
-    found = [_problem("error", error, draft) for error in draft.errors]
+    waiting = unfilled(draft.tree)
+    found = [_problem("error", error, draft) for error in draft.errors if error.path not in waiting or FILL_IN in error.problem]
     found += [_problem("warning", warning, draft) for warning in draft.warnings]
     return found
 
@@ -236,7 +238,7 @@ def _check_server(draft: Draft, probe: bool) -> None:
         draft.warn("postgresql.os_user", "is not set; PostgreSQL does not run as root", "name the account, for example postgres")
     postgres = _check_programs(draft, section)
     if section.data_dir:
-        _check_data_dir(draft, section.data_dir, _major(postgres) if probe and postgres else None)
+        _check_data_dir(draft, section.data_dir, program_major(postgres) if probe and postgres else None)
 
 
 def _check_programs(draft: Draft, section: PostgresqlSection) -> str | None:
@@ -251,7 +253,8 @@ def _check_programs(draft: Draft, section: PostgresqlSection) -> str | None:
     return shutil.which(section.bin_name.get("postgres", "postgres"), path=path)
 
 
-def _major(postgres: str) -> str | None:
+def program_major(postgres: str) -> str | None:
+    """Major version of a ``postgres`` program, such as 15 or 9.6; None if it does not say."""
     try:
         text = subprocess.run([postgres, "--version"], capture_output=True, text=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -83,3 +83,28 @@ class ServerSettings:
     pre_promote: str | None = None
     leader_apply_delay: str | None = None
     """``recovery_min_apply_delay`` of the ``standby_cluster`` section: for the standby leader alone (HA rules 22.3)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundServer:
+    """A running server as an administrator set it up, before any agent: what a node file for it is made of."""
+
+    major: int
+    cluster_name: str
+    listen: str
+    """``listen_addresses`` and port, as ``postgresql.listen`` is written."""
+    data_dir: str
+    config_file: str
+    bin_dir: str
+    parameters: Mapping[str, str]
+    """Set to something else than PostgreSQL's default, or asked for by name; as ``SHOW`` prints them."""
+    hba_file: str
+    ident_file: str
+    hba: tuple[str, ...] = ()
+    ident: tuple[str, ...] = ()
+    """Lines of the two files without comments."""
+    superuser: Credentials = field(default_factory=Credentials)
+    socket: bool = False
+    """It was reached through its socket on this machine."""
+    replication_role: str | None = None
+    """The one role besides superusers that may replicate; None if there is none, or several."""

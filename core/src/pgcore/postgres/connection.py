@@ -152,9 +152,17 @@ def libpq_version() -> int:
     return int(psycopg2.extensions.libpq_version())
 
 
+def read_conninfo(text: str) -> dict[str, str]:
+    """A connection string that somebody gave, as a mapping. Raises ServerError saying what is wrong with it."""
+    try:
+        return {name: str(value) for name, value in psycopg2.extensions.parse_dsn(text).items()}
+    except psycopg2.Error as error:
+        raise ServerError(f"the connection string cannot be read: {_text(error)}") from error
+
+
 def parse_conninfo(text: str) -> dict[str, str]:
     """A libpq connection string as a mapping; empty if it can't be understood."""
     try:
-        return {name: str(value) for name, value in psycopg2.extensions.parse_dsn(text).items()} if text else {}
-    except psycopg2.Error:
+        return read_conninfo(text)
+    except ServerError:
         return {}
