@@ -84,6 +84,7 @@ PRIMARY = (
 
 GATES = (
     case("another was faster: read who leads (EC 42)", free(race_lost=True), "race.lost", ReadCluster(fresh=True)),
+    nothing("another was faster and has let go again: the next beat looks anew", free(beaten=True), "race.beaten"),
     nothing("my promotion failed 29 s ago (EC 55)", free(promotion_failed_at=Instant(NOW - 29)), "race.failed_before"),
     case("my promotion failed 31 s ago (EC 55)", free(promotion_failed_at=Instant(NOW - 31)), "race.acquire"),
     nothing("no standby races in maintenance mode (EC 190)", free(paused=True), "race.paused"),
@@ -142,6 +143,21 @@ GATES = (
         "somebody has removed the lock, and the primary, whose server is too slow to answer, still counts on it",
         free(peers=peers(peer("b"), peer("c", 0, reachable=False, counts_on_lock=True))),
         "race.primary_counts_on_lock",
+    ),
+    nothing(
+        "somebody has removed the lock while its holder was being promoted, which cannot be taken back (EC 17)",
+        free(peers=peers(peer("b"), peer("c", promoting=True))),
+        "race.peer_promoting",
+    ),
+    nothing(
+        "the same, and its server does not answer",
+        free(peers=peers(peer("b"), peer("c", 0, reachable=False, promoting=True)), unlocked_since=Instant(NOW - 30)),
+        "race.peer_promoting",
+    ),
+    case(
+        "its promotion has not ended for longer than ttl, in which its guard has stopped it",
+        free(peers=peers(peer("b"), peer("c", promoting=True)), unlocked_since=Instant(NOW - 31)),
+        "race.acquire",
     ),
     nothing(
         "the store was emptied 3 s ago, and the former leader does not answer: its lease may run on (EC 17)",
@@ -207,9 +223,19 @@ GATES = (
     nothing(
         "the own watchdog is required and does not work (EC 53)", free(standby(watchdog_failed=True)), "race.watchdog_failed"
     ),
-    case(
-        "asked for by an operator it races all the same; the promotion will need the watchdog",
+    nothing(
+        "asked for by an operator it would take the lock and give it back, again and again (EC 53)",
         free(standby(watchdog_failed=True), TO_ME),
+        "race.named_without_watchdog",
+    ),
+    nothing(
+        "the same in a manual failover (EC 53)",
+        free(standby(watchdog_failed=True), view(None, failover=request(None, "a"))),
+        "race.named_without_watchdog",
+    ),
+    case(
+        "in maintenance mode no watchdog runs, so none is missed",
+        free(standby(watchdog_failed=True), TO_ME, paused=True),
         "race.asked_for_me",
     ),
     case(

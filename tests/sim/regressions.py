@@ -62,6 +62,17 @@ REGRESSIONS: tuple[Regression, ...] = (
         "the wipe took the lock of a primary that could not be asked, and a standby was promoted beside it; now it is given ttl",
         (Fault(30.69, "freeze-agent", "leader", 3.75), Fault(31.0, "store-wipe"))),
     Regression(
+        "a candidate whose watchdog broke during the switchover", "watchdog", 365873401,
+        "named, it took the lock and gave it back every few milliseconds, and whoever raced against it lost to nobody twice in a "
+        "heartbeat; now it stands back, and whoever loses a race does not race again in the same heartbeat",
+        (Fault(29.0, "hung-stop", "other 1", 0.47), Fault(34.0, "switchover", awaits="verify"),
+         Fault(46.0, "watchdog-breaks", "replica 1", 1.0, awaits="checkpoint"))),
+    Regression(
+        "a wipe during a promotion", "store", 365873410,
+        "it took the lock of a node that was being promoted; another was elected while its server went on to accept writes; "
+        "now a node says that it is being promoted, and the others wait until it has stopped",
+        (Fault(37.0, "store-cut", "leader", 7.5, {"way": "out"}), Fault(38.0, "store-wipe", awaits="promoting"))),
+    Regression(
         "a machine frozen while it had no power", "chaos", 178619877,
         "a mistake of the simulation: its server stood still for ever once the power was back; now the thaw lets it go on",
         (Fault(272.0, "power-loss", "leader", 40.0), Fault(272.0, "freeze", "leader", 0.5, awaits="checkpoint"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pgcore.testing.simulation.world import World
 from sim.conftest import Simulate
+from sim.moments import at_once
+from sim.scene import Diary
 
 REQUIRED = {"watchdog": {"mode": "required"}}
 
@@ -39,6 +43,26 @@ def test_the_watchdog_moves_with_the_lock(simulate: Simulate) -> None:
         world.run(10)
         world.settle()
         assert world.leader == candidate and running(world) == [candidate]
+    assert not resets(world)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_switchover_to_a_node_whose_watchdog_breaks_meanwhile_ends_elsewhere(simulate: Simulate, named: bool) -> None:
+    """It stands back instead of taking the lock and giving it back, again and again. (EC 53)"""
+    world, old = watched(simulate)
+    broken = next(name for name in world.machines if name != old)
+    diary = Diary(world)
+    world.checker.trouble(broken, begins=True)
+    world.ask_switchover(old, broken if named else None)
+    at_once(world, lambda: old not in world.writable(), 20)
+    world[broken].watchdogs.broken = True
+    assert world.run_until(lambda: world.writable() not in ([], [old]) or world.writable() == [old], 30)
+    world.run(5)
+    assert broken not in world.writable() and len(world.writable()) == 1
+    assert diary.count(broken, "leader.watchdog_refused") <= 1
+    world[broken].watchdogs.broken = False
+    world.checker.trouble(broken, begins=False)
+    world.settle()
     assert not resets(world)
 
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from pgcore.dcs.store import Key
 from pgcore.testing.simulation.machine import Machine
 from pgcore.testing.simulation.network import STORE
 from pgcore.testing.simulation.world import World
 from sim.conftest import Simulate
-from sim.scene import Diary, cast, expect_trouble
+from sim.moments import at_once, lose_power
+from sim.scene import Diary, cast, expect_trouble, remove
 
 
 def cut_off(world: World, machine: Machine) -> Callable[[], None]:
@@ -55,6 +57,32 @@ def test_a_primary_that_cannot_be_asked_when_the_store_is_wiped_is_given_its_lea
     assert world.now - wiped_at > 9.5 and "race.wiped" in diary.rules() and not leader.server.writable
     mend()
     world.settle()
+
+
+@pytest.mark.parametrize("what", ["everything", "the lock alone"])
+@pytest.mark.parametrize("synchronous", [False, True])
+@pytest.mark.parametrize("promotion_s", [0.01, 0.03, 0.2])
+def test_nobody_is_promoted_beside_a_node_whose_lock_vanished_during_its_promotion(
+        simulate: Simulate, what: str, synchronous: bool, promotion_s: float) -> None:
+    """A promotion cannot be taken back: the others wait until the server has stopped or accepts writes no more. (EC 17, 57)"""
+    world = simulate(dynamic={"synchronous_mode": synchronous})
+    leader, *standbys = cast(world)
+    expect_trouble(world)
+    diary = Diary(world)
+    for machine in standbys:
+        machine.server.pace.promote_s = promotion_s
+    lose_power(leader)
+    at_once(world, lambda: "leader.promote" in diary.rules(), 40)
+    if what == "everything":
+        world.store.wipe()
+    else:
+        remove(world, Key.LEADER)
+    world.run(5)
+    outside_sync = synchronous and what == "the lock alone"
+    assert ("race.not_synchronous" if outside_sync else "race.peer_promoting") in diary.rules()
+    leader.power_on()
+    world.run(30)
+    assert len(world.writable()) == 1  # one that accepted writes for a moment may be a twin, which stays apart
 
 
 def test_a_primary_that_comes_back_in_time_after_a_wipe_stays(simulate: Simulate) -> None:

@@ -440,6 +440,8 @@ STATUSES: dict[str, tuple[Any, PeerView]] = {
         {"state": state, "role": "primary", "pgcore": {"lease_seconds_left": left}}, PeerView("b", False, counts_on_lock=counts))
        for state, left, counts in (("running", 3.2, True), ("unknown", 3.2, True), ("unknown", 0.0, False),
                                    ("stopping", 3.2, False))},
+    "no xlog, promoted": ({"role": "promoted", "pgcore": {"promoting": True}}, PeerView("b", False, promoting=True)),
+    "it is promoted": ({**REPLICA, "pgcore": {"promoting": True}}, view(promoting=True)),
     "no xlog while a copy is made": ({"state": "creating replica", "role": "replica"}, PeerView("b", False)),
     "no xlog and nofailover": (
         {"state": "starting", "tags": {"nofailover": True}},

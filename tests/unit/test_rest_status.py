@@ -48,8 +48,8 @@ def test_the_document_of_a_primary_has_the_fields_in_order() -> None:
             "sync_priority": 0,
         }
     ]
-    assert set(document["pgcore"]) == {"version", "rule", "reason", "lease_seconds_left", "observed_age", "task", "watchdog",
-                                       "writes"}
+    assert set(document["pgcore"]) == {"version", "rule", "reason", "lease_seconds_left", "observed_age", "task", "promoting",
+                                       "watchdog", "writes"}
 
 
 def test_the_time_of_the_last_write_is_told_as_an_age() -> None:

@@ -186,7 +186,7 @@ class Peers:
         except Exception:  # whatever a peer sends, the thread must live on and the caller must get an answer
             logger.exception("asking %s at %s failed unexpectedly", member.name, member.api_url)
             view = PeerView(member.name, False)
-        if view.reachable or view.starting or view.counts_on_lock:
+        if view.reachable or view.starting or view.counts_on_lock or view.promoting:
             self._silent.pop(member.name, None)
         else:
             self._silent[member.name] = now()
@@ -264,12 +264,13 @@ def parse_status(name: str, document: Json) -> PeerView:
     mine = document.get("pgcore")
     own = mine if isinstance(mine, Mapping) else {}
     leads = document.get("role") in ("primary", "master")
+    promoting = own.get("promoting") is True
     if not isinstance(wal, Mapping):
         starting = document.get("state") in (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
         left = own.get("lease_seconds_left")
         runs = document.get("state") in (State.RUNNING, "unknown")  # unknown: its agent has not heard of it for a while
         proven = leads and runs and isinstance(left, int | float) and left > 0
-        return PeerView(name, False, nofailover=tags.nofailover, starting=starting, counts_on_lock=proven)
+        return PeerView(name, False, nofailover=tags.nofailover, starting=starting, counts_on_lock=proven, promoting=promoting)
     primary = bool(wal.get("location")) or leads
     position = max(_integer(wal.get("received_location")), _integer(wal.get("replayed_location")))
     return PeerView(
@@ -281,6 +282,7 @@ def parse_status(name: str, document: Json) -> PeerView:
         nofailover=tags.nofailover,
         failover_priority=tags.failover_priority,
         watchdog_failed=document.get("watchdog_failed") is True,
+        promoting=promoting,
         failsafe_leader=str(own["failsafe_leader"]) if own.get("failsafe_leader") else None,
         failsafe_unknown=own.get("failsafe_unknown") is True,
     )

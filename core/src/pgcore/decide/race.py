@@ -35,6 +35,13 @@ def lost(w: World) -> Decision | None:
     return act(*check, ReadCluster(fresh=True), because="another node took the lock first")
 
 
+def beaten(w: World) -> Decision | None:
+    """Another node was faster in this beat, and has let the lock go already: the next beat looks anew."""
+    if w.beaten:
+        return rest(because="the lock is free again after another node took it first: looking anew", wake_after=AGAIN_S / 2)
+    return None
+
+
 def failed_before(w: World) -> Decision | None:
     """I gave the lock up less than ttl ago because my promotion failed: others first. (HA rules 15.1.1)"""
     at = w.memory.promotion_failed_at
@@ -185,6 +192,20 @@ def primary_counts_on_lock(w: World) -> Decision | None:
     return None
 
 
+def peer_promoting(w: World) -> Decision | None:
+    """Somebody removed the lock of a node that was being promoted: it stops, but may accept writes before. For ttl at most.
+
+    (HA rules 15.3.3, EC 17, principles, safety 1)
+    """
+    since = w.memory.unlocked_since
+    if since is not None and w.now - since > w.settings.timing.ttl:
+        return None
+    for name, peer in sorted((w.peers or {}).items()):
+        if peer.promoting:
+            return rest(because=f"{name} was being promoted: it may accept writes until it has stopped", wake_after=AGAIN_S / 5)
+    return None
+
+
 def wiped(w: World) -> Decision | None:
     """The lock vanished with everything else: that does not end the lease of a leader that cannot be asked; ttl does.
 
@@ -317,6 +338,7 @@ RACE = Table(
     lost,
     outdated_primary,
     primary_unsure,
+    beaten,
     primary_takes_it,
     failed_before,
     paused,
@@ -332,6 +354,7 @@ RACE = Table(
     ask_peers,
     primary_alive,
     primary_counts_on_lock,
+    peer_promoting,
     wiped,
     peer_ahead,
     peer_may_have_more,

@@ -332,6 +332,15 @@ def beside_a_primary(w: World) -> Decision | None:
     return rest(because=f"the request names this node, but {', '.join(alive)} still runs as a primary", wake_after=0.5)
 
 
+def named_without_watchdog(w: World) -> Decision | None:
+    """The request names me, but I could only take the lock and give it back; others do not wait for me. (HA rules 10, EC 53)"""
+    request = _now(w)
+    if request is None or request.candidate != w.me or not w.node.watchdog_failed or w.paused or w.standby_cluster:
+        return None
+    problem = w.node.watchdog_problem or "it does not work"
+    return rest(because=f"the request names this node, but its watchdog is required and {problem}", wake_after=1.0)
+
+
 def forced_on_me(w: World) -> Decision | None:
     """A manual failover names me: take the lock whatever is missing; that proves nothing. (HA rules 16.3.1, 30.10, EC 66, 78)"""
     request = _now(w)
@@ -425,6 +434,7 @@ RACE_RULES = (
     missing_wal,
     ask_candidate,
     beside_a_primary,
+    named_without_watchdog,
     forced_on_me,
     unproven_candidate,
     asked_for_me,

@@ -52,6 +52,8 @@ class PeerView:
     """Its agent answers but its server does not serve yet: what WAL it has is not known."""
     counts_on_lock: bool = False
     """It does not say what WAL it has, but that it is a primary whose lock is proven for now: it may be accepting writes."""
+    promoting: bool = False
+    """Its server was asked to become a primary, which cannot be taken back: it may do so at any moment."""
     failsafe_leader: str | None = None
     """A primary without the store that it has accepted as the leader, while that is valid."""
     failsafe_unknown: bool = False
@@ -220,6 +222,8 @@ class World:
     """The cluster was read again in this beat, since the lock was taken; nothing newer can have been in the store then."""
     race_lost: bool = False
     """Somebody else was faster to the lock in this beat; who, is not read yet."""
+    beaten: bool = False
+    """Somebody else was faster to the lock in this beat, whatever was read since."""
     peers: Mapping[str, PeerView] | None = None
     asked_under: str | None = None
     """Version of the ``/sync`` that was known when the peers were asked."""

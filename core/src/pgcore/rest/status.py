@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pgcore import PATRONI_VERSION, __version__
 from pgcore.daemon.board import Status
-from pgcore.model.basics import Instant, Json, Lsn, Tags
+from pgcore.model.basics import Instant, Json, Lsn, Role, Tags
 from pgcore.model.cluster import ClusterView, FailoverRequest
-from pgcore.model.node import Writes
+from pgcore.model.node import TaskKind, Writes
 from pgcore.rest import checks
 from pgcore.rest.answer import json_text
 from pgcore.rest.members import ClusterMode, MemberRow, member_rows
@@ -65,6 +65,7 @@ def _ours(status: Status, at: Instant, fresh: Positions | None) -> dict[str, Jso
         "lease_seconds_left": None if status.lease_until is None else round(max(0.0, status.lease_until - at), 3),
         "observed_age": 0.0 if fresh else round(checks.observed_age(status, at), 3),
         "task": _task(status, at),
+        "promoting": status.node.role is Role.PROMOTED or status.task.get("kind") == TaskKind.PROMOTE,
         "writes": _writes(status.node.writes, at),
         "watchdog": str(status.node.watchdog),
     }

@@ -48,7 +48,7 @@ def _not_first(world: World, outcome: Outcome) -> World:
     world = replace(world, lease=LeaseState.NONE)
     if isinstance(outcome.value, FailsafeRecord):
         return remember(replace(world, cluster=with_leader(world.cluster, outcome.value)), failsafe=outcome.value)
-    return replace(world, race_lost=True)
+    return replace(world, race_lost=True, beaten=True)
 
 
 def _held(world: World, outcome: Outcome) -> World:

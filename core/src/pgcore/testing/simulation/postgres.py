@@ -22,7 +22,7 @@ from pgcore.model.settings import PermanentSlot
 from pgcore.postgres.lifecycle import StopMode
 from pgcore.postgres.timeline import Switch
 from pgcore.testing.simulation import copying, parameters
-from pgcore.testing.simulation.quick_postgres import POLL_S, QuickSimulatedPostgres
+from pgcore.testing.simulation.quick_postgres import POLL_S, PROMOTION_POLL_S, QuickSimulatedPostgres
 from pgcore.testing.simulation.server import Phase, Server
 from pgcore.testing.simulation.server_files import SlotState
 from pgcore.testing.simulation.wal import Commit, history, passed, timeline_root
@@ -176,7 +176,7 @@ class SimulatedPostgres(QuickSimulatedPostgres):
             accepted()
             end = Deadline.after(timeout_s)
             if not self._wait(lambda: (server.writable and server.answers) or server.pid != pid or not server.running, end.left(),
-                              ctx.check):
+                              ctx.check, poll_s=PROMOTION_POLL_S):
                 raise ServerError("PostgreSQL was asked to promote but is still in recovery when the time is over")
             if server.pid != pid or not server.writable:
                 raise ServerError("PostgreSQL died during its promotion")

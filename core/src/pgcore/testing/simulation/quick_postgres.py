@@ -22,6 +22,8 @@ from pgcore.testing.simulation.server_files import DataFiles, Followed, SlotStat
 from pgcore.testing.simulation.wal import Branch, beginnings, history, passed, timeline_root
 
 POLL_S = 0.5
+PROMOTION_POLL_S = 0.02
+"""A promotion that is cancelled ends at once: the stop that follows must not be later than it would be."""
 """How often a wait looks whether it was cancelled; what it waits for wakes it at once."""
 
 
@@ -330,15 +332,15 @@ class QuickSimulatedPostgres:
                 raise ServerUnavailableError(f"{source.label} has not written its checkpoint")
 
     def _wait(self, until: Callable[[], bool], timeout_s: float, check: Callable[[], None] = lambda: None,
-              watched: Server | None = None) -> bool:
-        """Wait until it is so, at most this long; whether it is."""
+              watched: Server | None = None, poll_s: float = POLL_S) -> bool:
+        """Wait until it is so, at most this long; whether it is. ``check`` is called every ``poll_s`` at least."""
         end = now() + timeout_s
         while not until():
             check()
             left = end - now()
             if left <= 0:
                 return False
-            (watched or self.server).changed.wait(min(POLL_S, left))
+            (watched or self.server).changed.wait(min(poll_s, left))
         return True
 
     # -- configuration -----------------------------------------------------------------------------------------------------
