@@ -1,0 +1,176 @@
+"""Clients behind a real HAProxy follow the primary, with the configuration everybody has and with the one that reacts faster.
+
+Both run at the same time in front of one cluster, so that both see the very same switchover and the very same dead primary.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from typing import Any
+
+import psycopg2
+import pytest
+
+from harness import Cluster, Gap, Node, Writer, wait_for
+from harness.haproxy import HaProxy
+
+pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy")
+
+USUAL, FAST = "haproxy.cfg", "haproxy-fast.cfg"
+FOLLOWS_S = 60.0
+
+
+class Reader:
+    """A client of the replicas: a new connection for every read, until told to end."""
+
+    def __init__(self, connection: str) -> None:
+        self._connection = connection
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._reads: list[tuple[float, str]] = []
+
+    def __enter__(self) -> Reader:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join(15)
+
+    def _run(self) -> None:
+        while not self._ending.wait(0.02):
+            with suppress(psycopg2.Error), closing(psycopg2.connect(self._connection)) as link, link.cursor() as cursor:
+                asked = time.monotonic()
+                cursor.execute("SELECT host(inet_server_addr())")
+                self._reads.append((asked, cursor.fetchone()[0]))
+
+    def since(self, moment: float) -> set[str]:
+        """The addresses of the servers that answered reads sent after this moment."""
+        return {server for asked, server in self._reads if asked > moment}
+
+
+class Door:
+    """One HAProxy with a writer at its primary port, a reader and idle sessions at its replicas' port."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.proxy = cluster, HaProxy(cluster, name)
+        self.table = f"through_{name.partition('.')[0].replace('-', '_')}"
+        # The server notes where each row was written; the writer gives its number alone.
+        cluster.primary().query(
+            f"CREATE TABLE {self.table} (number bigint PRIMARY KEY, server text DEFAULT host(inet_server_addr()),"
+            " standby boolean DEFAULT pg_is_in_recovery())")
+
+    def writer(self) -> Writer:
+        """A client of the primary, not started."""
+        return self.cluster.writer(self.proxy.primary_dsn, table=self.table)
+
+    def wait_settled(self) -> None:
+        """HAProxy sends writers to the primary and readers to the standbys."""
+        primary = self.cluster.primary()
+        standbys = {node.name for node in self.cluster.nodes if node is not primary and node.running}
+        wait_for(lambda: self.proxy.up("primary") == {primary.name} and self.proxy.up("replicas") == standbys, FOLLOWS_S,
+                 f"{self.proxy.name} leads to {primary.name} and {standbys}")
+
+    def sessions(self) -> dict[str, Any]:
+        """Open sessions by the address of their server: one through the primary's port, on each standby one through the other."""
+        found: dict[str, Any] = {}
+        for connection in (self.proxy.primary_dsn, *[self.proxy.replicas_dsn] * (len(self.cluster.nodes) - 1)):
+            link = psycopg2.connect(connection)
+            link.autocommit = True
+            found[_ask(link, "SELECT host(inet_server_addr())")] = link
+        return found
+
+    def servers(self) -> list[str]:
+        """The addresses of the servers that took the rows, in the order of the rows, each named when it begins."""
+        rows = self.cluster.primary().query(f"SELECT server, standby FROM {self.table} ORDER BY number")
+        assert not any(standby for _, standby in rows)
+        return [server for number, (server, _) in enumerate(rows) if number == 0 or rows[number - 1][0] != server]
+
+
+def _ask(link: Any, statement: str) -> Any:
+    with link.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchone()[0]
+
+
+def _is_cut(link: Any) -> bool:
+    try:
+        _ask(link, "SELECT 1")
+    except psycopg2.OperationalError:
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def cluster(make_shared_cluster: Callable[..., Cluster]) -> Cluster:
+    # Synchronous: so that not a single acknowledged write may be missing, whoever is killed.
+    return make_shared_cluster(dynamic={"synchronous_mode": True}).bootstrap()
+
+
+@pytest.fixture(scope="module")
+def doors(cluster: Cluster) -> Iterator[list[Door]]:
+    """Both configurations, in front of the same cluster."""
+    made = [Door(cluster, name) for name in (USUAL, FAST)]
+    with ExitStack() as stack:
+        for door in made:
+            stack.enter_context(door.proxy)
+        yield made
+
+
+@pytest.mark.parametrize("event", ["switchover", "dead primary"])
+def test_clients_follow_the_primary(cluster: Cluster, doors: list[Door], measured: Callable[[str, Gap | float], None],
+                                    event: str) -> None:
+    cluster.repair()
+    old = cluster.primary()
+    wait_for(lambda: old.ask("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"), 30, "a synchronous standby")
+    with ExitStack() as stack:
+        for door in doors:
+            door.wait_settled()
+        sessions = [door.sessions() for door in doors]
+        assert [set(found) for found in sessions] == [{node.host for node in cluster.nodes}] * 2
+        readers = [stack.enter_context(Reader(door.proxy.replicas_dsn)) for door in doors]
+        writers = [stack.enter_context(door.writer()) for door in doors]
+        time.sleep(1)
+        began = time.monotonic()
+        if event == "switchover":
+            answer = cluster.switchover(old)
+            assert answer is not None and answer.status == 200, answer
+        else:
+            old.kill_everything()
+        for writer in writers:
+            writer.wait_resumed(began, FOLLOWS_S)
+        new = cluster.primary()
+        assert new is not old
+        _check_sessions(sessions, old, new)
+        if event == "switchover":
+            cluster.wait_healthy()
+        for door in doors:
+            door.wait_settled()
+        settled = time.monotonic()
+        wait_for(lambda: all(reader.since(settled) >= {node.host for node in cluster.others(new) if node.running}
+                             for reader in readers), 30, "every standby is read from")
+    gaps = []
+    for door, writer, reader in zip(doors, writers, readers, strict=True):
+        report = writer.report()
+        assert report.missing(cluster.present(table=door.table)) == []
+        assert door.servers()[-2:] == [old.host, new.host], "one change of server, and no row from anywhere else"
+        assert new.host not in reader.since(settled)
+        gaps.append(report.longest_gap(after_s=began))
+        measured(f"{event} through {door.proxy.name}: write gap", gaps[-1])
+    assert gaps[1].seconds < gaps[0].seconds, "the faster configuration is the faster one"
+
+
+def _check_sessions(sessions: list[dict[str, Any]], old: Node, new: Node) -> None:
+    """Whoever is on the old primary is cut, and so are a standby's clients on the new one, which would be writable; no others."""
+    for found in sessions:
+        for node in (old, new):
+            gone = found.pop(node.host)
+            wait_for(lambda link=gone: _is_cut(link), FOLLOWS_S, f"the sessions on {node.name} are cut")  # type: ignore[misc]
+            gone.close()
+        for host, link in found.items():
+            assert not _is_cut(link), f"the session on {host}, a standby before and after, had no reason to end"
+            link.close()
