@@ -13,17 +13,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from pgcore.cli import switch
 from pgcore.cli.context import Session
 from pgcore.cli.main import group
+from pgcore.cli.options import repeat
 from pgcore.clock import Deadline, now
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.dcs.codec import decode
 from pgcore.dcs.store import ANYTHING, Key, Store
+from pgcore.errors import StoreUnavailableError
 from pgcore.model.basics import Instant, Timing
 from pgcore.rest.server import RestServer
 from pgcore.rest.settings import RestSettings
@@ -127,8 +130,9 @@ class Cluster:
         thread.start()
         return thread
 
-    def run(self, *arguments: str, input: str | None = None, environ: dict[str, str] | None = None) -> Result:
-        session = MemorySession(str(self.file), None, False, environ or {})
+    def run(self, *arguments: str, input: str | None = None, environ: dict[str, str] | None = None,
+            patronictl: bool = False) -> Result:
+        session = MemorySession(str(self.file), None, False, environ or {}, patronictl)
         session.server = self.server
         return CliRunner().invoke(group, list(arguments), obj=session, input=input)
 
@@ -190,10 +194,57 @@ def test_a_store_that_does_not_answer_ends_the_command_with_1(cluster: Cluster) 
 
 def test_version_asks_the_members(cluster: Cluster) -> None:
     cluster.serve()
-    lines = cluster.run("version", "demo").output.splitlines()
+    result = cluster.run("version", "demo")
+    lines = result.output.splitlines()
+    assert result.exit_code == 1  # b and c do not answer
     assert lines[0].startswith("pgcore version ")
     assert lines[2].startswith("a: Patroni 4.1.5 PostgreSQL 15.20 pgcore ")
     assert lines[3].startswith("b: failed to get version: ")
+
+
+def test_dsn_finds_the_leader_wherever_it_moves_to(cluster: Cluster) -> None:
+    hosts = "host=10.0.0.97,10.0.0.98,10.0.0.99 port=5432,5432,5432 connect_timeout=3 target_session_attrs="
+    assert cluster.run("dsn").output == hosts + "read-write\n"
+    assert cluster.run("dsn", "-r", "any").output == hosts + "any\n"
+    cluster.switch_leader("b")
+    assert cluster.run("dsn", "demo", "-r", "primary").output.startswith("host=10.0.0.98,10.0.0.97,10.0.0.99 ")
+
+
+def test_dsn_of_replicas_ends_with_the_leader_and_leaves_out_who_takes_no_readers(cluster: Cluster) -> None:
+    assert cluster.run("dsn", "-r", "replica").output == (
+        "host=10.0.0.98,10.0.0.99,10.0.0.97 port=5432,5432,5432 connect_timeout=3 target_session_attrs=prefer-standby\n"
+    )
+    cluster.card("b", "replica", tags={"noloadbalance": True})
+    assert cluster.run("dsn", "-r", "standby").output.startswith("host=10.0.0.99,10.0.0.97 ")
+
+
+def test_dsn_of_one_member_is_its_address(cluster: Cluster) -> None:
+    assert cluster.run("dsn", "-m", "c").output == "host=10.0.0.99 port=5432\n"
+    assert cluster.run("dsn", patronictl=True).output == "host=10.0.0.97 port=5432\n"
+    cluster.put(Key.CONFIG, '{"standby_cluster": {"host": "elsewhere"}}')
+    assert cluster.run("dsn").output == "host=10.0.0.97 port=5432\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("-m", "z"), "Can not find a"), (("-r", "standby-leader"), "Can not find"), (("-m", "a", "-r", "any"), "exclusive")],
+)
+def test_dsn_of_nobody_is_an_error(cluster: Cluster, arguments: tuple[str, ...], words: str) -> None:
+    result = cluster.run("dsn", *arguments)
+    assert (result.exit_code, words in result.output) == (1, True)
+
+
+def test_who_watches_is_told_of_an_outage_and_sees_its_end(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    rounds = iter((None, StoreUnavailableError("the store is away"), None, KeyboardInterrupt()))
+
+    def once() -> None:
+        click.echo("shown")
+        if (end := next(rounds)) is not None:
+            raise end
+
+    with pytest.raises(KeyboardInterrupt):
+        repeat(once, 0.01, watch=False)
+    assert capsys.readouterr() == ("shown\n" * 4, "Error: the store is away\n")
 
 
 # -- switchover ---------------------------------------------------------------------------------------------------------------

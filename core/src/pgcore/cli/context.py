@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pgcore.model.basics import Json, Timing
 from pgcore.model.cluster import ClusterView
 from pgcore.registry import Registry
 
+logger = logging.getLogger(__name__)
 READ_S = 10.0
 """Seconds a command waits for the store."""
 OBSERVER = "pgcore-ctl"
@@ -45,9 +47,9 @@ class Cluster:
             raise ConfigError("", f"{self.scope} is a cluster of the groups {numbers}", "name one of them with --group")
         return views[self.group]
 
-    def read_groups(self) -> dict[int | None, ClusterView]:
+    def read_groups(self, within_s: float = READ_S) -> dict[int | None, ClusterView]:
         """Every group by number; a cluster without groups has the number None. Raises StoreUnavailableError."""
-        snapshot = self.store.read(fresh=True, deadline=Deadline.after(READ_S))
+        snapshot = self.store.read(fresh=True, deadline=Deadline.after(within_s))
         groups = by_group(snapshot) if self.group is None else {}
         if not groups:
             return {self.group: decode(snapshot)}
@@ -62,6 +64,8 @@ class Session:
     dcs_url: str | None
     insecure: bool
     environ: Mapping[str, str]
+    patronictl: bool = False
+    """Called under that name: what scripts written for it read is printed as they expect it."""
 
     @functools.cached_property
     def path(self) -> str | None:
@@ -72,8 +76,8 @@ class Session:
                 raise ConfigError("", "does not exist", remedy, self.config_file)
             return self.config_file
         home = self.environ.get("XDG_CONFIG_HOME") or os.path.join(self.environ.get("HOME", ""), ".config")
-        candidates = (os.path.join(home, "pgcore", "pgcorectl.yaml"), os.path.join(home, "patroni", "patronictl.yaml"))
-        return next((path for path in candidates if os.path.exists(path)), None)
+        own, older = os.path.join(home, "pgcore", "pgcorectl.yaml"), os.path.join(home, "patroni", "patronictl.yaml")
+        return next((path for path in ((older, own) if self.patronictl else (own, older)) if os.path.exists(path)), None)
 
     @functools.cached_property
     def client(self) -> ClientConfig:
@@ -82,9 +86,14 @@ class Session:
         override = _read_url(self.dcs_url) if self.dcs_url else None
         tree = dict(plain.tree)
         if override:
-            tree = {name: value for name, value in tree.items() if name not in _URL_STORES} | {override.store: override.section}
+            tree = {name: value for name, value in tree.items() if name not in plain.stores} | {override.store: override.section}
         client = load_client(self.path, dict(self.environ), self._section_types(tree))
-        return client if override is None else self._overridden(client, override)
+        client = client if override is None else self._overridden(client, override)
+        ours = {"scope", "namespace", "ctl", "citus", *client.stores}
+        for warning in client.warnings:
+            if warning.path.partition(".")[0] in ours:
+                logger.warning("%s", warning)
+        return client
 
     @functools.cached_property
     def _registry(self) -> Registry:
@@ -98,10 +107,8 @@ class Session:
         section, errors, _ = parse_section(backend.section, override.section, override.store, "--dcs-url")
         if errors:
             raise ConfigErrors(errors)
-        stores = (override.store, *(name for name in client.stores if name not in _URL_STORES))
-        kept = {name: value for name, value in client.plugin_sections.items() if name not in _URL_STORES}
-        return replace(client, namespace=override.namespace or client.namespace, stores=stores,
-                       plugin_sections={**kept, override.store: section})
+        return replace(client, namespace=override.namespace or client.namespace, stores=(override.store,),
+                       plugin_sections={override.store: section})
 
     def scope(self, name: str | None) -> str:
         """The cluster to look at: as named, else ``scope`` of the configuration. Raises ConfigError."""
@@ -172,15 +179,19 @@ class _Override:
 
 def _read_url(text: str) -> _Override:
     """``[scheme://]host[:port][/namespace]`` (cli 1.2)."""
-    parts = urlsplit(text if "://" in text else f"//{text}")
     try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
         port = parts.port
     except ValueError as error:
         raise ConfigError("", f"--dcs-url has no valid port: {text!r}", "for example etcd3://127.0.0.1:2379/service") from error
     store = parts.scheme or _URL_PORTS.get(port or 0, "etcd")
     if store not in _URL_STORES:
         raise ConfigError("", f"--dcs-url has the scheme {store!r}", "use one of " + ", ".join(_URL_STORES))
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError("", "--dcs-url holds more than a scheme, a host, a port and a namespace",
+                          f"write user, password and certificates into the section {store} of the configuration")
     host = parts.hostname or "localhost"
+    host = f"[{host}]" if ":" in host else host
     port = port or _DEFAULT_PORTS[store]
     if store == "exhibitor":
         section: dict[str, Json] = {"hosts": [host], "port": port}

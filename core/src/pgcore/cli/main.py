@@ -15,15 +15,19 @@ from pgcore import PATRONI_VERSION, __version__
 from pgcore.cli.context import Session
 from pgcore.errors import PgcoreError
 
+PATRONICTL = "patronictl"
+
 COMMANDS = {
+    "completion": ("pgcore.cli.completion", "completion"),
+    "dsn": ("pgcore.cli.reading", "dsn"),
     "explain": ("pgcore.cli.explain", "explain"),
     "replay": ("pgcore.cli.explain", "replay"),
     "generate-config": ("pgcore.cli.generate", "node_config"),
     "generate-sample-config": ("pgcore.cli.generate", "sample_config"),
-    "history": ("pgcore.cli.cluster", "history"),
+    "history": ("pgcore.cli.reading", "history"),
     "list": ("pgcore.cli.cluster", "list_members"),
     "plugins": ("pgcore.cli.plugins", "plugins"),
-    "show-config": ("pgcore.cli.cluster", "show_config"),
+    "show-config": ("pgcore.cli.reading", "show_config"),
     "switchover": ("pgcore.cli.switch", "switchover"),
     "failover": ("pgcore.cli.switch", "failover"),
     "reinit": ("pgcore.cli.nodes", "reinit"),
@@ -32,7 +36,7 @@ COMMANDS = {
     "simulate": ("pgcore.cli.simulate", "simulate"),
     "topology": ("pgcore.cli.cluster", "topology"),
     "validate": ("pgcore.cli.validate", "validate_file"),
-    "version": ("pgcore.cli.cluster", "version"),
+    "version": ("pgcore.cli.reading", "version"),
 }
 """Module and object of each command. Looking at the list imports none of them."""
 
@@ -71,7 +75,7 @@ class LazyGroup(click.Group):
 def group(ctx: click.Context, config_file: str | None, dcs_url: str | None, insecure: bool) -> None:
     """High availability for PostgreSQL: look at a cluster and act on it."""
     logging.basicConfig(level=_log_level(os.environ), format="%(levelname)s: %(message)s", stream=sys.stderr)
-    ctx.obj = ctx.obj or Session(config_file, dcs_url, insecure, os.environ)
+    ctx.obj = ctx.obj or Session(config_file, dcs_url, insecure, os.environ, patronictl=ctx.info_name == PATRONICTL)
 
 
 @group.command("run")
@@ -87,10 +91,15 @@ def run_agent(config: str | None) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the result is its exit code (cli 5)."""
     try:
-        group(args=None if argv is None else list(argv), prog_name="pgcore", standalone_mode=True)
+        group(args=None if argv is None else list(argv), prog_name=program(sys.argv[0]), standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+def program(path: str) -> str:
+    """The name this program goes by when it is called by that path: a link ``patronictl`` makes it one (cli 1)."""
+    return PATRONICTL if os.path.basename(path) == PATRONICTL else "pgcore"
 
 
 def _log_level(environ: Mapping[str, str]) -> str:

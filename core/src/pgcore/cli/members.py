@@ -35,6 +35,15 @@ def with_role(views: Views, role: str) -> list[Found]:
             if has_role(view, member, role)]
 
 
+def wanted(views: Views, role: str | None, member: str | None) -> list[Found]:
+    """The members that ``--role``, by default leader, or ``--member`` mean. Raises ClickException when both are given."""
+    if role is not None and member is not None:
+        raise click.ClickException("--role and --member are mutually exclusive options")
+    if member is not None:
+        return [found for found in with_role(views, "any") if found.name == member]
+    return with_role(views, role or "leader")
+
+
 def matching(views: Views, names: Iterable[str], role: str) -> list[Found]:
     """The members of these names, all without one, that have the role; names of nobody are warned of.
 

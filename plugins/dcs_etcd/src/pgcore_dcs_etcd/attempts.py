@@ -28,4 +28,6 @@ class Attempts:
             self._locator.lost()
             self._closing.wait(min(FIRST_PAUSE_S * 2 ** min(rounds, 5), LONGEST_PAUSE_S, self._deadline.left()))
         if self._deadline.expired or self._closing.is_set():
-            raise StoreUnavailableError(f"etcd gave no answer to {self._what} in time: {problem}") from problem
+            others = [url for url in self._locator.endpoints.urls if url not in str(problem)]
+            asked = f"; also asked: {', '.join(others)}" if others else ""
+            raise StoreUnavailableError(f"etcd gave no answer to {self._what} in time: {problem}{asked}") from problem

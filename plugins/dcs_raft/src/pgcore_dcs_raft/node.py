@@ -355,7 +355,8 @@ class RaftNode:
         if self._closing.is_set():
             raise StoreUnavailableError(f"Raft node {self.address or '(observer)'} is closed")
         if not met or deadline.expired:
-            raise StoreUnavailableError(f"Raft node {self.address or '(observer)'}: {problem}")
+            asked = "" if self.address else f"; asked: {', '.join(members(self._section))}"
+            raise StoreUnavailableError(f"Raft node {self.address or '(observer)'}: {problem}{asked}")
 
     def retime(self, timing: Timing) -> None:
         """The time after which a leader without a majority steps down follows the ttl."""
