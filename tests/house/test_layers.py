@@ -16,6 +16,7 @@ BESIDES = {"dcs": ("net",), "postgres": ("hookspecs",)}
 PORTS = ("postgres", "dcs", "net", "config")
 FRAMEWORKS = {
     "click": "cli", "rich": "cli", "cherrypy": "rest", "cheroot": "rest", "psycopg2": "postgres", "msgspec": "config",
+    "prometheus_client": "rest",
 }
 
 

@@ -1,4 +1,4 @@
-"""The JSON documents and the metrics page, field by field and in order (rest-api 5 and 6, metrics.md)."""
+"""The JSON documents, field by field and in order (rest-api 5 and 6)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from pgcore.clock import now
 from pgcore.daemon.board import Board
-from pgcore.model.basics import Instant, Lsn, Role, State
+from pgcore.model.basics import Instant, Lsn, Role
 from pgcore.model.cluster import ConfigRecord, FailoverRequest, HistoryEntry
 from pgcore.model.node import TaskKind, TaskView, Writes
 from pgcore.rest.members import ClusterMode, member_rows
-from pgcore.rest.metrics import exposition
 from pgcore.rest.status import cluster_document, history_document, node_document
-from unit.rest_board import aged, leader_status, member, primary_node, replica_node, status, view
+from unit.rest_board import aged, member, primary_node, replica_node, status, view
 
 
 def test_the_document_of_a_primary_has_the_fields_in_order() -> None:
@@ -206,28 +205,3 @@ def test_history_lines_keep_their_length() -> None:
         [1, 5, "no recovery target specified"],
         [2, 9, "r", "2026-01-01T00:00:00+00:00", "b"],
     ]
-
-
-def _series(page: str) -> dict[str, str]:
-    return dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
-
-
-def test_the_metrics_of_a_primary() -> None:
-    page = exposition(leader_status(tags={"failover_priority": 3}))
-    series = _series(page)
-    assert next(iter(series)) == 'patroni_version{scope="demo",name="a"}'
-    values = {name.partition("{")[0].removeprefix("patroni_"): value for name, value in series.items()}
-    assert values["version"] == "040105"
-    assert (values["postgres_running"], values["primary"], values["replica"], values["xlog_location"]) == ("1", "1", "0", "1000")
-    assert float(values["postmaster_start_time"]) == 1767323045.678901
-    assert (values["postgres_state"], values["failover_priority"], values["dcs_last_seen"]) == ("5", "3", "1700000000")
-    assert len(values) == 26
-    assert "# HELP patroni_postgres_state " in page and "\n# 0=initdb, 1=initdb_failed" in page
-
-
-def test_without_postgresql_the_metrics_are_zero_and_streaming_is_absent() -> None:
-    page = exposition(status(node=replica_node(answering=False, state=State.RUNNING)))
-    values = {name.partition("{")[0].removeprefix("patroni_"): value for name, value in _series(page).items()}
-    assert "postgres_streaming" not in values
-    assert (values["postgres_running"], values["xlog_replayed_location"], values["postgres_state"]) == ("0", "0", "-1")
-    assert values["replica"] == "1"

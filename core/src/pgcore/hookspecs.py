@@ -177,6 +177,8 @@ class CallbackEvent:
     """An event that is still being told makes way for this one (``postgresql.callback_kill_running``)."""
     cancelled: Callable[[], bool] = lambda: False
     """Whether a newer event wants this one to end."""
+    report: Callable[[str], None] = lambda result: None
+    """Say how it ended, for the metrics: ``ok``, ``failed``, ``timeout`` or ``cancelled``. Who did nothing says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +233,8 @@ class ConfigSection:
 class Sample:
     """One value of one series of a plugin, for ``/metrics`` (metrics 1).
 
-    ``name`` comes without a prefix. Samples of one name share kind and help and differ in ``labels``; the labels ``scope`` and
-    ``name`` are pgcore's. Raises ValueError for what Prometheus would not take.
+    ``name`` comes without the prefix ``pgcore_plugin_``. Samples of one name share kind and help and differ in ``labels``; the
+    labels ``scope``, ``name`` and ``plugin`` are pgcore's. Raises ValueError for what Prometheus would not take.
     """
 
     name: str
@@ -248,7 +250,7 @@ class Sample:
                 raise ValueError(f"{name!r} is no name for a series or a label: letters, digits and _ only, no digit first")
         if self.kind not in ("gauge", "counter"):
             raise ValueError(f"{self.name} is of the kind {self.kind!r}: gauge or counter")
-        if taken := {"scope", "name"} & set(self.labels):
+        if taken := {"scope", "name", "plugin"} & set(self.labels):
             raise ValueError(f"{self.name} has the label {min(taken)}, which is pgcore's own")
         object.__setattr__(self, "value", float(self.value))
 

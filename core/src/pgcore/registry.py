@@ -221,6 +221,10 @@ class Registry:
         if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th … time: visible, without drowning the log
             log.error("plugin %s failed in %s (failure %d): %s", plugin, hook, count, _told(error))
 
+    def refuse(self, plugin: str, hook: str, problem: str) -> None:
+        """What it contributed cannot be used."""
+        self._failed(plugin, hook, ValueError(problem))
+
     @property
     def failures(self) -> dict[tuple[str, str], int]:
         """How often each (plugin, hook) has failed since the start; published as a metric."""

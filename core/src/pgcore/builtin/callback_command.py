@@ -31,11 +31,13 @@ def pgcore_callback(event: CallbackEvent) -> None:
     """Run ``<command> <action> <role> <scope>`` and log how it ended. The result is ignored."""
     if not event.command:
         return
-    what = f"callback {event.action}"
+    what, result = f"callback {event.action}", "ok"
     try:
         _run(what, event.command, (event.action, str(event.role), event.scope), event.timeout, event.cancelled)
     except (CommandFailedError, CancelledError) as error:
         log.warning("%s: %s", what, error)
+        result = "failed" if isinstance(error, CommandFailedError) else "cancelled" if event.cancelled() else "timeout"
+    event.report(result)
 
 
 @hookimpl

@@ -124,6 +124,7 @@ class Agent:
         self._armed = False
         self._guarded_pid: int | None = None
         self._bugs = 0
+        self._tally = performer.ports.tally
 
     def run(self) -> a.Exit:
         """Beat until a rule says that the agent ends."""
@@ -152,14 +153,17 @@ class Agent:
             action, world = next(steps)
             while True:
                 self._sync_guard(world)
+                self._tally.became(world)
                 self.performer.ports.failsafe.know(world)
                 outcome = self.performer.perform(action, world)
+                self._tally.performed(action, world, outcome)
                 self._note_bits(action, outcome)
                 action, world = steps.send(outcome)
         except StopIteration as ended:
             beat: Beat = ended.value
         except Exception as error:
             self._bugs += 1
+            self._tally.broke_off(now() - began)
             self.recorder.failed(repr(error))
             logger.exception(
                 "bug %d in a heartbeat (woken by %s): it ended early; the lease was not touched", self._bugs, ", ".join(reasons)
@@ -169,6 +173,8 @@ class Agent:
             return None
         world = beat.world
         self._sync_guard(world)
+        self._tally.became(world)
+        self._tally.ended(beat.decisions, now() - began)
         self.performer.ports.failsafe.know(world, over=True)
         self.memory, self.settings, self.node = world.memory, world.settings, replace(world.node, finished=None)
         self._publish(beat, began)
@@ -274,6 +280,7 @@ class Agent:
                 decisions=tuple(f"{d.rule}: {d.because}" for d in beat.decisions),
                 task=task_fields(task) if task else {},
                 task_since=task.since if task else None,
+                counts=self._tally.counts(),
                 scheduled_restart={**scheduled.shown, "postmaster_start_time": scheduled.postmaster_start} if scheduled else None,
             )
         )

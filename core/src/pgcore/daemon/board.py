@@ -9,6 +9,7 @@ from pgcore import threads
 from pgcore.clock import now
 from pgcore.model.basics import Instant, Json, Timing
 from pgcore.model.cluster import ClusterView
+from pgcore.model.counts import Counts
 from pgcore.model.node import NodeView, TaskView
 
 
@@ -51,6 +52,8 @@ class Status:
     task_since: Instant | None = None
     """When that action began."""
     scheduled_restart: Mapping[str, Json] | None = None
+    counts: Counts = field(default_factory=Counts)
+    """What the agent has counted about itself."""
 
     @property
     def failsafe_active(self) -> bool:

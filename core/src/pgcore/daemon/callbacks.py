@@ -6,16 +6,20 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from pgcore import threads
 from pgcore.clock import Deadline
 from pgcore.hookspecs import CallbackEvent
+from pgcore.model.counts import CallbackResult
 from pgcore.registry import Registry
 
 logger = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 16
 RELOAD = "on_reload"
+Note = Callable[[str, str], None]
+"""Told of each event how it ended: its name and a ``CallbackResult``."""
 
 
 class CallbackLane:
@@ -25,8 +29,8 @@ class CallbackLane:
     by a newer one, unless that one says so: then it is asked to end, and those that wait are dropped.
     """
 
-    def __init__(self, registry: Registry) -> None:
-        self._changes, self._reloads = _Lane(registry, "callbacks"), _Lane(registry, "reload callbacks")
+    def __init__(self, registry: Registry, note: Note = lambda event, result: None) -> None:
+        self._changes, self._reloads = _Lane(registry, "callbacks", note), _Lane(registry, "reload callbacks", note)
 
     def tell(self, event: CallbackEvent) -> None:
         """Queue an event."""
@@ -45,8 +49,8 @@ class CallbackLane:
 class _Lane:
     """One thread and its queue."""
 
-    def __init__(self, registry: Registry, name: str) -> None:
-        self._registry = registry
+    def __init__(self, registry: Registry, name: str, note: Note) -> None:
+        self._registry, self._note = registry, note
         self._waiting: deque[CallbackEvent | Callable[[], None]] = deque()
         self._condition = threads.condition()
         self._active = False
@@ -58,11 +62,13 @@ class _Lane:
         with self._condition:
             if event.kills_running:
                 self._cancelled.set()
+                for each in self._waiting:
+                    self._dropped(each)
                 self._waiting = deque(each for each in self._waiting if not isinstance(each, CallbackEvent))
             elif len(self._waiting) >= QUEUE_LIMIT:
-                logger.warning(
-                    "dropped, as %d newer events wait behind a slow callback: %s", QUEUE_LIMIT, self._waiting.popleft()
-                )
+                oldest = self._waiting.popleft()
+                self._dropped(oldest)
+                logger.warning("dropped, as %d newer events wait behind a slow callback: %s", QUEUE_LIMIT, oldest)
             self._waiting.append(event)
             self._condition.notify()
 
@@ -70,6 +76,10 @@ class _Lane:
         with self._condition:
             self._waiting.append(call)
             self._condition.notify()
+
+    def _dropped(self, waiting: CallbackEvent | Callable[[], None]) -> None:
+        if isinstance(waiting, CallbackEvent):
+            self._note(waiting.action, CallbackResult.DROPPED)
 
     def drain(self, timeout_s: float) -> bool:
         with self._condition:
@@ -85,7 +95,8 @@ class _Lane:
                 self._active = True
             try:
                 if isinstance(event, CallbackEvent):
-                    self._registry.tell("pgcore_callback", event=replace(event, cancelled=cancelled.is_set))
+                    told = replace(event, cancelled=cancelled.is_set, report=partial(self._note, event.action))
+                    self._registry.tell("pgcore_callback", event=told)
                 else:
                     event()
             finally:

@@ -24,6 +24,7 @@ from pgcore.daemon.ordered import OrderedActions
 from pgcore.daemon.peers import Peers
 from pgcore.daemon.slot_actions import SlotActions
 from pgcore.daemon.sync_actions import SyncActions
+from pgcore.daemon.tally import Tally
 from pgcore.daemon.tasks import Tasks
 from pgcore.daemon.watchdog import Watchdog
 from pgcore.daemon.watchdog_device import Devices, SystemDevices
@@ -69,6 +70,7 @@ class Ports:
     failsafe: FailsafeReceiver = field(default_factory=FailsafeReceiver)
     mpp: Mpp = field(default_factory=Mpp)
     watchdogs: Devices = field(default_factory=SystemDevices)
+    tally: Tally = field(default_factory=Tally)
 
 
 class Performer:

@@ -32,6 +32,7 @@ from pgcore.daemon.methods import named_methods, works_without_leader
 from pgcore.daemon.mpp import Mpp, Reach, Tools
 from pgcore.daemon.peers import CANDIDATE_S, PeerAccess, Peers, ask_now
 from pgcore.daemon.perform import Performer, Ports
+from pgcore.daemon.tally import Tally
 from pgcore.daemon.tasks import Tasks
 from pgcore.daemon.watchers import PostmasterWatch, watch_store
 from pgcore.dcs import codec
@@ -110,7 +111,8 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     stop = _Signals(mailbox)
     path = local.node.store_path + (f"/{handler.group}" if handler is not None else "")
     request = StoreRequest(section, path, local.node.name, configuration.effective.timing)
-    store = ShieldedStore(backend.open(request))
+    tally = Tally()
+    store = ShieldedStore(backend.open(request), tally.request)
     logger.info(
         "pgcore %s: member %s of scope %s, store %s, data directory %s",
         __version__,
@@ -127,10 +129,11 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
             postgres,
             Tasks(mailbox, lambda: postgres.user, board.show_task),
             Peers(configuration.peer_access(), local.node.thread_pool_size),
-            CallbackLane(registry),
+            CallbackLane(registry, tally.callback),
             registry,
             mailbox,
             configuration,
+            tally=tally,
         )
         if handler is not None:
             above = StoreRequest(section, local.node.store_path, local.node.name, Timing(), observer=True)
@@ -406,6 +409,7 @@ def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, noti
     """Start REST and the watchers, run the agent, end everything."""
     configuration, postgres = ports.configuration, ports.postgres
     rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, failsafe=ports.failsafe,
+                      plugins=ports.registry,
                       reports=Reports(ports.mpp.rest_path, ports.mpp.reported, ports.mpp.member_hosts),
                       look=lambda members: ask_now(members, configuration.peer_access(), CANDIDATE_S))
     rest.start()

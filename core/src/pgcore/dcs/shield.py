@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from pgcore.clock import Deadline
+from pgcore.clock import Deadline, now
 from pgcore.dcs.store import Expect, Key, Refused, Renewal, Snapshot, Store, Stored
 from pgcore.errors import PgcoreError, StoreUnavailableError
 from pgcore.model.basics import Timing
@@ -19,13 +19,15 @@ from pgcore.model.basics import Timing
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 WATCH_PAUSE_S = 1.0
+Note = Callable[[str, float, bool], None]
+"""Told of each request: its verb, the seconds it took, whether it was answered."""
 
 
 class ShieldedStore:
     """Every verb of ``Store``; raises what ``Store`` promises and nothing else."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, note: Note = lambda verb, seconds, answered: None) -> None:
+        self._store, self._note = store, note
         self._told: set[tuple[str, str]] = set()
         self.carries = store.carries
 
@@ -41,37 +43,46 @@ class ShieldedStore:
                 logger.exception("the store plugin raised an unexpected %s in %s; it counts as an outage", kind, verb)
             raise StoreUnavailableError(f"the store plugin failed in {verb}: {kind}: {error}") from error
 
+    def _request(self, verb: str, call: Callable[[], T]) -> T:
+        began, answered = now(), False
+        try:
+            value = self._shielded(verb, call)
+            answered = True
+            return value
+        finally:
+            self._note(verb, now() - began, answered)
+
     def read(self, *, fresh: bool, deadline: Deadline) -> Snapshot:
         """As in ``Store``."""
-        return self._shielded("read", lambda: self._store.read(fresh=fresh, deadline=deadline))
+        return self._request("read", lambda: self._store.read(fresh=fresh, deadline=deadline))
 
     def put(self, key: Key, value: str, *, expect: Expect, deadline: Deadline) -> Stored | Refused:
         """As in ``Store``."""
-        return self._shielded("put", lambda: self._store.put(key, value, expect=expect, deadline=deadline))
+        return self._request("put", lambda: self._store.put(key, value, expect=expect, deadline=deadline))
 
     def delete(self, key: Key, *, expect: Expect, deadline: Deadline) -> Stored | Refused:
         """As in ``Store``."""
-        return self._shielded("delete", lambda: self._store.delete(key, expect=expect, deadline=deadline))
+        return self._request("delete", lambda: self._store.delete(key, expect=expect, deadline=deadline))
 
     def announce(self, card: str, *, deadline: Deadline) -> None:
         """As in ``Store``."""
-        self._shielded("announce", lambda: self._store.announce(card, deadline=deadline))
+        self._request("announce", lambda: self._store.announce(card, deadline=deadline))
 
     def withdraw(self, *, deadline: Deadline) -> None:
         """As in ``Store``."""
-        self._shielded("withdraw", lambda: self._store.withdraw(deadline=deadline))
+        self._request("withdraw", lambda: self._store.withdraw(deadline=deadline))
 
     def acquire(self, *, force: bool, deadline: Deadline) -> bool:
         """As in ``Store``."""
-        return self._shielded("acquire", lambda: self._store.acquire(force=force, deadline=deadline))
+        return self._request("acquire", lambda: self._store.acquire(force=force, deadline=deadline))
 
     def renew(self, riders: Mapping[Key, str], *, deadline: Deadline) -> Renewal:
         """As in ``Store``."""
-        return self._shielded("renew", lambda: self._store.renew(riders, deadline=deadline))
+        return self._request("renew", lambda: self._store.renew(riders, deadline=deadline))
 
     def release(self, riders: Mapping[Key, str], *, deadline: Deadline) -> bool:
         """As in ``Store``."""
-        return self._shielded("release", lambda: self._store.release(riders, deadline=deadline))
+        return self._request("release", lambda: self._store.release(riders, deadline=deadline))
 
     def watch(self, seen: str, *, timeout: float) -> bool:
         """As in ``Store``: never raises; after an unexpected error it looks again a moment later."""

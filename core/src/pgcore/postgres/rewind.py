@@ -66,7 +66,7 @@ def archive_ready(ctx: TaskContext, directory: str, archiving: Archiving) -> Non
 
 def archive_file(ctx: TaskContext, directory: str, archiving: Archiving, name: str) -> None:
     """Archive one WAL file, complete or not. Raises CommandFailedError or CancelledError."""
-    ctx.report(phase=f"archiving {name}")
+    ctx.report(phase="archiving WAL", file=name)
     ctx.run(_shell(directory, archiving.command, {"p": f"pg_wal/{name}", "f": name}))
 
 

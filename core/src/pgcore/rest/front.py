@@ -13,8 +13,9 @@ from urllib.parse import parse_qsl
 from pgcore.clock import Deadline, now
 from pgcore.daemon.board import Board, Status
 from pgcore.model.basics import Instant
-from pgcore.rest import checks, metrics, status
+from pgcore.rest import checks, status
 from pgcore.rest.answer import Answer, bare, error_page, json_answer, json_body
+from pgcore.rest.series import Plugins
 
 FRESH_SECONDS = 0.3
 """What a peer in a race may wait for our positions."""
@@ -34,13 +35,15 @@ class FrontDoor:
     """Answers every safe request. Any number of threads may ask at once."""
 
     def __init__(self, board: Board, fresh: Fresh, vouching: Vouching = lambda: (None, False),
-                 binding: Binding = lambda: False, wake: Callable[[str], None] = lambda reason: None) -> None:
+                 binding: Binding = lambda: False, wake: Callable[[str], None] = lambda reason: None,
+                 plugins: Plugins | None = None) -> None:
         self._board = board
         self._fresh = fresh
         self._wake = wake
         self._looking = threading.Lock()
         self._vouching = vouching
         self._binding = binding
+        self._plugins = plugins
         self._node = status.NodeText(board.scope, board.name)
         self._started_at: Instant = now()
 
@@ -98,7 +101,9 @@ class FrontDoor:
         seen = self._board.status
         if seen is None:
             return error_page(503, "The first heartbeat has not ended yet.")
-        return Answer(200, metrics.exposition(seen), "text/plain")
+        from pgcore.rest import metrics  # and prometheus_client: most agents' memory would carry it for nothing
+
+        return Answer(200, metrics.exposition(seen, self._plugins), "text/plain")
 
     def _config(self, parameters: Mapping[str, str]) -> Answer:
         seen = self._board.status

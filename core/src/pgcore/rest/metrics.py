@@ -1,87 +1,130 @@
-"""``GET /metrics``: the series of the contract in Prometheus' text form, from the board alone (metrics.md)."""
+"""``GET /metrics``: the page, from the board alone, through the data model of ``prometheus_client`` (metrics 1).
+
+The library's own writer is not used: it ends the name of every counter in ``_total``, sorts the labels, and writes integers with
+a point or an exponent, while dashboards know ``patroni_xlog_location``, ``{scope,name}`` and plain integers. It weighs 1.4 MiB,
+so this module is imported by the first scrape.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+import math
+from collections.abc import Iterable, Iterator
 
-from pgcore import PATRONI_VERSION
-from pgcore.config.values import parse_bool
+from prometheus_client.core import CollectorRegistry, HistogramMetricFamily, Metric
+
+from pgcore.clock import now
 from pgcore.daemon.board import Status
-from pgcore.model.basics import Role, State, Tags
-from pgcore.rest import checks
+from pgcore.model.counts import BOUNDS_S, Histogram
+from pgcore.rest.patroni_series import PATRONI
+from pgcore.rest.pgcore_series import PGCORE
+from pgcore.rest.series import Plugins, Series
 
-Series = tuple[str, str, str, float | int | str]
-"""Name without prefix, type, help, value."""
-
-
-def exposition(status: Status) -> str:
-    """The page, every series with the labels ``scope`` and ``name``."""
-    labels = f'{{scope="{status.scope}",name="{status.name}"}}'
-    lines = []
-    for name, kind, text, value in (*_server_series(status), *_cluster_series(status)):
-        lines.append(f"# HELP patroni_{name} {text}")
-        if name == "postgres_state":
-            lines.append("# " + ", ".join(f"{state.number}={state.name.lower()}" for state in State))
-        lines += [f"# TYPE patroni_{name} {kind}", f"patroni_{name}{labels} {value}"]
-    return "\n".join(lines) + "\n"
+IDENTITY = ("scope", "name")
+"""The labels of every series, before its own."""
+PLUGIN_PREFIX, PLUGIN_FAILURES = "pgcore_plugin_", "pgcore_hook_failures_total"
 
 
-def _server_series(status: Status) -> Iterator[Series]:
-    node = status.node
-    up = node.answering
-    role = checks.api_role(status)
-    standby = up and not node.is_primary
-    yield "version", "gauge", "Version of the Patroni release line this node speaks.", _version_number()
-    yield "postgres_running", "gauge", "1 if PostgreSQL is running and answers.", int(up and node.state == State.RUNNING)
-    yield "postmaster_start_time", "gauge", "Epoch seconds of PostgreSQL's start.", _epoch(node.postmaster_start) if up else 0
-    yield "primary", "gauge", "1 if this node is not in recovery.", int(role == Role.PRIMARY)
-    yield "xlog_location", "counter", "Flushed WAL in bytes, 0 on a standby.", int((up and not standby and node.position) or 0)
-    yield "standby_leader", "gauge", "1 if this node is the standby leader.", int(role == Role.STANDBY_LEADER)
-    yield "replica", "gauge", "1 if this node is a replica.", int(role == Role.REPLICA)
-    yield "sync_standby", "gauge", "1 if this node is a synchronous standby.", int(up and checks.is_sync_standby(status))
-    yield "quorum_standby", "gauge", "1 if this node is a quorum standby.", int(up and checks.is_quorum_standby(status))
-    yield ("xlog_received_location", "counter", "Received WAL in bytes, 0 on a primary.",
-           int((standby and (node.received or node.replayed)) or 0))
-    yield "xlog_replayed_location", "counter", "Replayed WAL in bytes, 0 on a primary.", int((standby and node.replayed) or 0)
-    yield ("xlog_replayed_timestamp", "gauge", "Epoch seconds of the last replayed commit, 0 if none.",
-           _epoch(node.replayed_at) if standby else 0)
-    yield "xlog_paused", "gauge", "1 if replay is paused.", int(standby and node.replay_paused)
-    if up and (node.server_version or 0) >= 90600:
-        replication = node.replication_state
-        yield "postgres_streaming", "gauge", "1 if this node streams.", int(replication == "streaming")
-        yield ("postgres_in_archive_recovery", "gauge", "1 if this node replays from the archive.",
-               int(replication == "in archive recovery"))
-    yield "postgres_server_version", "gauge", "Version number of PostgreSQL.", int((up and node.server_version) or 0)
+class _Node:
+    """Collects what one status says of its node."""
+
+    def __init__(self, status: Status) -> None:
+        self._status, self._at = status, now()
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family that has something to say."""
+        for series in (*PATRONI, *PGCORE):
+            family = self._family(series)
+            if family.samples:
+                yield family
+
+    def _family(self, series: Series) -> Metric:
+        names = (*IDENTITY, *series.labels)
+        histogram = HistogramMetricFamily(series.name, series.help, labels=names)
+        family = histogram if series.kind == "histogram" else Metric(series.name, series.help, series.kind)
+        for labels, value in series.values(self._status, self._at):
+            identified = (self._status.scope, self._status.name, *labels)
+            if isinstance(value, Histogram):
+                histogram.add_metric(identified, _buckets(value), value.total_s)
+            else:
+                family.add_sample(series.name, dict(zip(names, identified, strict=True)), value)
+        return family
 
 
-def _cluster_series(status: Status) -> Iterator[Series]:
-    node, view = status.node, status.cluster
-    up = node.answering
-    failsafe = status.failsafe or {}
-    yield "cluster_unlocked", "gauge", "1 if no leader is known.", int(view is None or view.unlocked)
-    yield "failsafe_mode_is_active", "gauge", "1 if failsafe mode carries the cluster.", int(status.failsafe_active)
-    enabled = parse_bool(status.dynamic.get("failsafe_mode")) is True
-    yield "failsafe_mode_enabled", "gauge", "1 if failsafe_mode is configured.", int(enabled)
-    yield "failsafe_member", "gauge", "1 if this node is named in the failsafe key.", int(status.name in failsafe)
-    yield "postgres_timeline", "gauge", "Timeline of this node, 0 if unknown.", int((up and node.timeline) or 0)
-    yield "dcs_last_seen", "gauge", "Epoch seconds of the last good read of the store.", status.dcs_last_seen
-    yield "pending_restart", "gauge", "1 if PostgreSQL has to be restarted.", int(bool(node.pending_restart))
-    yield "is_paused", "gauge", "1 in maintenance mode.", int(status.paused)
-    state = -1 if checks.api_state(status) == "unknown" else node.state.number
-    yield "postgres_state", "gauge", "What PostgreSQL is doing, as a number.", state
-    tags = Tags(status.tags)
-    yield "failover_priority", "gauge", "Priority in a failover, 0 is never.", 0 if tags.nofailover else tags.failover_priority
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Upper ends with the number of durations up to each, as the text format wants them."""
+    found: list[tuple[str, float]] = []
+    upto = 0
+    for bound, count in zip((*BOUNDS_S, math.inf), histogram.counts, strict=True):
+        upto += count
+        found.append((_number(bound), upto))
+    return found
 
 
-def _version_number() -> str:
-    return "".join(part.zfill(2) for part in PATRONI_VERSION.split("."))
+class _Plugins:
+    """Collects what plugins add, and how often they have failed."""
+
+    def __init__(self, status: Status, plugins: Plugins) -> None:
+        self._identity = dict(zip(IDENTITY, (status.scope, status.name), strict=True))
+        self._status, self._plugins = status, plugins
+
+    def collect(self) -> Iterator[Metric]:
+        """A name belongs to whoever used it first: what would make the page contradict itself is left out."""
+        families: dict[str, Metric] = {}
+        seen = set[tuple[str, frozenset[tuple[str, str]]]]()
+        for plugin, samples in self._plugins.samples(self._status).items():
+            for sample in samples:
+                name = PLUGIN_PREFIX + sample.name
+                labels = {**self._identity, "plugin": plugin, **{label: str(value) for label, value in sample.labels.items()}}
+                family = families.setdefault(name, Metric(name, sample.help or f"Of the plugin {plugin}.", sample.kind))
+                key = name, frozenset(labels.items())
+                if family.type != sample.kind:
+                    self._refuse(plugin, f"{sample.name} is a {family.type} and a {sample.kind}")
+                elif key in seen:
+                    self._refuse(plugin, f"{sample.name} comes twice with the same labels")
+                else:
+                    seen.add(key)
+                    family.add_sample(name, labels, sample.value)
+        yield from families.values()
+        failures = Metric(PLUGIN_FAILURES, "Calls of plugins that failed, by plugin and hook.", "counter")
+        for (plugin, hook), count in sorted(self._plugins.failures.items()):
+            failures.add_sample(PLUGIN_FAILURES, {**self._identity, "plugin": plugin, "hook": hook}, count)
+        if failures.samples:
+            yield failures
+
+    def _refuse(self, plugin: str, problem: str) -> None:
+        self._plugins.refuse(plugin, "pgcore_metrics", problem)
 
 
-def _epoch(text: str | None) -> float | int:
-    if not text:
-        return 0
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return 0
+def exposition(status: Status, plugins: Plugins | None = None) -> str:
+    """The page, every series with the labels ``scope`` and ``name`` first."""
+    registry = CollectorRegistry()
+    registry.register(_Node(status))
+    if plugins is not None:
+        registry.register(_Plugins(status, plugins))
+    return "".join(_lines(registry.collect()))
+
+
+_COMMENTS = {series.name: series.comment for series in PATRONI if series.comment}
+
+
+def _lines(families: Iterable[Metric]) -> Iterator[str]:
+    for family in families:
+        name = family.name
+        text = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
+        yield f"# HELP {name} {text}\n"
+        if name in _COMMENTS:
+            yield f"# {_COMMENTS[name]}\n"
+        yield f"# TYPE {name} {family.type}\n"
+        for sample in family.samples:
+            labels = ",".join(f'{label}="{_escaped(value)}"' for label, value in sample.labels.items())
+            yield f"{sample.name}{{{labels}}} {_number(sample.value)}\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return "NaN" if math.isnan(value) else str(value)

@@ -30,6 +30,7 @@ from pgcore.rest.gateway import Doors, gateway_for
 from pgcore.rest.lazy import LazyDoor
 from pgcore.rest.listeners import Listeners
 from pgcore.rest.manage import Look, Reports, unasked
+from pgcore.rest.series import Plugins
 from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings
 from pgcore.rest.short import ShortWay
 from pgcore.rest.tls import LOOK_S, TlsFiles
@@ -51,7 +52,8 @@ class RestServer:
     """The REST API of one agent: ``start``, ``reconfigure`` any number of times, ``stop`` once."""
 
     def __init__(self, settings: RestSettings, board: Board, mailbox: Mailbox, fresh: Fresh,
-                 failsafe: Receiver | None = None, reports: Reports | None = None, look: Look = unasked) -> None:
+                 failsafe: Receiver | None = None, reports: Reports | None = None, look: Look = unasked,
+                 plugins: Plugins | None = None) -> None:
         self._settings = settings
         self._stopping = threading.Event()
 
@@ -62,8 +64,8 @@ class RestServer:
 
         self._second = LazyDoor(second)
         receiver = failsafe or Nobody()
-        self._doors = Doors(FrontDoor(board, fresh, receiver.vouching, receiver.binding, mailbox.wake), self._second,
-                            FailsafeDoor(receiver, lambda: self._settings), lambda: self._settings)
+        front = FrontDoor(board, fresh, receiver.vouching, receiver.binding, mailbox.wake, plugins)
+        self._doors = Doors(front, self._second, FailsafeDoor(receiver, lambda: self._settings), lambda: self._settings)
         self._http: _HttpServer | None = None
         self._tls: TlsFiles | None = None
         self._renewing = threading.Lock()
