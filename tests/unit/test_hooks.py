@@ -23,7 +23,7 @@ from unit.test_daemon_kit import Plugins, plugins_on_path, write_node_file
 SOURCE = Path(pgcore.__file__).parent
 MANUAL = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 HOOKS = sorted(name for family in SPECS for name in vars(family) if name.startswith("pgcore_"))
-NOT_CALLED_YET = {"pgcore_cli_commands", "pgcore_rest_routes"}
+NOT_CALLED_YET = {"pgcore_cli_commands"}
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def test_a_hook_is_called_or_said_to_be_not_called_yet(hook: str) -> None:
     assert (hook in called()) != (hook in documented_as_not_called())
 
 
-def test_only_the_hooks_of_the_rest_interface_are_not_called_yet() -> None:
+def test_only_the_hook_of_the_command_line_is_not_called_yet() -> None:
     assert documented_as_not_called() == NOT_CALLED_YET
 
 

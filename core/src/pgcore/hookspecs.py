@@ -7,10 +7,12 @@ registration; pgcore registers built-ins first, then plugins by name, so that a 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 import pluggy
@@ -28,6 +30,7 @@ PROJECT = "pgcore"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
+_PRINTABLE = re.compile(r"[!-~][ -~]*")
 _SERIES_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -284,11 +287,26 @@ class RestRequest:
 
 @dataclass(frozen=True, slots=True)
 class RestResponse:
-    """What a plugin answers. ``body`` becomes JSON, unless ``content_type`` names something else: then it is the text itself."""
+    """What a plugin answers. ``body`` becomes JSON, unless ``content_type`` names something else: then it is the text itself.
+
+    Raises ValueError for what cannot be sent. ``text`` is what goes out.
+    """
 
     body: Json = None
     code: int = 200
     content_type: str = "application/json"
+    text: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        if self.code < 200 or not _PRINTABLE.fullmatch(self.content_type):
+            raise ValueError(f"an answer cannot have the code {self.code} and the content type {self.content_type!r}")
+        HTTPStatus(self.code)
+        if self.content_type == "application/json":
+            object.__setattr__(self, "text", json.dumps(self.body, default=str, allow_nan=False))
+        elif isinstance(self.body, str):
+            object.__setattr__(self, "text", self.body)
+        else:
+            raise ValueError(f"the body of an answer of type {self.content_type} must be text, it is {self.body!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +314,7 @@ class Route:
     """A REST endpoint of a plugin: one method of one path, e.g. ``/backups/last``, which no built-in endpoint or check answers.
 
     ``handler`` runs on a REST thread beside the heartbeat, with what the agent published last; pgcore cannot end it, so it limits
-    its own time. At most half of the workers that pgcore's own requests may hold are ever given to plugins. Whatever it raises is
+    its own time. At most half of the workers for such work are ever given to plugins. Whatever it raises is
     an answer 500 and a line in the log.
     """
 

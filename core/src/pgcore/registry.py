@@ -24,7 +24,19 @@ import pluggy
 from pgcore import API_LEVEL, threads
 from pgcore.clock import Deadline, now
 from pgcore.errors import PluginError
-from pgcore.hookspecs import PROJECT, SPECS, BootstrapMethod, GateRequest, ReplicaMethod, Sample, StoreBackend, Veto
+from pgcore.hookspecs import (
+    PROJECT,
+    SPECS,
+    BootstrapMethod,
+    GateRequest,
+    ReplicaMethod,
+    RestRequest,
+    RestResponse,
+    Route,
+    Sample,
+    StoreBackend,
+    Veto,
+)
 from pgcore.mpp import MppHandler
 
 if TYPE_CHECKING:
@@ -81,6 +93,15 @@ class PluginRow:
 def cure(name: str) -> str:
     """What to do about a plugin that is not installed, or the empty string if pgcore knows no distribution for it."""
     return f"pip install {_DISTRIBUTIONS[name]}" if name in _DISTRIBUTIONS else ""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedRoute:
+    """A route of a plugin. ``run`` calls its handler and raises PluginError, told and counted, for whatever that raises."""
+
+    plugin: str
+    route: Route
+    run: Callable[[RestRequest, Status], RestResponse]
 
 
 class Registry:
@@ -292,6 +313,27 @@ class Registry:
         if backend is None:
             raise PluginError(section, f"no active plugin brings a store named {section}", cure(section))
         return backend
+
+    def rest_routes(self) -> tuple[OwnedRoute, ...]:
+        """The endpoints of the active plugins. Raises PluginError for what is no route."""
+        found = []
+        for plugin, routes in self.collect("pgcore_rest_routes").items():
+            for route in routes:
+                if not isinstance(route, Route):
+                    raise PluginError(plugin, f"pgcore_rest_routes brings {route!r}, wanted a Route")
+                found.append(OwnedRoute(plugin, route, functools.partial(self._handle, plugin, route)))
+        return tuple(found)
+
+    def _handle(self, plugin: str, route: Route, request: RestRequest, status: Status) -> RestResponse:
+        named = f"{route.method} {route.path}"
+        try:
+            answer = route.handler(request, status)
+            if not isinstance(answer, RestResponse):
+                raise TypeError(f"answered {answer!r} instead of a RestResponse")
+            return answer
+        except (Exception, SystemExit) as error:
+            self._failed(plugin, named, error)
+            raise PluginError(plugin, f"failed in {named}: {_told(error)}") from error
 
     def mpp_handler(self, sections: Mapping[str, object]) -> MppHandler | None:
         """The handler for clusters of clusters that the configuration asks for. Raises PluginError if there are several."""

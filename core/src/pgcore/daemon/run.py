@@ -50,6 +50,7 @@ from pgcore.record.recorder import Recorder
 from pgcore.record.writer import Place
 from pgcore.registry import BUILTINS, Registry
 from pgcore.rest.manage import Reports
+from pgcore.rest.routes import Routes
 from pgcore.rest.server import RestServer
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     if handler is not None and backend.name == "raft":
         problem = "a cluster of several groups cannot use raft, as an agent sees the store of its own group only"
         raise ConfigError(handler.rest_path, problem, "use a store that all groups share, such as etcd3", local.source)
+    routes = Routes(registry.rest_routes(), handler.rest_path if handler is not None else "")
     postgres = Postgres(configuration.server)
     check_programs(postgres)
     check_listen(configuration.server.listen)
@@ -139,7 +141,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
             above = StoreRequest(section, local.node.store_path, local.node.name, Timing(), observer=True)
             others = ShieldedStore(backend.open(above))
             ports.mpp = _mpp(handler, Reach(others, postgres, board, configuration.peer_access), configuration)
-        return _serve(ports, board, guarding, stop, notify_address)
+        return _serve(ports, board, guarding, stop, notify_address, routes)
     finally:
         store.close()
         guarding.close()
@@ -405,13 +407,13 @@ def _alive(api_url: str, access: PeerAccess) -> bool:
         connection.close()
 
 
-def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, notify_address: str | None) -> int:
+def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, notify_address: str | None, routes: Routes) -> int:
     """Start REST and the watchers, run the agent, end everything."""
     configuration, postgres = ports.configuration, ports.postgres
     rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, failsafe=ports.failsafe,
                       plugins=ports.registry,
                       reports=Reports(ports.mpp.rest_path, ports.mpp.reported, ports.mpp.member_hosts),
-                      look=lambda members: ask_now(members, configuration.peer_access(), CANDIDATE_S))
+                      look=lambda members: ask_now(members, configuration.peer_access(), CANDIDATE_S), routes=routes)
     rest.start()
     try:
         postgres.configure(configuration.server)

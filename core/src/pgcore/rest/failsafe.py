@@ -15,6 +15,7 @@ from pgcore.model.basics import Json
 from pgcore.model.failsafe import FailsafeVerdict
 from pgcore.rest.access import Access
 from pgcore.rest.answer import Answer, error_page
+from pgcore.rest.routes import first_segment
 from pgcore.rest.settings import RestSettings
 
 BINDING = {"X-Pgcore-Failsafe": "binding"}
@@ -67,7 +68,7 @@ class FailsafeDoor:
 
     def knows(self, method: str, target: str) -> bool:
         """This request is for here."""
-        return method == "POST" and target.partition("?")[0] == "/failsafe"
+        return method == "POST" and first_segment(target.partition("?")[0]) == "failsafe"
 
     def votes(self, method: str, target: str) -> bool:
         """This is a poll whose answer counts as a vote (``/patroni?fresh=1&race=1``)."""

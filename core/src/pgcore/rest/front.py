@@ -15,6 +15,7 @@ from pgcore.daemon.board import Board, Status
 from pgcore.model.basics import Instant
 from pgcore.rest import checks, status
 from pgcore.rest.answer import Answer, bare, error_page, json_answer, json_body
+from pgcore.rest.routes import DOCUMENTS, PROBES, first_segment
 from pgcore.rest.series import Plugins
 
 FRESH_SECONDS = 0.3
@@ -29,6 +30,8 @@ Vouching = Callable[[], tuple[str | None, bool]]
 """The primary without the store that was accepted as the leader, and whether that may have been forgotten."""
 Binding = Callable[[], bool]
 """Whether what is accepted now counts towards ``failsafe_quorum``."""
+Described = Callable[[], str]
+"""The OpenAPI document of this agent."""
 
 
 class FrontDoor:
@@ -36,7 +39,7 @@ class FrontDoor:
 
     def __init__(self, board: Board, fresh: Fresh, vouching: Vouching = lambda: (None, False),
                  binding: Binding = lambda: False, wake: Callable[[str], None] = lambda reason: None,
-                 plugins: Plugins | None = None) -> None:
+                 plugins: Plugins | None = None, described: Described = lambda: "{}") -> None:
         self._board = board
         self._fresh = fresh
         self._wake = wake
@@ -45,6 +48,9 @@ class FrontDoor:
         self._binding = binding
         self._plugins = plugins
         self._node = status.NodeText(board.scope, board.name)
+        self._described = described
+        self._handlers: dict[str, Callable[[Mapping[str, str]], Answer]] = {
+            word: getattr(self, "_" + word.partition(".")[0]) for word in (*PROBES, *DOCUMENTS)}
         self._started_at: Instant = now()
 
     def answer(self, method: str, target: str) -> Answer:
@@ -55,10 +61,7 @@ class FrontDoor:
             parameters.setdefault(name, value)
         if method != "GET":
             return bare(checks.health(self._board.status, path, parameters, now()))
-        handler = {
-            "liveness": self._liveness, "readiness": self._readiness, "patroni": self._patroni, "cluster": self._cluster,
-            "history": self._history, "metrics": self._metrics, "config": self._config, "failsafe": self._failsafe,
-        }.get(path.split("/")[1] if path.startswith("/") else "")
+        handler = self._handlers.get(first_segment(path))
         return handler(parameters) if handler else self._health(path, parameters)
 
     def _health(self, path: str, parameters: Mapping[str, str]) -> Answer:
@@ -118,6 +121,9 @@ class FrontDoor:
         seen = self._board.status
         members = seen.failsafe if seen else None
         return error_page(502, "There is no /failsafe key.") if members is None else json_answer(200, dict(members))
+
+    def _openapi(self, parameters: Mapping[str, str]) -> Answer:
+        return Answer(200, self._described(), "application/json")
 
     def _recent(self) -> Status | None:
         """An observation of this second: the heartbeat is woken for it and waited for, by one request at a time.

@@ -1,4 +1,4 @@
-"""Between cheroot and the doors: safe methods to the first, known unsafe ones to the second, the rest is 501.
+"""Between cheroot and the doors: safe methods to the first, known unsafe ones and plugins' to the second, the rest is 501.
 
 ``POST /failsafe`` has a door of its own.
 """
@@ -17,16 +17,17 @@ from pgcore.rest.answer import Answer, encode, error_page
 from pgcore.rest.failsafe import FailsafeDoor
 from pgcore.rest.front import FrontDoor
 from pgcore.rest.lazy import LazyDoor
+from pgcore.rest.routes import SAFE_METHODS, Routes
 from pgcore.rest.settings import RestSettings
 
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """The doors and the settings that shape every answer."""
+    """The doors, which request goes to which, and the settings that shape every answer."""
 
+    routes: Routes
     first: FrontDoor
     second: LazyDoor
     failsafe: FailsafeDoor
@@ -69,11 +70,13 @@ class _Gateway(Gateway_10):
             denial = self.doors.failsafe.promise(self.get_environ(), verified=self.req.conn.verified)
             if denial is not None:
                 return denial
-        if method in SAFE_METHODS:
+        path = target.partition("?")[0]
+        route = self.doors.routes.plugin(method, path)
+        if method in SAFE_METHODS and route is None:
             return self.doors.first.answer(method, target)
         if self.doors.failsafe.knows(method, target):
             return self.doors.failsafe.answer(self.get_environ(), verified=self.req.conn.verified)
-        if not self.doors.second.knows(method, target):
+        if route is None and not self.doors.routes.is_unsafe(method, path):
             return error_page(501, f"{method} is not available here.")
         environment: Mapping[str, Any] = self.get_environ()
-        return self.doors.second.answer({**environment, "pgcore.verified": self.req.conn.verified})
+        return self.doors.second.answer({**environment, "pgcore.verified": self.req.conn.verified}, route)

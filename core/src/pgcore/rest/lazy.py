@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pgcore.errors import FatalError
+from pgcore.registry import OwnedRoute
 from pgcore.rest.answer import Answer
 
 if TYPE_CHECKING:
@@ -36,13 +37,9 @@ class LazyDoor:
             if self._opened is not None:
                 self._opened.limit(count)
 
-    def knows(self, method: str, target: str) -> bool:
-        """There is a handler for this verb on this path."""
-        return self._open().knows(method, target)
-
-    def answer(self, environment: Mapping[str, Any]) -> Answer:
-        """Answer an unsafe request."""
-        return self._open().answer(environment)
+    def answer(self, environment: Mapping[str, Any], route: OwnedRoute | None = None) -> Answer:
+        """Answer an unsafe request, or one to the endpoint of a plugin."""
+        return self._open().answer(environment, route)
 
     def _open(self) -> SecondDoor:
         with self._lock:

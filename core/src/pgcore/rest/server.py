@@ -6,6 +6,7 @@ open connection and shakes hands in the thread that accepts, so that a few silen
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import logging
@@ -30,6 +31,7 @@ from pgcore.rest.gateway import Doors, gateway_for
 from pgcore.rest.lazy import LazyDoor
 from pgcore.rest.listeners import Listeners
 from pgcore.rest.manage import Look, Reports, unasked
+from pgcore.rest.routes import Routes
 from pgcore.rest.series import Plugins
 from pgcore.rest.settings import MINIMUM_WORKERS, RestSettings
 from pgcore.rest.short import ShortWay
@@ -53,8 +55,9 @@ class RestServer:
 
     def __init__(self, settings: RestSettings, board: Board, mailbox: Mailbox, fresh: Fresh,
                  failsafe: Receiver | None = None, reports: Reports | None = None, look: Look = unasked,
-                 plugins: Plugins | None = None) -> None:
+                 plugins: Plugins | None = None, routes: Routes | None = None) -> None:
         self._settings = settings
+        routes = routes or Routes(reports=reports.path if reports else "")
         self._stopping = threading.Event()
 
         def second() -> SecondDoor:
@@ -62,10 +65,16 @@ class RestServer:
 
             return SecondDoor(board, mailbox, self._stopping, lambda: self._settings, reports or Reports(), look)
 
+        @functools.cache
+        def described() -> str:
+            from pgcore.rest.openapi import described
+
+            return described(routes)
+
         self._second = LazyDoor(second)
         receiver = failsafe or Nobody()
-        front = FrontDoor(board, fresh, receiver.vouching, receiver.binding, mailbox.wake, plugins)
-        self._doors = Doors(front, self._second, FailsafeDoor(receiver, lambda: self._settings), lambda: self._settings)
+        front = FrontDoor(board, fresh, receiver.vouching, receiver.binding, mailbox.wake, plugins, described)
+        self._doors = Doors(routes, front, self._second, FailsafeDoor(receiver, lambda: self._settings), lambda: self._settings)
         self._http: _HttpServer | None = None
         self._tls: TlsFiles | None = None
         self._renewing = threading.Lock()

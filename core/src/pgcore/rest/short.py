@@ -14,17 +14,14 @@ from pgcore.clock import now
 from pgcore.model.basics import Instant
 from pgcore.rest.answer import encode
 from pgcore.rest.front import FrontDoor
+from pgcore.rest.routes import CHECK_PATHS, CHECK_WORDS, PROBES
 from pgcore.rest.settings import RestSettings
 
 MAX_REQUEST = 2048
 """Longer requests are nobody's health check, and reading their parameters takes longer than a moment."""
-CHECKS = frozenset((
-    "/", "/primary", "/master", "/read-write", "/leader", "/standby-leader", "/standby_leader", "/replica", "/read-only",
-    "/health", "/sync", "/synchronous", "/quorum", "/async", "/asynchronous", "/read-only-sync", "/read-only-synchronous",
-    "/read-only-quorum",
-))
+CHECKS = frozenset((*CHECK_PATHS, *(f"/{word}" for word in CHECK_WORDS)))
 """Answered at once for every safe verb, with or without parameters (rest-api 3.1)."""
-PROBES = frozenset(("/liveness", "/readiness"))
+PROBED = frozenset(f"/{word}" for word in PROBES)
 """The same for GET alone (rest-api 4)."""
 STATUS = "/patroni"
 """Only without parameters: with them it may ask PostgreSQL, or be a vote."""
@@ -63,4 +60,4 @@ class ShortWay:
 
 def _at_once(method: str, target: str) -> bool:
     path = target.partition("?")[0]
-    return path in CHECKS or (method == "GET" and (path in PROBES or target == STATUS))
+    return path in CHECKS or (method == "GET" and (path in PROBED or target == STATUS))
