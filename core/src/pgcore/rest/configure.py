@@ -28,7 +28,9 @@ class ConfigDoor:
     def change(self, document: dict[str, Json], *, merge: bool) -> Reply:
         """Merge into the stored document, or replace it. 200 with the whole document."""
         status = self._board.status
-        patience = status.timing.retry_timeout + status.timing.loop_wait if status else 30
+        if status is None or status.cluster is None:
+            return Reply(503, "the store did not answer in the last heartbeat", page=True)
+        patience = status.timing.retry_timeout + status.timing.loop_wait
         try:
             changed = self._mailbox.ask(ChangeConfig(document, merge)).result(patience)
         except FutureTimeoutError:
