@@ -49,6 +49,9 @@ class Signals:
         asked, self.reload = self.reload, False
         return asked
 
+    def reloaded(self) -> None:
+        """Nobody waits for it."""
+
 
 # -- guard ---------------------------------------------------------------------------------------------------------------
 

@@ -71,6 +71,14 @@ def test_an_agent_with_a_mistake_in_bootstrap_dcs_ends_before_anything_is_made(t
     assert f"pgcore: {tmp_path / 'node.yml'}: bootstrap.dcs.ttl: " in told and "'soon'" in told
 
 
+def test_an_agent_without_its_driver_says_what_to_install() -> None:
+    without = ("import sys; sys.modules['psycopg2'] = None; sys.argv = ['pgcore', 'run']; "
+               "from pgcore.__main__ import main; sys.exit(main())")
+    ended = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 1 and ended.stderr.startswith("pgcore: the PostgreSQL driver psycopg2 is not installed (")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 @pytest.mark.server
 @pytest.mark.skipif(not BIN_DIR, reason="no PostgreSQL programs on this machine")
 def test_an_agent_whose_store_is_mute_says_so_at_once_and_ends_at_once(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pgcore.daemon.systemd import notify, take_notify_address
+from pgcore.daemon.systemd import Notifier, notify, take_notify_address
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -64,3 +65,15 @@ def test_the_address_is_taken_out_of_the_environment() -> None:
     assert take_notify_address(environment) == "/run/systemd/notify"
     assert environment == {"PATH": "/bin"}
     assert take_notify_address(environment) is None
+
+
+def test_a_reload_begins_with_the_time_by_systemds_clock_and_ends_with_ready(listener: tuple[str, socket.socket]) -> None:
+    address, channel = listener
+    notifier = Notifier(address)
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    for say in (notifier.ready, notifier.reloading, notifier.ready, notifier.stopping):
+        say()
+    ready, reloading, in_force, stopping = (channel.recv(100).decode() for _ in range(4))
+    assert (ready, in_force, stopping) == ("READY=1", "READY=1", "STOPPING=1")
+    state, _, moment = reloading.partition("\nMONOTONIC_USEC=")
+    assert state == "RELOADING=1" and before <= int(moment) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

@@ -54,6 +54,16 @@ def _run(arguments: list[str]) -> int:
     if len(arguments) > 1 or any(word.startswith("-") for word in arguments):
         print(f"{USAGE}\n\npgcore run takes one file, not: {' '.join(arguments)}", file=sys.stderr)
         return 2
+    if os.getpid() == 1:
+        from pgcore.daemon.init import become_init
+
+        try:
+            code = become_init()
+        except OSError as error:
+            print(f"pgcore: the agent cannot be forked: {error.strerror}", file=sys.stderr)
+            return 1
+        if code is not None:
+            return code
     # The guard is forked before anything else is imported: it must stay small and know nothing of the agent's threads.
     from pgcore.daemon.guard import GuardError, prefork
 
@@ -62,8 +72,13 @@ def _run(arguments: list[str]) -> int:
     except GuardError as error:
         print(f"pgcore: {error}", file=sys.stderr)
         return 1
-    from pgcore.daemon.run import run
+    from pgcore.errors import FatalError
 
+    try:
+        from pgcore.daemon.run import run
+    except FatalError as error:  # a library is missing
+        print(f"pgcore: {error}", file=sys.stderr)
+        return error.exit_code
     return run(arguments[0] if arguments else None, prepared)
 
 

@@ -54,6 +54,9 @@ class Signals(Protocol):
     def take_reload(self) -> bool:
         """True once after each SIGHUP."""
 
+    def reloaded(self) -> None:
+        """What it asked for is in force."""
+
 
 class Guards(Protocol):
     """What enforces the lease if this process cannot: ``daemon.guard.Guard``."""
@@ -129,18 +132,22 @@ class Agent:
     def run(self) -> a.Exit:
         """Beat until a rule says that the agent ends."""
         reasons: tuple[str, ...] = ("start",)
+        reloading = False
         while True:
             began = now()
             beat = self._beat(reasons)
             if self.performer.exit is not None:
                 return self.performer.exit
+            if reloading:
+                self.signals.reloaded()
             due = self._next_due(began, beat)
             reasons, letters = self.mailbox.wait(Instant(max(due, now() + LEAST_PAUSE_S)))
             # all of them together, however many there are: the lease must be proven again in time
             deadline = Deadline.after(self.settings.timing.retry_timeout / 2)
             for letter in letters:
                 self._answer(letter, deadline)
-            if self.signals.take_reload():
+            reloading = self.signals.take_reload()
+            if reloading:
                 self.reload()
 
     def _beat(self, reasons: tuple[str, ...]) -> Beat | None:

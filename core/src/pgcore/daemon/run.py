@@ -87,7 +87,7 @@ def _one_malloc_arena() -> None:
 
 
 def _run(path: str | None, prepared: Prepared | None) -> int:
-    notify_address = systemd.take_notify_address(os.environ)
+    notifier = systemd.Notifier(systemd.take_notify_address(os.environ))
     registry, local, backend = load(path)
     configure_log(local)
     for warning in local.warnings:
@@ -110,7 +110,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
     guarding = _Guarding(configuration.server.data_dir, prepared)
     threading.stack_size(local.node.thread_stack_size)
     mailbox, board = Mailbox(), Board(local.node.scope, local.node.name)
-    stop = _Signals(mailbox)
+    stop = _Signals(mailbox, notifier)
     path = local.node.store_path + (f"/{handler.group}" if handler is not None else "")
     request = StoreRequest(section, path, local.node.name, configuration.effective.timing)
     tally = Tally()
@@ -141,7 +141,7 @@ def _run(path: str | None, prepared: Prepared | None) -> int:
             above = StoreRequest(section, local.node.store_path, local.node.name, Timing(), observer=True)
             others = ShieldedStore(backend.open(above))
             ports.mpp = _mpp(handler, Reach(others, postgres, board, configuration.peer_access), configuration)
-        return _serve(ports, board, guarding, stop, notify_address, routes)
+        return _serve(ports, board, guarding, stop, notifier, routes)
     finally:
         store.close()
         guarding.close()
@@ -307,10 +307,10 @@ class _AskedError(BaseException):
 class _Signals:
     """SIGTERM and SIGINT ask the agent to end, SIGHUP to read its configuration again."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
+    def __init__(self, mailbox: Mailbox, notifier: systemd.Notifier) -> None:
         self.asked = threading.Event()
         self._reload = self._interrupt = False
-        self._mailbox = mailbox
+        self._mailbox, self._notifier = mailbox, notifier
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         signal.signal(signal.SIGHUP, self._hangup)
@@ -329,10 +329,17 @@ class _Signals:
     def take_reload(self) -> bool:
         """True once after each SIGHUP."""
         asked, self._reload = self._reload, False
+        if asked:
+            self._notifier.reloading()
         return asked
+
+    def reloaded(self) -> None:
+        """What the last SIGHUP asked for is in force."""
+        self._notifier.ready()
 
     def _end(self, number: int, frame: object) -> None:
         self.asked.set()
+        self._notifier.stopping()
         # the main thread may hold the mailbox's lock at this very moment, so another thread knocks
         threading.Thread(target=self._mailbox.wake, args=(f"signal {signal.Signals(number).name}",), daemon=True).start()
         if self._interrupt:
@@ -407,7 +414,7 @@ def _alive(api_url: str, access: PeerAccess) -> bool:
         connection.close()
 
 
-def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, notify_address: str | None, routes: Routes) -> int:
+def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, notifier: systemd.Notifier, routes: Routes) -> int:
     """Start REST and the watchers, run the agent, end everything."""
     configuration, postgres = ports.configuration, ports.postgres
     rest = RestServer(configuration.rest(), board, ports.mailbox, postgres.position, failsafe=ports.failsafe,
@@ -439,11 +446,11 @@ def _serve(ports: Ports, board: Board, guarding: _Guarding, stop: _Signals, noti
         recorder.record_to(record_place(configuration.local))
         agent = Agent(Performer(ports), board, guarding.guard, node, stop, watch, reloaded, guarding.another, recorder)
         watch_store(ports.store, ports.mailbox, lambda: agent.performer.revision, lambda: float(agent.settings.timing.loop_wait))
-        systemd.notify(notify_address, "READY=1")
+        notifier.ready()
         _tell_life(ports, agent, "pgcore_started")
         ended = agent.run()
         recorder.record_to(None, wait_s=RECORD_AT_END_S)
-        systemd.notify(notify_address, "STOPPING=1")
+        notifier.stopping()
         return _end(ports, agent, ended)
     finally:
         rest.stop()

@@ -54,7 +54,7 @@ def launch(settings: ServerSettings, user: OsUser | None, values: Mapping[str, s
         child = subprocess.Popen(
             argv, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             umask=0o027 if files.file_mode(settings.data_dir) == 0o640 else 0o077,
-            env=clean_environment(user, environment), **(user.popen_options() if user else {}))
+            env=clean_environment(user, environment, hidden=("KUBERNETES_",)), **(user.popen_options() if user else {}))
     except (OSError, subprocess.SubprocessError) as error:
         raise ServerError(f"{argv[0]} can't be started: {error}") from error
     finally:

@@ -34,7 +34,7 @@ OUTPUT_CHUNKS = 2000
 ENGLISH = {"LANG": "C", "LC_ALL": "C"}
 """Environment for programs whose output is read by a program."""
 
-_HIDDEN = ("PGCORE_", "PATRONI_", "KUBERNETES_")
+_HIDDEN = ("PGCORE_", "PATRONI_")
 _LINE_END = re.compile(r"[\r\n]+")
 
 
@@ -81,10 +81,12 @@ def _account(who: str | int) -> OsUser:
     return OsUser(entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)), entry.pw_dir)
 
 
-def clean_environment(user: OsUser | None, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of children: nothing of the agent, Kubernetes or systemd-notify in it (HA rules 18.2, config 9.1)."""
+def clean_environment(user: OsUser | None, extra: Mapping[str, str] | None = None, *,
+                      hidden: tuple[str, ...] = ()) -> dict[str, str]:
+    """The environment of children: nothing of the agent or systemd-notify in it, nor what begins like one of ``hidden`` (HA
+    rules 18.2, config 9.1)."""
     environment = {name: value for name, value in os.environ.items()
-                   if not name.startswith(_HIDDEN) and name != "NOTIFY_SOCKET"}
+                   if not name.startswith((*_HIDDEN, *hidden)) and name != "NOTIFY_SOCKET"}
     if user is not None:
         environment |= {"HOME": user.home, "USER": user.name, "LOGNAME": user.name}
     return environment | dict(extra or {})

@@ -112,6 +112,9 @@ class _Signals:
         asked, self.reload = self.reload, False
         return asked
 
+    def reloaded(self) -> None:
+        """Nobody waits for it."""
+
 
 class _Guests:
     """The plugins of a simulated node: base backups, initdb, backups from an archive, a gate that faults can close."""
