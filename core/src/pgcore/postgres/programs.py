@@ -83,8 +83,10 @@ def _account(who: str | int) -> OsUser:
 
 def clean_environment(user: OsUser | None, extra: Mapping[str, str] | None = None, *,
                       hidden: tuple[str, ...] = ()) -> dict[str, str]:
-    """The environment of children: nothing of the agent or systemd-notify in it, nor what begins like one of ``hidden`` (HA
-    rules 18.2, config 9.1)."""
+    """The environment of children: nothing of the agent or systemd-notify in it, nor what begins like one of ``hidden``.
+
+    (HA rules 18.2, config 9.1)
+    """
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith((*_HIDDEN, *hidden)) and name != "NOTIFY_SOCKET"}
     if user is not None:
