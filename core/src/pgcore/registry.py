@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 GROUP = "pgcore"
 """The entry-point group. The name of an entry is the word used in the configuration."""
+CLI_GROUP = "pgcore.cli"
+"""The group of commands. The name of an entry is the word typed after ``pgcore``."""
 
 BUILTINS = ("basebackup", "bootstrap_command", "callback_command", "initdb", "replica_command")
 """Plugins inside the distribution ``pgcore``: registered first, so that every other plugin is asked before them."""
@@ -62,7 +64,7 @@ _DISTRIBUTIONS = {
 }
 _AT_START = frozenset({
     "pgcore_stores", "pgcore_replica_methods", "pgcore_bootstrap_methods", "pgcore_config_sections", "pgcore_rest_routes",
-    "pgcore_mpp_handlers",
+    "pgcore_mpp_handlers", "pgcore_cli_commands",
 })
 
 
@@ -105,14 +107,14 @@ class OwnedRoute:
 
 
 class Registry:
-    """The installed plugins and those among them that this process uses.
+    """The installed plugins of a group and those among them that this process uses.
 
     ``block`` holds names that are never imported, whatever else the configuration says (``plugins.block``).
     """
 
-    def __init__(self, block: Iterable[str] = ()) -> None:
+    def __init__(self, block: Iterable[str] = (), group: str = GROUP) -> None:
         self._blocked = frozenset(block)
-        self._entries = _installed()
+        self._entries = _installed(group)
         self._manager = _new_manager()
         self._problems: dict[str, tuple[PluginState, str]] = {}
         self._modules: dict[str, object] = {}
@@ -426,9 +428,9 @@ def row(name: str, entries: tuple[EntryPoint, ...], state: PluginState, reason: 
     return PluginRow(name, ", ".join(distributions), ", ".join(versions), hooks, state, reason)
 
 
-def _installed() -> dict[str, tuple[EntryPoint, ...]]:
+def _installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
     found: dict[str, tuple[EntryPoint, ...]] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in entry_points(group=group):
         found[entry.name] = (*found.get(entry.name, ()), entry)
     return found
 
@@ -447,7 +449,7 @@ def _owner(entry: EntryPoint) -> tuple[str, str]:
 def _repair(entry: EntryPoint, state: PluginState) -> str:
     owner, _ = _owner(entry)
     if state is PluginState.FAILED:
-        return f"pip install --force-reinstall {owner}, or remove its section"
+        return f"pip install --force-reinstall {owner}" + (", or remove its section" if entry.group == GROUP else "")
     return f"install versions of {owner} and pgcore that fit together; pgcore plugins lists them"
 
 

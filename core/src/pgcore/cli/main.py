@@ -13,6 +13,7 @@ import click
 
 from pgcore import PATRONI_VERSION, __version__
 from pgcore.cli.context import Session
+from pgcore.cli.extensions import plugin_command, plugin_commands
 from pgcore.errors import PgcoreError
 
 PATRONICTL = "patronictl"
@@ -42,19 +43,34 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Imports the module of a command when the command is asked for."""
+    """Imports the module of a command when the command is asked for. No plugin takes the place of a command of pgcore."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, sorted."""
-        return sorted({*super().list_commands(ctx), *COMMANDS})
+        return sorted({*self._own(ctx), *plugin_commands()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now."""
         if cmd_name not in COMMANDS:
-            return super().get_command(ctx, cmd_name)
+            return super().get_command(ctx, cmd_name) or plugin_command(cmd_name)
         module, name = COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Own commands with what they do, those of plugins with where they come from: to ask them would be to import them."""
+        commands = {name: self.get_command(ctx, name) for name in self._own(ctx)}
+        width = formatter.width - 6 - max(map(len, commands))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(width)) for name, command in commands.items()
+                                if command is not None and not command.hidden])
+        brought = {name: f"of {owner}" for name, owner in plugin_commands().items() if name not in commands}
+        if brought:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(list(brought.items()))
+
+    def _own(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *COMMANDS})
 
     def invoke(self, ctx: click.Context) -> Any:
         """Errors made for operators end the command with code 1 and their text, without a stack trace."""
