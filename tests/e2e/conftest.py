@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from harness import Cluster, Gap
 from harness.agents import chosen_agent
 from harness.cluster import StoreKind
+from harness.predecessor import install
 
 _open_clusters: list[Cluster] = []
 MEASURED = "measured"
@@ -124,6 +126,15 @@ def store(request: pytest.FixtureRequest) -> StoreKind:
     return request.param
 
 
+@pytest.fixture(scope="session")
+def predecessor() -> Path:
+    """The virtual environment of Patroni, with its programs; installed once per machine."""
+    try:
+        return install()
+    except (subprocess.CalledProcessError, SystemExit) as error:
+        pytest.skip(f"Patroni is not to be had: {error}")
+
+
 @pytest.fixture
 def cluster(pool: ClusterPool, store: StoreKind) -> Cluster:
     """A healthy shared cluster of three nodes on each store in turn."""
@@ -140,7 +151,7 @@ def _maker() -> Iterator[Callable[..., Cluster]]:
     made: list[Cluster] = []
 
     def make(**options: Any) -> Cluster:
-        made.append(opened(Cluster(agent=chosen_agent(), **options)))
+        made.append(opened(Cluster(**{"agent": chosen_agent(), **options})))
         return made[-1]
 
     yield make
