@@ -17,6 +17,7 @@ from pgcore.testing.simulation.wal import Commit
 if TYPE_CHECKING:
     from pgcore.model.world import World as View
     from pgcore.testing.simulation.checker import Checker
+    from pgcore.testing.simulation.machine import Machine
     from pgcore.testing.simulation.server import Server
     from pgcore.testing.simulation.world import World
 
@@ -41,6 +42,8 @@ class Guarantees:
         """``/sync`` as it was under the leader before."""
         self._paused_since: float | None = None
         self._status_at = 0.0
+        self._seen: set[str] = set()
+        """Whose agents knew where their servers are when the lock was last taken: without the store a heartbeat is long."""
         world.store.listeners.append(self._stored)
         world.on_beat.append(lambda name, beat: self.within_the_lease(name, beat.world))
 
@@ -52,6 +55,7 @@ class Guarantees:
         if path == Key.STATUS:
             self._status_at = world.now
         elif path == Key.LEADER and world.leader in world.machines:
+            self._seen = {machine.name for machine in world if _has_looked(machine)}
             self._elected(world.leader)
         elif path == Key.SYNC:
             before = self._sync
@@ -175,7 +179,7 @@ class Guarantees:
             other, name = machine.server, machine.name
             if sync.active and (not sync.covers(name) or same_name(sync.leader, name)):
                 continue  # what it has more was never confirmed
-            if other is server or not self._could_tell(server.name) or not self._could_tell(machine.name):
+            if other is server or not self._could_tell(server.name) or not self._could_tell(name) or name not in self._seen:
                 continue
             streams = other.receiver is not None and other.receiver.upstream is not server
             more = other.answers and other.in_recovery and other.at != before and other.at.contains(before)
@@ -217,3 +221,9 @@ class Guarantees:
         """A server was stopped in order."""
         if self._paused(asked_at):
             self._checker.violated("a paused cluster is left alone", f"{server.name} is stopped in maintenance mode")
+
+
+def _has_looked(machine: Machine) -> bool:
+    """Its agent has seen its server answer, and says so to whoever asks."""
+    status = machine.life.board.status if machine.life is not None else None
+    return status is not None and status.node.answering
