@@ -17,7 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pgcore.cli import switch
+from pgcore.cli import course
 from pgcore.cli.context import Session
 from pgcore.cli.main import group
 from pgcore.cli.options import repeat
@@ -339,7 +339,7 @@ def test_without_the_api_a_request_that_vanishes_has_failed(cluster: Cluster) ->
 
 
 def test_an_api_that_breaks_off_is_not_asked_twice(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switch, "ANSWER_S", 0.3)
+    monkeypatch.setattr(course, "ANSWER_S", 0.3)
     cluster.serve()  # no heartbeat answers
     threading.Thread(target=lambda: (time.sleep(0.8), cluster.switch_leader("b")), daemon=True).start()
     result = cluster.run("switchover", "--force")

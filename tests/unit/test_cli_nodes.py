@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +14,9 @@ import pytest
 from pgcore.clock import now
 from pgcore.daemon.mailbox import CancelRestart, CarryOut, ReloadConfig, Request, ScheduleRestart
 from pgcore.model.basics import Instant
+from pgcore.model.node import Writes
 from pgcore.model.orders import ReinitOrder, RestartOrder
-from unit.rest_board import leader_status
+from unit.rest_board import leader_status, primary_node, status
 from unit.test_cli_commands import Cluster
 
 LATER = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -35,7 +37,15 @@ class Served(Cluster):
         while results:
             for letter in self.mailbox.wait(Instant(now() + 10))[1]:
                 self.letters.append(letter.request)
-                letter.reply.set_result(results.pop(0))
+                result = results.pop(0)
+                if result == "" and isinstance(letter.request, CarryOut) and isinstance(letter.request.order, RestartOrder):
+                    self.restarted()
+                letter.reply.set_result(result)
+
+    def restarted(self) -> None:
+        """PostgreSQL did not accept writes for a quarter of a second."""
+        writes = Writes(began=now(), ceased=Instant(now() - 0.25))
+        self.board.publish(status("a", primary_node(writes=writes), leads=True))
 
 
 @pytest.fixture
@@ -48,7 +58,7 @@ def cluster(tmp_path: Path) -> Iterator[Served]:
 
 def last(cluster: Served, *arguments: str, **options: str) -> str:
     """The last line of a command's output."""
-    return cluster.run(*arguments, **options).output.splitlines()[-1]  # type: ignore[arg-type]
+    return cluster.run(*arguments, **options).stdout.splitlines()[-1]  # type: ignore[arg-type]
 
 
 def test_a_restart_asks_shows_and_says_what_came_of_it(cluster: Served) -> None:
@@ -57,19 +67,22 @@ def test_a_restart_asks_shows_and_says_what_came_of_it(cluster: Served) -> None:
     assert result.exit_code == 0
     assert result.output.startswith("+ Cluster: demo")
     assert "Are you sure you want to restart members a?" in result.output
-    assert result.output.splitlines()[-1] == "Success: restart on member a"
+    assert result.stdout.splitlines()[-1] == "Success: restart on member a"
+    assert re.search(r"Write gap: 0.250 s \(± 0\.0\d\d s\), a did not accept writes", result.stderr)
     assert cluster.letters == [CarryOut(RestartOrder(postgres_version=150007))]
 
 
 def test_a_restart_goes_from_member_to_member(cluster: Served) -> None:
     cluster.says("restart conditions are not satisfied")
-    lines = cluster.run("restart", "demo", "--force").output.splitlines()
+    result = cluster.run("restart", "demo", "--force")
+    lines = result.stdout.splitlines()
     assert lines[-3] == "Failed: restart for member a, status code=503, (restart conditions are not satisfied)"
-    assert lines[-2].startswith("Failed: restart for member b, no answer: ")
+    assert lines[-2].startswith("Failed: restart for member b, no answer: ") and "is its agent running?" in lines[-2]
+    assert result.exit_code == 1
 
 
 def test_only_members_with_a_pending_restart(cluster: Served) -> None:
-    assert "waits for a restart" in last(cluster, "restart", "demo", "--pending", "--force")
+    assert "waits for a restart" in cluster.run("restart", "demo", "--pending", "--force").stderr
     cluster.card("a", "primary", pending_restart=True)
     cluster.says("")
     assert last(cluster, "restart", "demo", "--pending", "--timeout", "30s", "--force") == "Success: restart on member a"
@@ -127,7 +140,7 @@ def test_a_new_copy_offers_to_cancel_what_runs(cluster: Served) -> None:
     cluster.says("pg_rewind already in progress", "")
     result = cluster.run("reinit", "demo", "a", "--from-leader", input="y\ny\n")
     assert "a: pg_rewind already in progress. Cancel it and reinitialize anyway?" in result.output
-    assert result.output.splitlines()[-1] == "Success: reinitialize for member a"
+    assert result.stdout.splitlines()[-1] == "Success: reinitialize for member a"
     assert cluster.letters == [CarryOut(ReinitOrder(False, True)), CarryOut(ReinitOrder(True, True))]
 
 

@@ -51,15 +51,16 @@ def topology(session: Session, names: tuple[str, ...], group: int | None, watch:
     repeat(once, every, watch=watch)
 
 
-def show_cluster(cluster: Cluster, *, extended: bool = False, style: str = "pretty", tree: bool = False) -> None:
-    """Print the table of a cluster; the pretty form is followed by everything that is wrong, on standard error."""
+def show_cluster(cluster: Cluster, *, extended: bool = False, style: str = "pretty", tree: bool = False,
+                 judged: bool = True) -> None:
+    """Print the table of a cluster; the pretty form is followed by everything that is wrong, on standard error, if ``judged``."""
     views = cluster.read_groups()
     table = render.cluster_table(cluster.scope, views, cluster.group, extended=extended, tree=tree)
     if style != "pretty":
         click.echo(render.show(table, style))
         return
     click.echo("\n".join([render.pretty(table), *render.footer(views, cluster.group)]))
-    for number, view in views.items():
+    for number, view in views.items() if judged else ():
         where = f"group {number}: " if number is not None and cluster.group is None else ""
         for problem in problems(cluster.scope, view, ClusterMode.of(view)):
             click.echo(click.style(" ! ", fg="red", bold=True) + where + problem, err=True)

@@ -58,6 +58,7 @@ one_role_option = click.option("-r", "--role", type=click.Choice(ROLES), help="A
 member_option = click.option("-m", "--member", metavar="NAME", shell_complete=complete_member,
                              help="This member, instead of one with a role.")
 force_option = click.option("--force", is_flag=True, help="Ask nothing.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would happen and what speaks against it.")
 format_option = click.option("-f", "--format", "style", type=click.Choice(render.FORMATS), default="pretty", show_default=True,
                              help="How to print the table.")
 watch_option = click.option("-w", "--watch", "every", type=click.FloatRange(min=0.1), metavar="SECONDS",

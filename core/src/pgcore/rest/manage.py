@@ -92,7 +92,7 @@ class Management:
         """
         ask = Ask.read(action, body)
         status = self._board.status
-        refusal = _refused_request(ask, paused=bool(status and status.paused))
+        refusal = refused_request(ask, paused=bool(status and status.paused))
         if refusal is not None:
             return refusal
         if status is None or status.cluster is None:
@@ -103,7 +103,7 @@ class Management:
                 return moment
             letter = WriteFailover(ask.leader, ask.candidate, moment.isoformat())
             return self._write(ask, letter, status) or Reply(202, f"{ask.action.title()} scheduled")
-        refusal = _refused_by_cluster(ask, status, status.cluster, self._look)
+        refusal = refused_by_cluster(ask, status.synchronous, status.cluster, self._look)
         if refusal is not None:
             return refusal
         failed = self._write(ask, WriteFailover(ask.leader, ask.candidate), status)
@@ -167,7 +167,7 @@ def _patience(status: Status) -> float:
     return 2.0 * max(10, status.timing.loop_wait)
 
 
-def _refused_request(ask: Ask, *, paused: bool) -> Reply | None:
+def refused_request(ask: Ask, *, paused: bool) -> Reply | None:
     """What is wrong with the request itself (rest-api 8.4, code 400)."""
     if ask.action == "failover":
         if not ask.candidate:
@@ -193,11 +193,14 @@ def moment_of(text: str, action: str) -> datetime | Reply:
     return Reply(422, f"Cannot schedule {action} in the past") if moment < datetime.now(UTC) else moment
 
 
-def _refused_by_cluster(ask: Ask, status: Status, view: ClusterView, look: Look) -> Reply | None:
-    """What the last view of the cluster and its members already rule out (rest-api 8.4, code 412). Rules check the rest."""
+def refused_by_cluster(ask: Ask, mode: str, view: ClusterView, look: Look) -> Reply | None:
+    """What the last view of the cluster and its members already rule out (rest-api 8.4, code 412). Rules check the rest.
+
+    ``mode``: ``synchronous_mode``.
+    """
     if ask.action == "switchover" and ask.leader != view.leader:
         return Reply(412, "leader name does not match")
-    synchronous = status.synchronous == "on" and ask.action == "switchover"
+    synchronous = mode == "on" and ask.action == "switchover"
     standbys = {name.lower() for name in view.sync.standbys}
     members = [member for member in view.members if member.name != view.leader]
     if ask.candidate:

@@ -32,7 +32,7 @@ class NodeOrders:
 
     def restart(self, body: dict[str, Json]) -> Reply:
         """``POST /restart``: now, answered when it has ended, or at a moment, answered at once."""
-        order = _restart_order(body)
+        order = restart_order(body)
         if isinstance(order, Reply):
             return order
         if body.get("schedule"):
@@ -90,7 +90,8 @@ def _beat_s(status: Status | None) -> float:
     return 30.0 if status is None else float(status.timing.retry_timeout + status.timing.loop_wait)
 
 
-def _restart_order(body: dict[str, Json]) -> RestartOrder | Reply:
+def restart_order(body: dict[str, Json]) -> RestartOrder | Reply:
+    """What the body of ``POST /restart`` asks for, or what is wrong with it (rest-api 8.1)."""
     unknown = next((key for key in body if key not in _KEYS), None)
     if unknown is not None:
         return Reply(400, f"Unknown filter for the scheduled restart: {unknown}")
