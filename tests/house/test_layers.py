@@ -61,7 +61,8 @@ def test_a_port_knows_neither_the_other_ports_nor_the_rules(package: str) -> Non
 @pytest.mark.parametrize("package", ["rest", "cli"])
 def test_rest_and_command_line_see_the_daemon_through_board_and_mailbox(package: str) -> None:
     refuse([each for each in own(of(package)) if each.within("pgcore.daemon", "pgcore.decide")
-            and not each.within("pgcore.daemon.board", "pgcore.daemon.mailbox", "pgcore.decide.explain")],
+            and not each.within(*(f"pgcore.{name}" for name in (
+                "daemon.board", "daemon.mailbox", "decide.explain", "decide.forecast")))],
            "`rest` and `cli` see the daemon through `board` and `mailbox`, or the store through `dcs`.")
 
 

@@ -161,7 +161,9 @@ def test_pause_with_a_wrong_password_and_with_nobody_to_ask(cluster: Served, tmp
 
 def test_a_cluster_becomes_a_standby_and_a_primary_again(cluster: Served) -> None:
     def follows() -> None:
-        time.sleep(1.2)
+        while "standby_cluster" not in config(cluster):
+            time.sleep(0.05)
+        time.sleep(3.0)  # it is looked at once a second, at once to begin with
         cluster.card("a", "standby_leader")
 
     writes(cluster)

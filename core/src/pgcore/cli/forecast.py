@@ -12,19 +12,12 @@ import click
 
 from pgcore.cli.api import MemberApi
 from pgcore.cli.course import Order
-from pgcore.cli.image import VERSION, Asked, ask_all, world
+from pgcore.cli.image import Asked, ask_all, world
 from pgcore.cli.members import Found
-from pgcore.decide import switchover
-from pgcore.decide.reinit import REINIT
-from pgcore.decide.restart import RESTART
-from pgcore.decide.sync_duty import leave_sync
-from pgcore.decide.table import Rule
-from pgcore.model import actions as a
+from pgcore.decide import forecast as decided
 from pgcore.model.basics import Json
-from pgcore.model.cluster import FailoverRequest
-from pgcore.model.decision import Decision
-from pgcore.model.orders import ReinitOrder, RestartOrder
-from pgcore.model.world import World
+from pgcore.model.orders import Order as NodeOrder
+from pgcore.model.orders import ReinitOrder
 from pgcore.rest.manage import Ask, Reply, refused_by_cluster, refused_request, unasked
 from pgcore.rest.members import ClusterMode
 from pgcore.rest.orders import restart_order
@@ -32,8 +25,6 @@ from pgcore.rest.orders import restart_order
 MEBIBYTE = 1024 * 1024
 MUCH_REPLAY = 64 * MEBIBYTE
 """This takes seconds to replay, in which a new primary does not accept writes yet."""
-_GOES_AHEAD = (a.BeginDemotion, a.AcquireLease, a.Restart, a.Reinitialize)
-_REFUSES = (a.Refuse, a.RefuseOrder)
 
 
 @dataclass
@@ -86,22 +77,14 @@ def of_order(api: MemberApi, scope: str, order: Order) -> Forecast:
     if acting is None or not acting.status:
         name, why = view.leader or order.candidate, acting.problem if acting is not None else "it has no member card"
         return made.refuse(f"nobody can act on it, the agent of {name} does not answer ({why})")
-    request = FailoverRequest(VERSION, order.leader, order.candidate)
-    found = world(acting, view, asked, request=request)
-    if not view.leader:
-        return _decided(made, found, switchover.RACE_RULES, f"{order.candidate} would take the lock and be promoted")
-    rules = switchover.STANDBY_LEADER_RULES if found.standby_cluster else switchover.HOLDER_RULES
-    ready = _best_first(found, switchover.ready(found, request))
-    able = f"{ready[0]} would lead" if ready else "nobody would lead"
-    if len(ready) > 1:
-        able += f"; if it has not received everything when {view.leader} has stopped: {', then '.join(ready[1:])}"
-    return _decided(made, found, (switchover.refuse_while_busy, *rules), able)
-
-
-def _best_first(w: World, names: Iterable[str]) -> list[str]:
-    """As the hand-over chooses among those who have everything."""
-    peers = w.peers or {}
-    return sorted(names, key=lambda name: (-peers[name].failover_priority, name))
+    verdict = decided.of_request(world(acting, view, asked), order.leader, order.candidate)
+    if not verdict.accepted:
+        return made.refuse(verdict.reason)
+    first, *others = verdict.able
+    made.result = f"{first} would lead" if view.leader else f"{first} would take the lock and be promoted"
+    if others:
+        made.result += f"; if it has not received everything when {view.leader} has stopped: {', then '.join(others)}"
+    return made
 
 
 def _standing(asked: Asked, leader: Asked | None) -> str:
@@ -160,57 +143,28 @@ def of_restart(api: MemberApi, chosen: Iterable[Found], body: dict[str, Json]) -
             continue
         if body.get("schedule") and found.member.data.get("scheduled_restart"):
             made.against.append("another restart is scheduled there; only with --force it is replaced")
-        leads = found.name == found.view.leader
         result = "PostgreSQL would be restarted" + (
-            ": nobody can write from its stop to its start, the lock is kept" if leads else ", the primary goes on")
-        yield _of_node(api, found, made, order, RESTART.rules, result)
+            ": nobody can write from its stop to its start, the lock is kept" if found.name == found.view.leader else
+            ", the primary goes on")
+        yield _of_node(api, found, made, order, result)
 
 
 def of_reinit(api: MemberApi, chosen: Iterable[Found], body: dict[str, Json]) -> Iterable[Forecast]:
     """New copies."""
     order = ReinitOrder(bool(body["force"]), bool(body["from_leader"]))
     for found in chosen:
-        yield _of_node(api, found, Forecast(f"new copy of {found.name}"), order, REINIT.rules, "")
+        result = "its data directory would be removed and replaced by a copy of {source}"
+        yield _of_node(api, found, Forecast(f"new copy of {found.name}"), order, result)
 
 
-def _of_node(api: MemberApi, found: Found, made: Forecast, order: RestartOrder | ReinitOrder, rules: Iterable[Rule],
-             result: str) -> Forecast:
+def _of_node(api: MemberApi, found: Found, made: Forecast, order: NodeOrder, result: str) -> Forecast:
     everybody = ask_all(api, found.view.members)
     me = everybody[found.name]
     made.facts = [_standing(me, everybody.get(found.view.leader or ""))]
     if not me.status:
         return made.refuse("its agent does not answer")
-    return _decided(made, world(me, found.view, everybody, order=order), rules, result)
-
-
-# -- rules ---------------------------------------------------------------------------------------------------------------------
-
-
-def _decided(made: Forecast, w: World, rules: Iterable[Rule], result: str) -> Forecast:
-    """Ask the rules in order, as the agent does; steps on the way to the decision are taken for done."""
-    for rule in rules:
-        decision = rule(w)
-        if decision is None:
-            continue
-        if any(isinstance(action, _REFUSES) for action in decision.actions):
-            return made.refuse(_plain(decision))
-        if any(isinstance(action, _GOES_AHEAD) for action in decision.actions):
-            made.result = result or _copied(decision)
-            return made
-        if rule is leave_sync:
-            made.against.append("it is a synchronous standby and would first ask to be released, which may take some seconds")
-        elif not decision.actions:
-            return made.refuse(f"it would wait, {decision.because}")
-    return made.refuse("no rule of the agent would act on it now")
-
-
-def _copied(decision: Decision) -> str:
-    sources = [action.source for action in decision.actions if isinstance(action, a.Reinitialize)]
-    where = ", ".join(source.name or source.host for source in sources)
-    return f"its data directory would be removed and replaced by a copy of {where}"
-
-
-def _plain(decision: Decision) -> str:
-    reasons = [action.reason for action in decision.actions if isinstance(action, _REFUSES)]
-    because = decision.because.removeprefix("request dropped: ")
-    return because if because == reasons[0] else f"{reasons[0]} ({because})"
+    verdict = decided.of_order(world(me, found.view, everybody), order)
+    if verdict.leaves_sync:
+        made.against.append("it is a synchronous standby and would first ask to be released, which may take some seconds")
+    made.result = result.format(source=verdict.source)
+    return made if verdict.accepted else made.refuse(verdict.reason)

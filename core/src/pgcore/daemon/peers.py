@@ -19,9 +19,10 @@ from urllib.parse import urlsplit
 from pgcore import threads
 from pgcore.clock import Deadline, now
 from pgcore.errors import PgcoreError
-from pgcore.model.basics import Instant, Json, Lsn, State, Tags
+from pgcore.model.basics import Instant, Json, Lsn
 from pgcore.model.cluster import Member
 from pgcore.model.failsafe import FailsafeAnswer
+from pgcore.model.status import integer, parse_status
 from pgcore.model.world import PeerView
 from pgcore.net.http import Connector, HttpClient, Resolver, Response
 
@@ -250,46 +251,5 @@ def parse_acceptance(response: Response) -> FailsafeAnswer:
     text = response.body.decode("utf-8", "replace")
     if response.status != 200 or text != "Accepted":
         return FailsafeAnswer(False, problem=f"answered {response.status} {_TAGS.sub(' ', text).strip()[:120]}", refused=True)
-    lsn = _integer(response.headers.get("lsn"))
+    lsn = integer(response.headers.get("lsn"))
     return FailsafeAnswer(True, Lsn(lsn) if lsn > 0 else None, binding=response.headers.get("x-pgcore-failsafe") == "binding")
-
-
-def parse_status(name: str, document: Json) -> PeerView:
-    """A member's status JSON as the race reads it; without WAL fields it counts as unreachable. (HA rules 1, rest-api 14)"""
-    if not isinstance(document, Mapping):
-        return PeerView(name, False)
-    found = document.get("tags")
-    tags = Tags(found if isinstance(found, Mapping) else {})
-    wal = document.get("xlog") or document.get("wal")
-    mine = document.get("pgcore")
-    own = mine if isinstance(mine, Mapping) else {}
-    leads = document.get("role") in ("primary", "master")
-    promoting = own.get("promoting") is True
-    if not isinstance(wal, Mapping):
-        starting = document.get("state") in (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
-        left = own.get("lease_seconds_left")
-        runs = document.get("state") in (State.RUNNING, "unknown")  # unknown: its agent has not heard of it for a while
-        proven = leads and runs and isinstance(left, int | float) and left > 0
-        return PeerView(name, False, nofailover=tags.nofailover, starting=starting, counts_on_lock=proven, promoting=promoting)
-    primary = bool(wal.get("location")) or leads
-    position = max(_integer(wal.get("received_location")), _integer(wal.get("replayed_location")))
-    return PeerView(
-        name,
-        True,
-        is_primary=primary,
-        position=Lsn(0 if primary else position),
-        timeline=_integer(document.get("timeline")) or None,
-        nofailover=tags.nofailover,
-        failover_priority=tags.failover_priority,
-        watchdog_failed=document.get("watchdog_failed") is True,
-        promoting=promoting,
-        failsafe_leader=str(own["failsafe_leader"]) if own.get("failsafe_leader") else None,
-        failsafe_unknown=own.get("failsafe_unknown") is True,
-    )
-
-
-def _integer(value: Json) -> int:
-    try:
-        return int(value or 0)
-    except (TypeError, ValueError, OverflowError):
-        return 0
