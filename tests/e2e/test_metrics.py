@@ -109,9 +109,11 @@ def test_a_scrape_does_not_wait_for_a_server_that_hangs(cluster: Cluster) -> Non
 
 
 def test_a_failover_is_counted_by_the_node_that_took_over(cluster: Cluster) -> None:
-    old = cluster.primary()
+    old, etcd = cluster.primary(), cluster.etcd
+    assert etcd is not None
     before = {node: scrape(node) for node in cluster.others(old)}
     old.kill_everything()
+    etcd.delete(cluster.leader_key())  # as its lease would a few seconds later
     new = cluster.wait_primary_other_than(old, cluster.ttl + 30)
     gained = "pgcore_leadership_gained_total{reason=failover}"
     failed = "pgcore_callbacks_total{event=on_role_change,result=failed}"

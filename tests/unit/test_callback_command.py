@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,25 @@ def test_without_a_command_nothing_runs(caplog: pytest.LogCaptureFixture) -> Non
     caplog.set_level(logging.DEBUG)
     callback_command.pgcore_callback(event(None))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("body", "stopped", "results"), [
+    ("exit 0", False, ["ok"]), ("exit 3", False, ["failed"]), ("sleep 60", False, ["timeout"]), ("sleep 60", True, ["cancelled"]),
+])  # fmt: skip
+def test_a_callback_says_how_it_ended(tmp_path: Path, body: str, stopped: bool, results: list[str]) -> None:
+    told: list[str] = []
+    command = script(tmp_path, body)
+    callback_command.pgcore_callback(
+        replace(event(command), timeout=1, cancelled=lambda: stopped, report=told.append)
+    )
+    assert told == results
+
+
+def test_a_callback_that_cannot_be_started_has_failed_and_without_a_command_there_is_no_result() -> None:
+    told: list[str] = []
+    for command in ("/no/such/program", None):
+        callback_command.pgcore_callback(replace(event(command), report=told.append))
+    assert told == ["failed"]
 
 
 @pytest.mark.parametrize(("body", "why"), [("exit 1", "exited with 1"), ("kill -9 $$", "exited with -9")])

@@ -79,7 +79,8 @@ def test_a_slow_callback_never_holds_up_who_tells(plugins: Plugins) -> None:
 def test_behind_a_slow_callback_the_oldest_events_are_dropped_and_the_last_is_delivered(
     plugins: Plugins, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lane = CallbackLane(plugins.registry(listener=LISTENER))
+    noted: list[tuple[str, str]] = []
+    lane = CallbackLane(plugins.registry(listener=LISTENER), lambda event, result: noted.append((event, result)))
     listener = plugins.module("listener")
     listener.GATE.clear()
     lane.tell(event("slow"))
@@ -91,6 +92,25 @@ def test_behind_a_slow_callback_the_oldest_events_are_dropped_and_the_last_is_de
     assert ["slow", *(f"e{number}" for number in range(3, QUEUE_LIMIT + 3))] == listener.HEARD
     assert caplog.text.count("dropped, as 16 newer events wait behind a slow callback") == 3
     assert "action='e0'" in caplog.text
+    assert noted == [(f"e{number}", "dropped") for number in range(3)]
+
+
+REPORTING = """
+@hookimpl
+def pgcore_callback(event):
+    if event.action != "quiet":
+        event.report("ok")
+        raise RuntimeError("afterwards")
+"""
+
+
+def test_a_plugin_says_how_an_event_ended_and_who_says_nothing_is_not_counted(plugins: Plugins) -> None:
+    noted: list[tuple[str, str]] = []
+    lane = CallbackLane(plugins.registry(reporting=REPORTING), lambda event, result: noted.append((event, result)))
+    for action in ("on_start", "quiet", "on_reload"):
+        lane.tell(event(action))
+    assert lane.drain(5)
+    assert sorted(noted) == [("on_reload", "ok"), ("on_start", "ok")]
 
 
 def test_a_plugin_that_fails_stops_neither_the_others_nor_the_lane(plugins: Plugins, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from pgcore.clock import now
-from pgcore.daemon.board import Status
+from pgcore.daemon.board import Board, Status
+from pgcore.daemon.mailbox import Mailbox
 from pgcore.hookspecs import Sample
 from pgcore.model.basics import Instant, Lsn, Role, State
 from pgcore.model.counts import BOUNDS_S, CallbackResult, Counts, Gained, Histogram, Lost, Renewed
@@ -22,7 +23,10 @@ from pgcore.model.node import DataDir, NodeView
 from pgcore.rest.metrics import PLUGIN_FAILURES, exposition
 from pgcore.rest.patroni_series import PATRONI
 from pgcore.rest.pgcore_series import PGCORE
-from unit.rest_board import aged, leader_status, primary_node, replica_node, status, view
+from pgcore.rest.server import RestServer
+from pgcore.rest.settings import RestSettings
+from unit.rest_board import aged, call, leader_status, primary_node, replica_node, status, view
+from unit.test_daemon_kit import plugins_on_path
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = [
@@ -122,7 +126,7 @@ def test_the_values_of_a_primary() -> None:
     assert (found["patroni_xlog_received_location"], found["patroni_xlog_replayed_location"]) == ("0", "0")
     assert (found["patroni_postgres_state"], found["patroni_failover_priority"], found["patroni_dcs_last_seen"]) == (
         "5", "3", "1700000000")  # fmt: skip
-    states = r"# HELP patroni_postgres_state [^\n]+\n# 0=initdb, [^\n]+, 14=crashed\n# TYPE patroni_postgres_state gauge\n"
+    states = r"# HELP patroni_postgres_state [^\n]+\n# Values: 0=initdb, [^\n]+, 14=crashed\n# TYPE patroni_postgres_state "
     assert re.search(states, page)
 
 
@@ -277,6 +281,35 @@ def test_a_plugin_that_hands_over_numbers_for_labels_does_not_break_the_page() -
     page = exposition(status(), Guests(a=[Sample("jobs", 1, labels={"queue": 7}, help="a\nb\\c")]))  # type: ignore[dict-item]
     assert values(page, "pgcore_plugin_") == {'pgcore_plugin_jobs{plugin="a",queue="7"}': "1.0"}
     assert next(f for f in text_string_to_metric_families(page) if f.name == "pgcore_plugin_jobs").documentation == "a\nb\\c"
+
+
+GOOD = "@hookimpl\ndef pgcore_metrics(status): return [Sample('timeline', status.node.timeline, labels={'of': status.name})]\n"
+FAILING = """
+answers = [[Sample("left", 3)]]
+@hookimpl
+def pgcore_metrics(status):
+    return answers.pop()
+"""
+
+
+def test_real_plugins_see_the_status_and_a_failing_one_keeps_its_last_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = Board()
+    board.publish(status())
+    with plugins_on_path(tmp_path / "plugins", monkeypatch) as plugins:
+        registry = plugins.registry(good=GOOD, failing=FAILING)
+        server = RestServer(RestSettings(listen="127.0.0.1:0"), board, Mailbox(), lambda seconds: None, plugins=registry)
+        server.start()
+        try:
+            first, second = (call(server.bound[0], "GET", "/metrics") for _ in range(2))
+        finally:
+            server.stop()
+    expected = {'pgcore_plugin_left{plugin="failing"}': "3.0", 'pgcore_plugin_timeline{plugin="good",of="b"}': "1.0"}
+    assert values(first.body, "pgcore_plugin_") == values(second.body, "pgcore_plugin_") == expected
+    assert not values(first.body, PLUGIN_FAILURES)
+    assert values(second.body, PLUGIN_FAILURES) == {f'{PLUGIN_FAILURES}{{plugin="failing",hook="pgcore_metrics"}}': "1"}
+    assert (first.code, first.headers["Content-Type"]) == (200, "text/plain")
 
 
 # -- what it costs, and what is written about it -------------------------------------------------------------------------

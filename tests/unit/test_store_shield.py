@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,6 +70,24 @@ def test_what_a_store_may_raise_stays_what_it_is(error: Exception) -> None:
     plain.error = error
     with pytest.raises(type(error), match=str(error)):
         ShieldedStore(plain).read(fresh=True, deadline=Deadline.after(1))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("error", [None, StoreUnavailableError("away"), StoreRejectedError("wrong"), KeyError("odd")])
+def test_each_request_is_noted_with_its_time_and_whether_it_was_answered(verb: str, error: Exception | None) -> None:
+    noted: list[tuple[str, float, bool]] = []
+    plain = Odd(MemoryServer(), "a", SHORT)
+    store = ShieldedStore(plain, lambda *each: noted.append(each))
+    plain.error = error
+    began = now()
+    with contextlib.suppress(StoreUnavailableError, StoreRejectedError):
+        VERBS[verb](store, Deadline.after(1))
+    store.watch("1", timeout=0.0)
+    if verb == "retime":  # asks nobody
+        assert noted == []
+    else:
+        ((what, seconds, answered),) = noted
+        assert (what, answered) == (verb, error is None) and 0 <= seconds <= now() - began
 
 
 def test_a_watch_never_raises_and_does_not_spin() -> None:

@@ -112,7 +112,7 @@ class Counts:
     lost: Tallied = field(default_factory=dict)
     """By ``Lost``."""
     decisions: Tallied = field(default_factory=dict)
-    """Decisions that changed something, by the name of their rule."""
+    """Decisions to do something that people want to know of, by the name of their rule."""
     writable_s: float = 0.0
     """Time in which PostgreSQL accepted writes (``NodeView.writes``) and answered when it was looked at."""
     not_writable_s: float = 0.0

@@ -15,7 +15,7 @@ from pgcore.rest.series import Number, Series, single
 PREFIX = "patroni_"
 OLDEST_STREAMING = 90600
 """Below this server version a standby's state of replication is not told."""
-STATES = ", ".join(f"{state.number}={state.name.lower()}" for state in State)
+STATES = "Values: " + ", ".join(f"{state.number}={state.name.lower()}" for state in State)
 
 
 class _Padded(int):

@@ -87,7 +87,7 @@ PGCORE = (
             _all(Gained, lambda c: c.gained), "reason"),
     _series("leadership_lost_total", "counter", "Times this node ceased to be the leader, by the cause.",
             _all(Lost, lambda c: c.lost), "reason"),
-    _series("decisions_total", "counter", "Decisions that changed something, by the rule that made them (docs/rules.md).",
+    _series("decisions_total", "counter", "Decisions to do something, by the rule that made them (docs/rules.md).",
             _seen(lambda c: c.decisions), "rule"),
     _series("heartbeat_duration_seconds", "histogram", "How long heartbeats took, from the first look to the last write.",
             lambda s, at: (((), s.counts.heartbeats),)),
