@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -69,6 +70,9 @@ def test_a_long_outage_of_the_store_is_not_noticed_by_clients(
             time.sleep(0.2)
         assert seen, "failsafe mode never carried the cluster"
         assert any(node.status().get("failsafe_mode_is_active") for node in standbys)
+        told = primary.request("GET", "/metrics")
+        assert told is not None and re.search(r'pgcore_failsafe_rounds_total\{.*,result="agreed"\} [1-9]', told.text)
+        assert re.search(r"patroni_failsafe_mode_is_active\{.*\} 1", told.text)
         etcd.start()
         wait_for(lambda: etcd.get(cluster.leader_key()) == primary.name, 15, "the primary has taken the lock back")
         time.sleep(2)

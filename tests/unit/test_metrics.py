@@ -303,6 +303,7 @@ def test_real_plugins_see_the_status_and_a_failing_one_keeps_its_last_values(
         server.start()
         try:
             first, second = (call(server.bound[0], "GET", "/metrics") for _ in range(2))
+            assert call(server.bound[0], "HEAD", "/metrics").code == 503
         finally:
             server.stop()
     expected = {'pgcore_plugin_left{plugin="failing"}': "3.0", 'pgcore_plugin_timeline{plugin="good",of="b"}': "1.0"}

@@ -17,7 +17,7 @@ from pgcore.daemon.board import Status
 from pgcore.model.counts import BOUNDS_S, Histogram
 from pgcore.rest.patroni_series import PATRONI
 from pgcore.rest.pgcore_series import PGCORE
-from pgcore.rest.series import Plugins, Series
+from pgcore.rest.series import Number, Plugins, Series
 
 IDENTITY = ("scope", "name")
 """The labels of every series, before its own."""
@@ -33,20 +33,26 @@ class _Node:
     def collect(self) -> Iterator[Metric]:
         """Every family that has something to say."""
         for series in (*PATRONI, *PGCORE):
-            family = self._family(series)
+            family = self._histogram(series) if series.kind == "histogram" else self._family(series)
             if family.samples:
                 yield family
 
+    def _values(self, series: Series) -> Iterator[tuple[tuple[str, ...], Number | Histogram]]:
+        identity = self._status.scope, self._status.name
+        return (((*identity, *labels), value) for labels, value in series.values(self._status, self._at))
+
     def _family(self, series: Series) -> Metric:
-        names = (*IDENTITY, *series.labels)
-        histogram = HistogramMetricFamily(series.name, series.help, labels=names)
-        family = histogram if series.kind == "histogram" else Metric(series.name, series.help, series.kind)
-        for labels, value in series.values(self._status, self._at):
-            identified = (self._status.scope, self._status.name, *labels)
-            if isinstance(value, Histogram):
-                histogram.add_metric(identified, _buckets(value), value.total_s)
-            else:
-                family.add_sample(series.name, dict(zip(names, identified, strict=True)), value)
+        family = Metric(series.name, series.help, series.kind)
+        for labels, value in self._values(series):
+            assert not isinstance(value, Histogram)
+            family.add_sample(series.name, dict(zip((*IDENTITY, *series.labels), labels, strict=True)), value)
+        return family
+
+    def _histogram(self, series: Series) -> Metric:
+        family = HistogramMetricFamily(series.name, series.help, labels=(*IDENTITY, *series.labels))
+        for labels, value in self._values(series):
+            assert isinstance(value, Histogram)
+            family.add_metric(labels, _buckets(value), value.total_s)
         return family
 
 
