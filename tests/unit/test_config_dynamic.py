@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pgcore.config.document import patch
 from pgcore.config.dynamic import Effective, effective, initial_document, read_cache, write_cache
 from pgcore.config.load import LocalConfig, load_local
-from pgcore.config.server import bootstrap_method, callbacks, replica_methods, server_settings
+from pgcore.config.server import bootstrap_method, callbacks, replica_methods, server_settings, settings_by_role
 from pgcore.errors import ConfigErrors
 from pgcore.model.basics import Role, Timing
 from pgcore.model.server import Credentials, ServerSettings
@@ -314,6 +314,26 @@ def test_a_role_has_its_own_parameters_and_hba() -> None:
     assert "work_mem" not in settings({}, role=Role.PRIMARY, **changes).parameters
     assert settings({}, role=Role.PRIMARY, **changes).pg_hba == ("p",)
     assert settings({}, **changes).pg_hba == ("local all all trust",)
+
+
+def test_what_a_role_cannot_have_of_its_own_is_said() -> None:
+    section = {"parameters_replica": {"work_mem": "1MB", "max_connections": 7, "port": 1, "unix_socket_directories": "/x"},
+               "pg_ident_standby_leader": ["a b c"], "pg_hba_primary": ["p"], "pg_hba": ["q"]}
+    told = {warning.path: warning.problem for warning in read({"postgresql": section}).warnings}
+    assert sorted(told) == ["postgresql.parameters_replica.max_connections", "postgresql.parameters_replica.port",
+                            "postgresql.parameters_replica.unix_socket_directories", "postgresql.pg_ident_standby_leader"]
+    assert "pg_ident is not set, so nothing replaces it" in told["postgresql.pg_ident_standby_leader"]
+    mine = settings({"postgresql": section}, role=Role.REPLICA).parameters
+    assert (mine["work_mem"], mine["max_connections"]) == ("1MB", 100) and mine["unix_socket_directories"] != "/x"
+
+
+def test_every_role_has_settings_of_its_own_if_one_has_overrides() -> None:
+    node = local()
+    assert settings_by_role(effective(node, {}), node, server_major=15) == {}
+    document = {"postgresql": {"parameters": {"work_mem": "4MB"}, "parameters_primary": {"work_mem": "5MB"}}}
+    found = settings_by_role(effective(node, document), node, server_major=15)
+    assert {role.value: server.parameters["work_mem"] for role, server in found.items()} == {
+        "primary": "5MB", "promoted": "5MB", "replica": "4MB", "demoted": "4MB", "standby_leader": "4MB"}
 
 
 def test_citus_adjusts_the_server_and_the_first_document() -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 from pgcore.config.document import equal, patch
 from pgcore.config.load import LocalConfig
-from pgcore.config.parameters import merge_parameters
+from pgcore.config.parameters import merge_parameters, role_parameters
 from pgcore.config.schema import key_names, parse_fields
 from pgcore.config.sections import (
     DYNAMIC_ONLY,
     LOCAL_ONLY,
+    ROLE_WORDS,
     DynamicSection,
     PostgresqlSection,
     SharedPostgresql,
@@ -133,7 +134,9 @@ def read_document(document: Any, notes: Notes, *, own: Mapping[str, Json] = NOTH
     tree = _postgresql(own, own_parameters, document.get("postgresql"), notes)
     _unknown(document, notes)
     parsed = parse_fields(SharedPostgresql, tree, "postgresql", notes.source, unknown="ignore")
-    return Effective(document, timing, ha, standby_cluster, slots, ignore_slots, SharedPostgresql(**parsed.values), tree)
+    postgresql = SharedPostgresql(**parsed.values)
+    _roles(postgresql, notes)
+    return Effective(document, timing, ha, standby_cluster, slots, ignore_slots, postgresql, tree)
 
 
 def _timing(document: Mapping[str, Json], notes: Notes, patroni_present: bool, ttl_floor: int) -> Timing:
@@ -300,6 +303,16 @@ def _postgresql(own: Mapping[str, Json], own_parameters: Mapping[str, Json], val
     merged |= {key: setting for key, setting in mine.items() if setting is not None and key not in ("parameters", "use_slots")}
     merged["parameters"] = merge_parameters(dynamic.get("parameters") or {}, own_parameters, notes.warn)
     return merged
+
+
+def _roles(postgresql: SharedPostgresql, notes: Notes) -> None:
+    """Say what of the settings for single roles has no effect, or more than it seems to (config 6.6)."""
+    for word in ROLE_WORDS:
+        role_parameters(getattr(postgresql, f"parameters_{word}"), f"postgresql.parameters_{word}", notes.warn)
+        for name in ("pg_hba", "pg_ident"):
+            if getattr(postgresql, f"{name}_{word}") and not getattr(postgresql, name):
+                problem = f"stays in force in the other roles: {name} is not set, so nothing replaces it"
+                notes.warn(f"postgresql.{name}_{word}", problem, f"set postgresql.{name} too")
 
 
 def _unknown(document: Mapping[str, Json], notes: Notes) -> None:

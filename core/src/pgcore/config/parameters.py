@@ -115,6 +115,15 @@ def local_parameters(given: Mapping[str, Json], path: str, warn: Warn) -> dict[s
     return kept
 
 
+def role_parameters(given: Mapping[str, Json], path: str, warn: Warn) -> dict[str, Json]:
+    """Parameters of one role: like a node's own, and none that a role cannot change (config 6.6)."""
+    kept = local_parameters(given, path, warn)
+    if kept.pop("unix_socket_directories", None) is not None:
+        warn(f"{path}.unix_socket_directories", "has no effect in one role: the agent would not find the server after a change",
+             "set it below postgresql.parameters")
+    return kept
+
+
 def _is_value(value: Any, path: str, warn: Warn) -> bool:
     if value is None:
         return False

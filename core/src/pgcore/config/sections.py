@@ -24,6 +24,8 @@ DISTRIBUTION_OF: Mapping[str, str] = {
 
 LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL")
 PLACEHOLDER_NAME = "__patroni_strict_sync_replica_placeholder__"
+ROLE_WORDS = ("primary", "replica", "standby_leader")
+"""Roles with overrides of their own: ``parameters_<role>``, ``pg_hba_<role>``, ``pg_ident_<role>`` (config 6.6)."""
 PROGRAMS = ("pg_ctl", "initdb", "pg_controldata", "pg_basebackup", "postgres", "pg_isready", "pg_rewind")
 CALLBACKS = ("on_start", "on_stop", "on_restart", "on_reload", "on_role_change")
 

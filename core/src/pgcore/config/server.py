@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 
 from pgcore.config.dynamic import Effective
 from pgcore.config.load import LocalConfig
-from pgcore.config.parameters import RECOVERY, for_version, is_agents_own, local_parameters
-from pgcore.config.sections import CALLBACKS, DatabaseUserSection
+from pgcore.config.parameters import RECOVERY, for_version, is_agents_own, role_parameters
+from pgcore.config.sections import CALLBACKS, ROLE_WORDS, DatabaseUserSection
 from pgcore.config.values import parse_int, split_address, split_list
 from pgcore.model.basics import Json, Role
 from pgcore.model.server import Credentials, ServerSettings
@@ -53,6 +53,14 @@ def server_settings(effective: Effective, local: LocalConfig, *, server_major: i
         pre_promote=shared.pre_promote, leader_apply_delay=remote.recovery_min_apply_delay if remote else None)
 
 
+def settings_by_role(effective: Effective, local: LocalConfig, *, server_major: int | None) -> dict[Role, ServerSettings]:
+    """The settings of every role, empty if no role has its own (config 6.6)."""
+    shared = effective.postgresql
+    if not any(getattr(shared, f"{name}_{word}") for word in ROLE_WORDS for name in ("parameters", "pg_hba", "pg_ident")):
+        return {}
+    return {role: server_settings(effective, local, server_major=server_major, role=role) for role in _ROLE_WORDS}
+
+
 def credentials(user: DatabaseUserSection, server_major: int | None) -> Credentials:
     """A database user with the connection options that this server version knows (config 6.2)."""
     names = ("sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl", "sslcrldir", "gssencmode", "channel_binding",
@@ -83,7 +91,7 @@ def _parameters(effective: Effective, local: LocalConfig, server_major: int | No
     parameters = dict(effective.postgresql.parameters)
     if word:
         override = getattr(effective.postgresql, f"parameters_{word}")
-        parameters |= local_parameters(override, f"postgresql.parameters_{word}", lambda path, problem, hint: None)
+        parameters |= role_parameters(override, f"postgresql.parameters_{word}", lambda path, problem, hint: None)
     recovery = {name.lower(): value for name, value in effective.postgresql.recovery_conf.items() if value is not None}
     recovery |= {name: parameters.pop(name) for name in list(parameters) if name in RECOVERY}
     recovery = {name: value for name, value in recovery.items() if not is_agents_own(name)}

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pgcore.config.dynamic import Effective, effective, equal, initial_document, read_cache, write_cache
 from pgcore.config.load import LocalConfig
 from pgcore.config.sections import RestapiSection
-from pgcore.config.server import replica_methods, server_settings
+from pgcore.config.server import replica_methods, server_settings, settings_by_role
 from pgcore.daemon.peers import PeerAccess
 from pgcore.errors import ConfigError, ConfigErrors, PluginError
-from pgcore.model.basics import Json
+from pgcore.model.basics import Json, Role
 from pgcore.model.cluster import ClusterView
 from pgcore.model.server import ServerSettings
 from pgcore.model.settings import PermanentSlot, RemoteCluster, Settings
@@ -104,6 +104,7 @@ class Configuration:
         self._refused: Mapping[str, Json] | None = None
         self._cache_path = os.path.join(os.path.abspath(local.postgresql.data_dir), CACHE_NAME)
         self._cached: Mapping[str, Json] | None = self.read_cache()
+        self._role = Role.UNINITIALIZED
         self._settings: tuple[tuple[object, ...], Settings] | None = None
         self.effective = self._first()
         self._feedback = any(not slot.physical for slot in permanent_slots(self.effective))
@@ -131,9 +132,14 @@ class Configuration:
         )
 
     def _server(self) -> ServerSettings:
-        server = server_settings(self.effective, self.local, server_major=self.server_major)
-        forced = {"hot_standby_feedback": "on"} if self._feedback else {}
-        return replace(server, parameters={**QUICK_RETURN, **server.parameters, **self._enforced(), **forced})
+        enforced = {**self._enforced(), **({"hot_standby_feedback": "on"} if self._feedback else {})}
+
+        def complete(server: ServerSettings) -> ServerSettings:
+            return replace(server, parameters={**QUICK_RETURN, **server.parameters, **enforced})
+
+        roles = settings_by_role(self.effective, self.local, server_major=self.server_major)
+        server = complete(server_settings(self.effective, self.local, server_major=self.server_major))
+        return replace(server, by_role={role: complete(settings) for role, settings in roles.items()})
 
     def _log_warnings(self, value: Effective) -> None:
         for warning in value.warnings:
@@ -221,6 +227,12 @@ class Configuration:
             return
         if server != self.server:
             self.server, self.server_stale = server, True
+
+    def in_role(self, role: Role) -> None:
+        """The server has this role now: settings that it had in another and has not in this one are stale (config 6.6)."""
+        if role is not self._role and self.server.for_role(role) != self.server.for_role(self._role):
+            self.server_stale = True
+        self._role = role
 
     def force_feedback(self, on: bool) -> None:
         """``hot_standby_feedback`` is on whatever is configured, or as configured again. (HA rules 21.3)"""

@@ -167,6 +167,7 @@ class Performer:
         limit = min(OBSERVE_S, world.settings.timing.retry_timeout / 2, world.settings.timing.ttl / 10)
         task, finished = self.ports.tasks.look()  # before the server, so that what a task has done is seen with its end
         view = self.ports.postgres.observe(Deadline.after(limit))
+        self.ports.configuration.in_role(view.role)
         silent, accepted = self.ports.peers.silent(), self.ports.failsafe.record()
         keeps = self.ports.mpp.keeps_slot
         slots = tuple(s if s.physical else replace(s, handled=keeps(s.name, s.plugin, s.database)) for s in view.slots)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pgcore.model.basics import Json
+from pgcore.model.basics import Json, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,12 @@ class ServerSettings:
     pre_promote: str | None = None
     leader_apply_delay: str | None = None
     """``recovery_min_apply_delay`` of the ``standby_cluster`` section: for the standby leader alone (HA rules 22.3)."""
+    by_role: Mapping[Role, ServerSettings] = field(default_factory=dict)
+    """The same with the overrides of a role, for every role if there are any (config 6.6)."""
+
+    def for_role(self, role: Role) -> ServerSettings:
+        """These settings as they are in this role."""
+        return self.by_role.get(role, self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,13 +38,19 @@ class Configuration:
         self._bootstrapping = False
         self._standby_names: str | None = None
         self._standby_names_known = False
+        self._role = Role.UNINITIALIZED
         self.configure(settings, user)
         self.log = ServerLog(_log_path(self.paths.pgpass, settings), user)
 
     def configure(self, settings: ServerSettings, user: OsUser | None) -> None:
         """Take new settings; nothing is written."""
-        self._settings, self._user = settings, user
+        self._given, self._user = settings, user
+        self._settings = settings.for_role(self._role)
         self.paths = files.Paths.of(settings, user)
+
+    def take_role(self, role: Role) -> None:
+        """From now on the files are those of this role (config 6.6); nothing is written."""
+        self._role, self._settings = role, self._given.for_role(role)
 
     # -- composing ---------------------------------------------------------------------------------------------------
 
@@ -57,7 +63,7 @@ class Configuration:
 
     def wanted_recovery(self, upstream: Upstream | None, role: Role) -> dict[str, str]:
         """The recovery settings of a standby of this upstream. Raises ServerError."""
-        return recovery.wanted(self._settings, upstream, self._major(), self._passfile(upstream), role)
+        return recovery.wanted(self._given.for_role(role), upstream, self._major(), self._passfile(upstream), role)
 
     def _passfile(self, upstream: Upstream | None) -> str | None:
         return self.paths.pgpass if upstream is not None and self._settings.replication.password else None

@@ -335,6 +335,7 @@ class QuickServer:
 
     def write_files(self, *, role: Role, upstream: Upstream | None, standby: bool) -> None:
         """Write configuration, hba, ident, recovery settings and the password file, each atomically. Raises ServerError."""
+        self._configuration.take_role(role)
         self._configuration.write(role, upstream, standby=standby)
 
     def reload(self) -> None:
@@ -347,6 +348,7 @@ class QuickServer:
         Recovery settings stay as they are. What needs a restart shows in ``pending_restart`` of the next look.
         Raises ServerError.
         """
+        self._configuration.take_role(self.role)
         if not self._configuration.write_changes():
             return False
         self.reload()

@@ -81,6 +81,7 @@ class Postgres(QuickServer):
             self._check_startable()
             postmaster.clear_orphans(directory)
             self._forget_connections()
+            self._configuration.take_role(role)
             write()
             ctx.report(phase="starting")
             started = lifecycle.launch(self._settings, self._user, self._configuration.values, self._configuration.paths.main,
