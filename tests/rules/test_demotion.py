@@ -88,6 +88,12 @@ SERVING = (
         RenewLease(),
     ),
     case(
+        "the lock still names me after a release that went unanswered: renewed, it could still be removed under me",
+        during(GRACEFUL, Phase.AWAIT_LEADER, STOPPED, lease=LeaseState.UNRENEWED, release_undecided=True),
+        "demotion.renew",
+        ReleaseLease(),
+    ),
+    case(
         "the lock is refused while still serving",
         during(GRACEFUL, Phase.CHECKPOINT, primary(), lease=LeaseState.TAKEN),
         "demotion.lost_while_serving",

@@ -20,6 +20,23 @@ class Regression:
 
 REGRESSIONS: tuple[Regression, ...] = (
     Regression(
+        "a lock renewed behind its own release", "store", 867262250,
+        "the release of a stopped primary's lock went unanswered and took effect after the next renewal was confirmed: it counted on "
+        "a lease while another led; now a lock whose release is undecided is released again instead of being renewed",
+        (Fault(132.0, "power-loss", "leader", 15.0),
+         Fault(180.61, "switchover"),
+         Fault(185.61, "store-late", "all", 8.0, {"share": 0.6, "way": "both"}, awaits="await-leader"),
+         Fault(187.0, "store-slow", "sync 1", 8.0, {"delay_s": 2.5, "way": "both"}),
+         Fault(216.61, "store-away", "all", 60.0),
+         Fault(217.0, "store-late", "replica 2", 30.0, {"share": 0.1, "way": "both"}, awaits="verify"),
+         Fault(217.0, "store-late", "sync 1", 60.0, {"share": 0.1, "way": "out"}),
+         Fault(217.0, "store-loss", "leader", 0.5, {"share": 0.3, "way": "both"}),
+         Fault(473.0, "store-late", "leader", 4.0, {"share": 0.3, "way": "out"}),
+         Fault(473.74, "store-late", "replica 1", 1.0, {"share": 0.6, "way": "both"}),
+         Fault(473.84, "switchover"),
+         Fault(474.34, "switchover"),
+         Fault(474.84, "store-cut", "replica 2", 0.5, {"way": "out"}))),
+    Regression(
         "a twin timeline forgotten", "drift", 859353882,
         "two nodes began a timeline 2 each; one was known to have parted, until the leader went on to timeline 3: the numbers "
         "agreed, it streamed and mixed the two; now numbers do not take back what the records have shown",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pgcore.model.actions import RenewLease
+from pgcore.model.actions import ReleaseLease, RenewLease
 from pgcore.model.basics import Timing
 from pgcore.model.decision import Decision, act
 from pgcore.model.world import LeaseState, World
 
 
 def renew(w: World) -> Decision | None:
-    """The lock names me: prove it before anything else. (HA rules 8.2)"""
-    if w.is_holder and w.lease is LeaseState.UNRENEWED:
-        return act(RenewLease(), because="the lock names me")
-    return None
+    """The lock names me: prove it before anything else, unless I have given it up and was not answered. (HA rules 8.2)"""
+    if not w.is_holder or w.lease is not LeaseState.UNRENEWED:
+        return None
+    if w.memory.release_undecided:
+        return act(ReleaseLease(), because="the lock names me, but my release of it went unanswered and may still arrive: again")
+    return act(RenewLease(), because="the lock names me")
 
 
 def demote_left_s(timing: Timing) -> float:

@@ -34,6 +34,7 @@ def _acquired(world: World, action: AcquireLease, outcome: Outcome) -> World:
     until = Instant(world.now + world.settings.timing.ttl) if world.node.is_primary else None
     return remember(
         held,
+        release_undecided=False,
         last_result=None,
         elected=action.proof,
         failsafe_map=replace(world.memory.failsafe_map, mine=False, keep_until=until),
@@ -73,7 +74,7 @@ def _renewed(world: World, action: RenewLease, outcome: Outcome) -> World:
 
 def _released(world: World, action: ReleaseLease, outcome: Outcome) -> World:
     """Undecided or not, the lock is not counted on any more; a confirmed release also ends the guard's watch."""
-    world = remember(world, lease_until=None, failsafe_until=None, elected=None)
+    world = remember(world, lease_until=None, failsafe_until=None, elected=None, release_undecided=not outcome.ok)
     if not outcome.ok:
         return replace(world, store_lost=True, lease=LeaseState.UNKNOWN)
     demotion = world.demotion
