@@ -21,8 +21,8 @@ class Regression:
 REGRESSIONS: tuple[Regression, ...] = (
     Regression(
         "a lock renewed behind its own release", "store", 867262250,
-        "the release of a stopped primary's lock went unanswered and took effect after the next renewal was confirmed: it counted on "
-        "a lease while another led; now a lock whose release is undecided is released again instead of being renewed",
+        "the release of a stopped primary's lock went unanswered and took effect after the next renewal was confirmed: it "
+        "counted on a lease while another led; now a lock whose release is undecided is released again instead of being renewed",
         (Fault(132.0, "power-loss", "leader", 15.0),
          Fault(180.61, "switchover"),
          Fault(185.61, "store-late", "all", 8.0, {"share": 0.6, "way": "both"}, awaits="await-leader"),

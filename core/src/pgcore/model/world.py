@@ -133,7 +133,7 @@ class Memory:
     lease_until: Instant | None = None
     """My lock is proven until here, counted from before the confirmed request was sent."""
     release_undecided: bool = False
-    """I gave the lock up without an answer: the request may take effect at any time, so no renewal counts until one is decided."""
+    """I gave the lock up without an answer: that may take effect at any time, so no renewal counts until one is decided."""
     elected: str | None = None
     """Version of the ``/sync`` under which I won the race for the present lock; None: nothing was proven."""
     sync: SyncMemory = field(default_factory=SyncMemory)
