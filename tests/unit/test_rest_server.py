@@ -246,7 +246,7 @@ def test_the_section_of_the_configuration_becomes_settings() -> None:
     )
     settings = RestSettings.of(section)
     assert (settings.api_url, settings.username, settings.password) == ("http://10.0.0.1:8008/patroni", "api", "secret")
-    assert settings.request_queue_size == 128
+    assert settings.request_queue_size == 1024
     assert "secret" not in repr(settings)
 
 

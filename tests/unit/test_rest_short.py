@@ -12,10 +12,12 @@ from dataclasses import replace
 
 import pytest
 
+from harness.load import Load
 from pgcore.clock import now
 from pgcore.daemon.board import Board, Status
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.model.basics import Instant
+from pgcore.rest import doorman
 from pgcore.rest.front import FrontDoor
 from pgcore.rest.server import RestServer
 from pgcore.rest.settings import RestSettings
@@ -143,6 +145,14 @@ def test_checks_are_answered_while_every_worker_waits_for_postgresql(board: Boar
         for client in clients:
             client.close()
         server.stop()
+
+
+def test_a_crowd_that_asks_at_once_is_answered_to_the_last(server: RestServer, board: Board) -> None:
+    """More clients than may wait at one time, none of which was silent for long enough to be taken for an attack."""
+    board.publish(leader_status())
+    report = Load(*server.bound[0], "OPTIONS /primary", clients=doorman.MAX_WAITING + 200, seconds=1.0).run()
+    assert set(report.codes) == {"200"}
+    assert sum(report.codes.values()) >= doorman.MAX_WAITING + 200
 
 
 def test_a_client_that_does_not_read_its_answer_stops_nobody_and_gets_all_of_it_later(server: RestServer, board: Board) -> None:

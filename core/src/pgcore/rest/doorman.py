@@ -29,12 +29,14 @@ MAX_BODY = 256 * 1024
 MAX_BUFFERED = 8 * 1024 * 1024
 """Bytes of unfinished requests held at one time."""
 MAX_WAITING = 400
-"""Unfinished connections held at one time; beyond that the oldest one goes."""
+"""Unfinished connections held at one time; beyond that the oldest one goes, unless it has only just come."""
 CHUNK = 64 * 1024
 MOVE_S = 5.0
 """How long somebody who changes the listeners waits for it."""
 CLOSED_S = 0.2
 """How long the door stays closed when the process cannot take another connection."""
+YOUNG_S, FULL_S = 1.0, 0.005
+"""Nobody is closed for want of room before the first; a crowd that asks at once waits in the backlog, each time the second."""
 
 logger = logging.getLogger(__name__)
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -151,6 +153,9 @@ class Doorman:
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(64):
+            if self._is_crowded():
+                self._close(FULL_S)
+                return
             try:
                 sock, address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionError):
@@ -170,10 +175,18 @@ class Doorman:
                            error, CLOSED_S)
         self._overfull = True
         self._drop_oldest()
+        self._close(CLOSED_S)
+
+    def _is_crowded(self) -> bool:
+        """There is no room, and everybody here has only just come."""
+        oldest = self._oldest() if len(self._guests) >= MAX_WAITING else None
+        return oldest is not None and oldest.accepted_at > now() - YOUNG_S
+
+    def _close(self, seconds: float) -> None:
         if self._closed_until is None:
             for listener in self._listeners:
                 self._selector.unregister(listener)
-        self._closed_until = Instant(now() + CLOSED_S)
+        self._closed_until = Instant(now() + seconds)
 
     def _open_again(self) -> None:
         if self._closed_until is not None and self._closed_until <= now():
@@ -307,8 +320,11 @@ class Doorman:
             self._drop(guest)
         self._due = min((guest.until for guest in self._guests.values()), default=None)
 
+    def _oldest(self) -> Guest | None:
+        return min(self._guests.values(), key=lambda guest: guest.until, default=None)
+
     def _drop_oldest(self) -> None:
-        oldest = min(self._guests.values(), key=lambda guest: guest.until, default=None)
+        oldest = self._oldest()
         if oldest is not None:
             self._drop(oldest)
 

@@ -12,8 +12,8 @@ from pgcore.config import values
 from pgcore.config.sections import RestapiSection
 from pgcore.errors import ConfigError
 
-DEFAULT_QUEUE_SIZE = 128
-"""Listen backlog. Patroni's default of 5 costs a second for every dropped SYN when checks come in bursts."""
+DEFAULT_QUEUE_SIZE = 1024
+"""Listen backlog. Patroni's 5 cost a second for every dropped SYN when checks come in bursts; a long one costs nothing."""
 MINIMUM_WORKERS = 5
 
 
