@@ -12,11 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness import Cluster, Node, wait_for
 from harness.processes import send
+from pgcore.testing.processes import freeze
 from unit.test_metrics import CONTRACT, UNLESS_UP, kinds
 
 PROMPTLY_S = 2.0
 """A scrape takes milliseconds; whoever waited for PostgreSQL or the store would take longer than this."""
-COPY_RATE = "16M"
+COPY_RATE = "12M"
 """A copy takes a few seconds, so that it can be watched."""
 
 
@@ -75,6 +76,7 @@ def test_names_and_kinds_are_the_contracts_on_a_primary_a_standby_and_without_po
     """(metrics, "Series in 4.1.5"; column "PG down")"""
     primary = cluster.primary()
     standby = cluster.others(primary)[0]
+    cluster.wait_aware()
     assert contract(page(primary)) == contract(page(standby)) == CONTRACT
     led, followed = scrape(primary), scrape(standby)
     assert [(found["patroni_primary"], found["patroni_replica"]) for found in (led, followed)] == [(1, 0), (0, 1)]
@@ -96,7 +98,7 @@ def test_a_scrape_does_not_wait_for_a_server_that_hangs(cluster: Cluster) -> Non
     standby = cluster.others(cluster.primary())[0]
     frozen = standby.postgres_pids()
     for pid in frozen:
-        send(pid, signal.SIGSTOP)
+        freeze(pid)
     try:
         wait_for(lambda: series(standby, "patroni_postgres_state") == -1, 30, "the agent has noticed")
         assert contract(page(standby)) == [line for line in CONTRACT if line not in UNLESS_UP]
@@ -140,6 +142,7 @@ def test_a_switchover_is_counted_by_both(cluster: Cluster) -> None:
     new = cluster.others(old)[0]
     gained, lost = "pgcore_leadership_gained_total{reason=switchover}", "pgcore_leadership_lost_total{reason=switchover}"
     before = series(old, lost), series(new, gained)
+    cluster.wait_aware()  # a candidate that reports an older timeline is refused
     answer = cluster.switchover(old, new)
     assert answer is not None and answer.status == 200, answer
     wait_above(old, lost, before[0])
@@ -157,12 +160,18 @@ def test_an_outage_of_the_store_shows_while_it_lasts(cluster: Cluster) -> None:
     before = scrape(primary)
     etcd.kill()
     try:
-        lost, undecided = "pgcore_leadership_lost_total{reason=store_lost}", "pgcore_store_request_failures_total{verb=read}"
-        wait_above(primary, undecided, before[undecided])
-        left = series(primary, "pgcore_lease_seconds_left")
-        wait_for(lambda: series(primary, "pgcore_lease_seconds_left") < left, 10, "the lease runs down")
-        wait_above(primary, lost, before[lost], cluster.ttl + 20)
+        lost, failed = "pgcore_leadership_lost_total{reason=store_lost}", "pgcore_store_request_failures_total{verb=read}"
+        left = list[float]()
+
+        def over() -> bool:
+            found = scrape(primary)
+            left.extend(value for name, value in found.items() if name == "pgcore_lease_seconds_left")
+            return found[lost] > before[lost]
+
+        wait_for(over, cluster.ttl + 20, "the primary has given up")
+        assert left == sorted(left, reverse=True) and left[-1] < cluster.ttl / 2, "the lease ran down"
         found = scrape(primary)
+        assert found[failed] > before[failed]
         assert found["patroni_cluster_unlocked"] == 1 and "pgcore_lease_seconds_left" not in found
     finally:
         etcd.start()
