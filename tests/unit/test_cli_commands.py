@@ -25,7 +25,7 @@ from pgcore.clock import Deadline, now
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.dcs.codec import decode
-from pgcore.dcs.store import ANYTHING, Key, Store
+from pgcore.dcs.store import ANYTHING, Key, Record, Store
 from pgcore.errors import StoreUnavailableError
 from pgcore.model.basics import Instant, Timing
 from pgcore.rest.server import RestServer
@@ -135,6 +135,25 @@ class Cluster:
         session = MemorySession(str(self.file), None, False, environ or {}, patronictl)
         session.server = self.server
         return CliRunner().invoke(group, list(arguments), obj=session, input=input)
+
+    def record(self, key: Key) -> Record:
+        """The key as it is stored."""
+        return self.stores["a"].read(fresh=True, deadline=Deadline.after(1)).records[key]
+
+    def remove(self, key: Key) -> None:
+        self.stores["a"].delete(key, expect=ANYTHING, deadline=Deadline.after(1))
+
+    def after(self, condition: Callable[[], bool], then: Callable[[], object]) -> threading.Thread:
+        """Do something on another thread once the condition holds."""
+
+        def wait() -> None:
+            while not condition():
+                time.sleep(0.02)
+            then()
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        return thread
 
     def failover_key(self) -> dict[str, str] | None:
         record = self.stores["a"].read(fresh=True, deadline=Deadline.after(1)).records.get(Key.FAILOVER)

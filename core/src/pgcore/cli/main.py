@@ -21,6 +21,7 @@ PATRONICTL = "patronictl"
 COMMANDS = {
     "completion": ("pgcore.cli.completion", "completion"),
     "dsn": ("pgcore.cli.reading", "dsn"),
+    "edit-config": ("pgcore.cli.edit", "edit_config"),
     "explain": ("pgcore.cli.explain", "explain"),
     "replay": ("pgcore.cli.explain", "replay"),
     "generate-config": ("pgcore.cli.generate", "node_config"),
@@ -28,6 +29,7 @@ COMMANDS = {
     "history": ("pgcore.cli.reading", "history"),
     "list": ("pgcore.cli.cluster", "list_members"),
     "plugins": ("pgcore.cli.plugins", "plugins"),
+    "query": ("pgcore.cli.query", "query"),
     "show-config": ("pgcore.cli.reading", "show_config"),
     "switchover": ("pgcore.cli.switch", "switchover"),
     "demote-cluster": ("pgcore.cli.standby", "demote_cluster"),

@@ -97,11 +97,11 @@ def _footer(view: ClusterView) -> list[str]:
     return lines
 
 
-def machine(table: Table, style: str, *, omit_empty: bool = True) -> str:
+def machine(table: Table, style: str, *, omit_empty: bool = True, delimiter: str = "\t") -> str:
     """The table for programs. ``omit_empty`` leaves empty values out of json and yaml, as for cluster tables."""
     if style == "tsv":
         rows = [[_flat(row.get(name)) for name in table.columns] for row in table.rows]
-        return "\n".join("\t".join(row) for row in [list(table.columns), *rows])
+        return "\n".join(delimiter.join(row) for row in [list(table.columns), *rows])
     objects = [{name: row[name] for name in table.columns if name in row and not (omit_empty and _empty(row[name]))}
                for row in table.rows]
     return json.dumps(objects) if style == "json" else yaml_text(objects)
@@ -115,9 +115,9 @@ def yaml_text(document: Json) -> str:
     return text
 
 
-def show(table: Table, style: str, *, omit_empty: bool = True) -> str:
+def show(table: Table, style: str, *, omit_empty: bool = True, delimiter: str = "\t") -> str:
     """The table in one of ``FORMATS``."""
-    return pretty(table) if style == "pretty" else machine(table, style, omit_empty=omit_empty)
+    return pretty(table) if style == "pretty" else machine(table, style, omit_empty=omit_empty, delimiter=delimiter)
 
 
 def _cells(row: MemberRow, with_ports: bool) -> dict[str, Json]:

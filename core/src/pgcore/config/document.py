@@ -35,8 +35,9 @@ class Places:
         return self._default
 
 
-def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places, list[ConfigError]]:
-    """The mapping in a YAML 1.1 text, its places, and a warning for each key that is given twice.
+def read_yaml(text: str, name: str,
+              begin: str = "start with scope: and name:") -> tuple[dict[str, Any], Places, list[ConfigError]]:
+    """The mapping in a YAML 1.1 text, its places, and a warning for each key that is given twice. ``begin``: how it should.
 
     Raises ConfigError with line and column for text that is not YAML or whose top level is not a mapping (config 1.1).
     """
@@ -59,7 +60,7 @@ def read_yaml(text: str, name: str) -> tuple[dict[str, Any], Places, list[Config
         raise ConfigError("", f"is not valid YAML: {error}", "correct the file", name) from error
     if not isinstance(tree, Mapping):
         raise ConfigError("", "wants a mapping of keys at the top level" + (", but is empty" if tree is None else ""),
-                          "start with scope: and name:", name)
+                          begin, name)
     return {str(key): value for key, value in tree.items()}, places, warnings
 
 

@@ -43,8 +43,8 @@ class StatementTimeoutError(ServerUnavailableError):
 class Session:
     """One connection with automatic commit. Every method raises ServerUnavailableError when no answer came in time."""
 
-    def __init__(self, parameters: Mapping[str, Any], deadline: Deadline) -> None:
-        wait = deadline.within(CONNECT_TIMEOUT_S)
+    def __init__(self, parameters: Mapping[str, Any], deadline: Deadline, *, connect_s: float = CONNECT_TIMEOUT_S) -> None:
+        wait = deadline.within(connect_s)
         try:
             self._connection = psycopg2.connect(async_=1, **_with_keepalives(parameters))
         except psycopg2.Error as error:
@@ -72,6 +72,14 @@ class Session:
               check: Callable[[], None] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement in one round trip; its rows, or nothing for a statement without rows.
 
+        Raises as ``table``, which see for ``check``.
+        """
+        return self.table(sql, arguments, deadline=deadline, check=check)[1]
+
+    def table(self, sql: str, arguments: Sequence[Any] | None = None, *, deadline: Deadline,
+              check: Callable[[], None] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run one statement in one round trip; its columns' names and its rows, neither for a statement without rows.
+
         ``check`` is called while waiting and may raise to give up. Raises QueryFailedError when the server refused the statement;
         the connection stays usable then.
         """
@@ -81,7 +89,9 @@ class Session:
             with self._connection.cursor() as cursor:
                 cursor.execute(sql, arguments)
                 self._wait(deadline, check)
-                return list(cursor.fetchall()) if cursor.description else []
+                if cursor.description is None:
+                    return [], []
+                return [column.name for column in cursor.description], list(cursor.fetchall())
         except psycopg2.Error as error:
             raise self._translated(error) from error
         except PgcoreError:
