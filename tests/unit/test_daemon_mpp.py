@@ -11,6 +11,7 @@ import pytest
 
 from pgcore.daemon.mpp import Mpp
 from pgcore.errors import CancelledError
+from pgcore.mpp import Group, GroupMember
 
 
 class Slow:
@@ -49,3 +50,12 @@ def test_the_wait_for_the_coordinator_is_bounded_by_ttl() -> None:
     mpp(handler, 0.3).before_demote(lambda: None)
     assert 0.25 < time.monotonic() - began < 2
     handler.release.set()
+
+
+def test_the_members_of_every_group_may_be_let_in_by_their_addresses() -> None:
+    urls = ("http://10.0.0.1:8008/patroni", None, "http://[broken"), ("https://[fd00::3]:8008/patroni",)
+    members = [tuple(GroupMember("a", "x", 5432, url) for url in each) for each in urls]
+    groups = {number: Group(number, None, each) for number, each in enumerate(members)}
+    handler = SimpleNamespace(rest_path="citus", group=0)
+    assert Mpp(handler, SimpleNamespace(last_read=groups)).member_hosts() == {"10.0.0.1", "fd00::3"}  # type: ignore[arg-type]
+    assert Mpp().member_hosts() == set()

@@ -26,6 +26,7 @@ from pgcore.net.http import Connector, HttpClient
 from pgcore.postgres import local
 from pgcore.postgres.connection import Session
 from pgcore.postgres.server import Postgres
+from pgcore.rest.access import hosts_of
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class Mpp:
     def member_hosts(self) -> set[str]:
         """The hosts at which the members of all groups answer REST, as last read."""
         groups = self.tools.last_read.values() if self.tools is not None else ()
-        return {urlsplit(member.api_url or "").hostname or "" for group in groups for member in group.members} - {""}
+        return hosts_of(member.api_url for group in groups for member in group.members)
 
     def keeps_slot(self, name: str, plugin: str | None, database: str | None) -> bool:
         """The slot belongs to the handler; if that cannot be said, it does."""

@@ -5,10 +5,8 @@ Imported by the first request that needs it (``lazy``).
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping
-from math import isfinite
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -20,6 +18,7 @@ from pgcore.errors import PluginError
 from pgcore.hookspecs import RestRequest
 from pgcore.model.basics import Json
 from pgcore.registry import OwnedRoute
+from pgcore.rest import body
 from pgcore.rest.access import Access, hosts_of
 from pgcore.rest.answer import Answer, error_page
 from pgcore.rest.configure import ConfigDoor
@@ -246,26 +245,16 @@ def _body() -> Json:
     request = cherrypy.serving.request
     try:
         text = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite) if text else None
-    except (ValueError, RecursionError) as error:
-        raise _refusal(400, "the body is not JSON") from error
-
-
-def _no_number(word: str) -> Json:
-    raise ValueError(f"{word} is not JSON")
-
-
-def _finite(digits: str) -> float:
-    """What could not be written down as JSON again is refused where it comes from."""
-    number = float(digits)
-    return number if isfinite(number) else _no_number(digits)
+        return body.read(text) if text else None
+    except ValueError as error:
+        raise _refusal(400, str(error)) from error
 
 
 def _say(reply: Reply) -> bytes:
     if reply.page:
         raise _refusal(reply.code, reply.text)
     cherrypy.serving.response.status = reply.code
-    return reply.text.encode("utf-8", "backslashreplace")  # it may quote half a character of the request
+    return reply.text.encode("utf-8", "backslashreplace")
 
 
 def _say_json(reply: Reply) -> bytes:

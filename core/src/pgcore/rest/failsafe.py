@@ -6,13 +6,13 @@ may be slow at that very moment.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 from pgcore.model.basics import Json
 from pgcore.model.failsafe import FailsafeVerdict
+from pgcore.rest import body
 from pgcore.rest.access import Access
 from pgcore.rest.answer import Answer, error_page
 from pgcore.rest.routes import first_segment
@@ -101,9 +101,9 @@ class FailsafeDoor:
         if not environment.get("CONTENT_LENGTH"):
             return error_page(411, "a Content-Length is needed")
         try:
-            document = json.loads(environment["wsgi.input"].read(int(environment["CONTENT_LENGTH"])))
-        except (ValueError, RecursionError):
-            return error_page(400, "the body is not JSON")
+            document = body.read(environment["wsgi.input"].read(int(environment["CONTENT_LENGTH"])))
+        except ValueError as error:
+            return error_page(400, str(error))
         if not isinstance(document, dict) or any(not isinstance(document.get(name), str) for name in FIELDS):
             return error_page(400, f"the body must be a JSON object with {', '.join(FIELDS)}")
         verdict = self._receiver.accept(document)

@@ -34,9 +34,11 @@ class Listeners:
         fresh = tuple(address for address in addresses if address not in kept)
         try:
             opened = self._open_all(fresh, kept)
-        except FatalError:
-            if not {port for _, port in left} & {port for _, port in fresh}:
+        except FatalError as error:
+            in_the_way = getattr(error.__cause__, "errno", None) == errno.EADDRINUSE
+            if not in_the_way or not {port for _, port in left} & {port for _, port in fresh}:
                 raise
+            self.sockets = kept
             serve(kept.values())
             try:
                 opened = self._open_all(fresh, kept)
