@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib.util
 import re
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
             found += [f"{relative(path)}:{number}: {word}" for word in FOREIGN if word in line]
     assert not found, "\n".join(found)
+
+
+def test_the_page_of_all_keys_is_current() -> None:
+    """If not: ``python scripts/configuration_page.py docs/configuration-keys.md``."""
+    spec = importlib.util.spec_from_file_location("configuration_page", ROOT / "scripts" / "configuration_page.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "configuration-keys.md").read_text() == module.page()
 
 
 def test_commands_of_the_readme_exist() -> None:

@@ -163,6 +163,6 @@ def test_the_json_schema_knows_ranges_choices_and_required_keys() -> None:
     schema = json_schema(Sample)
     assert schema["required"] == ["host"]
     assert schema["properties"]["port"]["maximum"] == 65535
-    assert schema["properties"]["mode"]["enum"] == ["off", "on", "Quorum"]
+    assert schema["properties"]["mode"]["anyOf"] == [{"enum": ["off", "on", "Quorum"]}, {"type": "boolean"}]
     assert schema["properties"]["inner"]["properties"]["depth"]["type"] == "integer"
     assert {"type": "string"} in schema["properties"]["delay"]["anyOf"]

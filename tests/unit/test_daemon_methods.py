@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pgcore.daemon.methods import chosen_bootstrap, named_methods, replica_methods, works_without_leader
+from pgcore.config.plugins import named_methods
+from pgcore.daemon.methods import chosen_bootstrap, replica_methods, works_without_leader
 from pgcore.errors import ServerError
 from pgcore.registry import Registry
 from unit.test_daemon_kit import local

@@ -28,6 +28,7 @@ from pgcore.hookspecs import (
     PROJECT,
     SPECS,
     BootstrapMethod,
+    ConfigSection,
     GateRequest,
     ReplicaMethod,
     RestRequest,
@@ -306,6 +307,20 @@ class Registry:
     def stores(self) -> dict[str, StoreBackend]:
         """The stores of the active plugins by section name. Raises PluginError if two plugins bring the same one."""
         return self._by_name("pgcore_stores", StoreBackend)
+
+    def sections(self) -> dict[str, type]:
+        """The sections that the active plugins read, stores included: name to option dataclass.
+
+        Raises PluginError for what is no section, or has a name that is taken.
+        """
+        found: dict[str, type] = {name: backend.section for name, backend in self.stores().items()}
+        for plugin, contributed in self.collect("pgcore_config_sections").items():
+            for section in contributed:
+                if not isinstance(section, ConfigSection) or section.name in found:
+                    problem = f"pgcore_config_sections brings {section!r}: no ConfigSection, or a name that is taken"
+                    raise PluginError(plugin, problem)
+                found[section.name] = section.section
+        return found
 
     def store(self, section: str) -> StoreBackend:
         """The store for a section of the configuration. Raises PluginError with the cure if no active plugin brings it."""

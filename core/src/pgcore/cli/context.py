@@ -161,13 +161,9 @@ def section_types(registry: Registry, tree: Mapping[str, Json], environ: Mapping
                 registry.activate([name])
             except PluginError as error:
                 failed = error
-    stores = registry.stores()
-    if failed is not None and not stores:
+    if failed is not None and not registry.stores():
         raise failed
-    types = {name: backend.section for name, backend in stores.items()}
-    for sections in registry.collect("pgcore_config_sections").values():
-        types |= {section.name: section.section for section in sections}
-    return types
+    return registry.sections()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ COMMANDS = {
     "edit-config": ("pgcore.cli.edit", "edit_config"),
     "explain": ("pgcore.cli.explain", "explain"),
     "replay": ("pgcore.cli.explain", "replay"),
+    "config": ("pgcore.cli.config_schema", "config"),
     "generate-config": ("pgcore.cli.generate", "node_config"),
     "generate-sample-config": ("pgcore.cli.generate", "sample_config"),
     "history": ("pgcore.cli.reading", "history"),

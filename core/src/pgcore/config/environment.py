@@ -70,7 +70,8 @@ def _fixed() -> dict[str, tuple[str, ...]]:
     return paths | {"LOGLEVEL": ("log", "level"), "LOGFORMAT": ("log", "format"), "LOG_DATEFMT": ("log", "dateformat")}
 
 
-_FIXED = _fixed()
+VARIABLES = _fixed()
+"""Names after the prefix, each with the path it sets; those of the stores follow from section and key."""
 _OLD = ("LOGLEVEL", "LOGFORMAT", "LOG_DATEFMT")
 
 
@@ -135,8 +136,8 @@ def _field_names(cls: type) -> frozenset[str]:
 
 
 def _path(name: str, own_keys: Mapping[str, Collection[str]], *, any_section: bool) -> tuple[str, ...] | None:
-    if name in _FIXED:
-        return _FIXED[name]
+    if name in VARIABLES:
+        return VARIABLES[name]
     for section in sorted({*own_keys, *(known.upper() for known in DISTRIBUTION_OF)}, key=len, reverse=True):
         key = name[len(section) + 1:]
         if name.startswith(section + "_") and (key in own_keys.get(section, ()) or key in _STORE_KEYS):

@@ -110,7 +110,7 @@ def _frame(machine: Machine, timing: Timing, parameters: Mapping[str, Json], pos
     return {
         "scope": FILL_IN,
         "name": machine.name,
-        "log": {name: getattr(log, name) for name in ("type", "level", "traceback_level", "format", "max_queue_size")},
+        "log": {name: getattr(log, name) for name in ("type", "level", "traceback_level", "format")},
         "restapi": {"listen": address, "connect_address": address},
         "bootstrap": {"dcs": {
             "ttl": timing.ttl, "loop_wait": timing.loop_wait, "retry_timeout": timing.retry_timeout,

@@ -294,29 +294,53 @@ def _quote_hint(wanted: Any, value: Any) -> str:
 
 
 def json_schema(cls: type) -> dict[str, Any]:
-    """The JSON Schema of a section: descriptions, ranges and choices from ``option``, types from msgspec."""
+    """The JSON Schema of a section: descriptions, ranges and choices from ``option``, types from msgspec.
+
+    It allows every key and spelling that ``parse_section`` takes without a warning; other keys are not forbidden.
+    """
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    either: list[dict[str, Any]] = []
+    for field in dataclasses.fields(cls):
+        names = [field.name, *field.metadata.get("alias", ())]
+        entry = _property(field, field_types(cls)[field.name])
+        properties |= {name: entry if name == field.name else {**entry, "deprecated": True} for name in names}
+        if field.metadata.get("secret"):
+            names.append(f"{field.name}_file")
+            properties.setdefault(names[-1], {"type": "string", "description": f"file that holds {field.name}"})
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            if len(names) == 1:
+                required.append(field.name)
+            else:
+                either.append({"anyOf": [{"required": [name]} for name in names]})
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    return schema | ({"required": required} if required else {}) | ({"allOf": either} if either else {})
+
+
+def _property(field: Any, wanted: Any) -> dict[str, Any]:
     import msgspec
 
-    properties: dict[str, Any] = {}
-    required = []
-    for field in dataclasses.fields(cls):
-        wanted, metadata = field_types(cls)[field.name], field.metadata
-        section = next((kind for kind in alternatives(wanted) if is_section(kind)), None)
-        entry: dict[str, Any] = json_schema(section) if section else msgspec.json.schema(wanted)
-        if metadata.get("unit") in ("s", "ms", "bytes"):
-            entry = {"anyOf": [entry, {"type": "string"}]}
-        elif metadata.get("unit") == "words":
-            entry = {"anyOf": [entry, {"type": "array", "items": {"type": "string"}}]}
-        limits = {"minimum": metadata.get("minimum"), "maximum": metadata.get("maximum")}
-        entry |= {name: limit for name, limit in limits.items() if limit is not None}
-        if metadata.get("choices"):
-            entry["enum"] = list(metadata["choices"])
-        if metadata.get("doc"):
-            entry["description"] = metadata["doc"]
-        if field.default is not dataclasses.MISSING and field.default is not None and not metadata.get("secret"):
-            entry["default"] = field.default
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            required.append(field.name)
-        properties[field.name] = entry
-    schema: dict[str, Any] = {"type": "object", "properties": properties}
-    return schema | ({"required": required} if required else {})
+    metadata = field.metadata
+    section = next((kind for kind in alternatives(wanted) if is_section(kind)), None)
+    entry: dict[str, Any] = json_schema(section) if section else msgspec.json.schema(wanted)
+    limits = {"minimum": metadata.get("minimum"), "maximum": metadata.get("maximum")}
+    entry |= {name: limit for name, limit in limits.items() if limit is not None}
+    choices = metadata.get("choices", ())
+    spellings: list[dict[str, Any]] = []
+    if choices:
+        entry = {"enum": [*choices, None] if type(None) in typing.get_args(wanted) else list(choices)}
+        spellings += [{"type": "boolean"}] if {"on", "off", "true", "false"} & {choice.lower() for choice in choices} else []
+    if metadata.get("unit") in ("s", "ms", "bytes") or _is_list(wanted):
+        spellings.append({"type": "string"})
+    if spellings:
+        entry = {"anyOf": [entry, *spellings]}
+    if metadata.get("doc"):
+        entry["description"] = metadata["doc"]
+    if field.default is not dataclasses.MISSING and field.default is not None and not metadata.get("secret"):
+        entry["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
+    return entry
+
+
+def _is_list(wanted: Any) -> bool:
+    """A single text may stand for a list: it is split."""
+    return any((typing.get_origin(kind) or kind) in (tuple, list, Sequence) for kind in alternatives(wanted))

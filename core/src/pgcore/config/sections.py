@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pgcore.config.schema import json_schema, key_names, option
+from pgcore.config.tags import BOOLEAN_TAGS
 from pgcore.model.basics import PATRONI_MIN_TTL, Json
 
 DISTRIBUTION_OF: Mapping[str, str] = {
@@ -56,13 +57,13 @@ class LogSection:
     format: Json = option("%(asctime)s %(levelname)s: %(message)s", doc="line format, or a list of fields for json")
     dateformat: str | None = option(None, doc="strftime format of asctime")
     static_fields: Mapping[str, Json] = option(factory=dict, doc="fields added to every json line")
-    max_queue_size: int = option(1000, minimum=1, doc="lines waiting for the writer before they are dropped")
+    max_queue_size: int = option(1000, minimum=1, doc="no effect: pgcore writes each line at once and drops none")
     dir: str | None = option(None, doc="existing directory for rotating log files; standard error without it")
     file_num: int = option(4, minimum=0, doc="rotated files kept")
     file_size: int = option(25_000_000, minimum=1, unit="bytes", doc="size at which a file is rotated")
     mode: int | None = option(None, minimum=0, maximum=0o777, doc="permissions of log files, as 0644")
     loggers: Mapping[str, str] = option(factory=dict, doc="levels of single loggers")
-    deduplicate_heartbeat_logs: bool = option(False, doc="do not repeat the line of an unchanged heartbeat")
+    deduplicate_heartbeat_logs: bool = option(False, doc="no effect: pgcore never repeats an unchanged heartbeat")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +286,11 @@ class DynamicSection:
     member_slots_ttl: int = option(1800, unit="s", minimum=0, doc="how long the slot of a vanished member is kept")
 
 
+SECTIONS: Mapping[str, type] = {
+    "log": LogSection, "recorder": RecorderSection, "restapi": RestapiSection, "ctl": CtlSection, "citus": CitusSection,
+    "bootstrap": BootstrapSection, "postgresql": PostgresqlSection, "watchdog": WatchdogSection}
+"""The sections of a node file that the core brings."""
+
 DYNAMIC_ONLY = frozenset({
     "ttl", "loop_wait", "retry_timeout", "standby_cluster", "slots", "permanent_slots", "permanent_replication_slots",
     "ignore_slots", *key_names(DynamicSection)})
@@ -294,15 +300,30 @@ DYNAMIC_ONLY = frozenset({
 def configuration_schema(section_types: Mapping[str, type]) -> dict[str, Json]:
     """The JSON Schema of a node file with the sections of plugins; other keys are allowed (custom methods)."""
     schema = json_schema(NodeSection)
-    own: dict[str, type] = {"log": LogSection, "recorder": RecorderSection, "restapi": RestapiSection, "ctl": CtlSection,
-                            "postgresql": PostgresqlSection, "bootstrap": BootstrapSection, "watchdog": WatchdogSection,
-                            "citus": CitusSection}
-    schema["properties"] |= {name: json_schema(cls) for name, cls in {**own, **section_types}.items()}
-    schema["properties"]["tags"] = {"type": "object", "description": "tags of this node; other names are custom tags"}
+    schema["properties"] |= {name: json_schema(cls) for name, cls in {**SECTIONS, **section_types}.items()}
+    words = {"type": ["array", "string"], "items": {"type": "string"}}
+    schema["properties"]["tags"] = {
+        "type": "object", "description": "tags of this node; other names are custom tags",
+        "properties": {**{name: {"type": "boolean"} for name in BOOLEAN_TAGS},
+                       "failover_priority": {"type": "integer"}, "sync_priority": {"type": "integer"},
+                       "replicatefrom": {"type": "string", "description": "member to stream from"}}}
+    schema["properties"]["plugins"] = {"type": "object", "properties": {
+        "use": {**words, "description": "more plugins to activate"}, "block": {**words, "description": "plugins never to load"}}}
+    schema["properties"]["bootstrap"]["properties"]["dcs"] = dynamic_schema()
+    schema["required"] += ["restapi", "postgresql"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "pgcore node file", **schema}
+
+
+def dynamic_schema() -> dict[str, Json]:
+    """The JSON Schema of the dynamic configuration (config 5)."""
     dynamic = json_schema(DynamicSection)
     dynamic["properties"] |= {"standby_cluster": json_schema(StandbyClusterSection), "postgresql": json_schema(SharedPostgresql)}
     for key in ("ttl", "loop_wait", "retry_timeout"):
         dynamic["properties"][key] = {"type": "integer", "description": f"{key} in seconds"}
-    schema["properties"]["bootstrap"]["properties"]["dcs"] = dynamic
-    schema["required"] += ["restapi", "postgresql"]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    slot = {"type": ["object", "null"], "properties": {
+        "type": {"enum": ["physical", "logical"]}, "database": {"type": "string"}, "plugin": {"type": "string"},
+        "cluster_type": {"enum": ["primary", "standby"]}}}
+    dynamic["properties"]["slots"] = {"type": "object", "description": "permanent slots by name", "additionalProperties": slot}
+    dynamic["properties"]["ignore_slots"] = {"type": "array", "description": "slots that are left alone", "items": {
+        "type": "object", "properties": {name: {"type": "string"} for name in ("name", "type", "database", "plugin")}}}
+    return dynamic

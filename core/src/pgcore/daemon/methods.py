@@ -20,15 +20,6 @@ REPLICA_COMMAND, BOOTSTRAP_COMMAND = "replica_command", "bootstrap_command"
 Chosen = list[tuple[ReplicaMethod, Json]]
 
 
-def named_methods(tree: Mapping[str, Json]) -> list[str]:
-    """The names a local configuration gives to ways of making replicas and clusters, as far as they can be read."""
-    server, creation = tree.get("postgresql"), tree.get("bootstrap")
-    server, creation = (section if isinstance(section, Mapping) else {} for section in (server, creation))
-    names = server.get("create_replica_methods") or server.get("create_replica_method") or ()
-    words = names.split(",") if isinstance(names, str) else names if isinstance(names, list | tuple) else ()
-    return [str(word).strip() for word in (*words, creation.get("method") or "")]
-
-
 def replica_methods(registry: Registry, wanted: Sequence[tuple[str, Json]]) -> Chosen:
     """The methods in order, with their options; those that cannot be had are left out and named in the log."""
     chosen = _chosen(registry, wanted)

@@ -20,7 +20,7 @@ from pgcore.clock import Deadline
 from pgcore.config.document import equal
 from pgcore.config.environment import take_environment
 from pgcore.config.load import LocalConfig, Origin, examine, load_local, record_path
-from pgcore.config.sections import DISTRIBUTION_OF
+from pgcore.config.plugins import blocked_plugins, named_plugins
 from pgcore.daemon import systemd, watchdog
 from pgcore.daemon.agent import Agent
 from pgcore.daemon.board import Board
@@ -28,7 +28,7 @@ from pgcore.daemon.callbacks import CallbackLane
 from pgcore.daemon.configuration import Configuration
 from pgcore.daemon.guard import Guard, GuardError, Prepared
 from pgcore.daemon.mailbox import Mailbox
-from pgcore.daemon.methods import named_methods, works_without_leader
+from pgcore.daemon.methods import works_without_leader
 from pgcore.daemon.mpp import Mpp, Reach, Tools
 from pgcore.daemon.peers import CANDIDATE_S, PeerAccess, Peers, ask_now
 from pgcore.daemon.perform import Performer, Ports
@@ -39,7 +39,7 @@ from pgcore.dcs import codec
 from pgcore.dcs.shield import ShieldedStore
 from pgcore.dcs.store import Store
 from pgcore.errors import ConfigError, FatalError, PgcoreError, PluginError, StoreUnavailableError
-from pgcore.hookspecs import ConfigSection, Facts, StoreBackend, StoreRequest
+from pgcore.hookspecs import Facts, StoreBackend, StoreRequest
 from pgcore.model.basics import Role, Timing
 from pgcore.mpp import MppHandler
 from pgcore.postgres import data_dir
@@ -171,20 +171,11 @@ def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
     Raises ConfigErrors, or PluginError with the distribution to install.
     """
     first = examine(Origin(path, take_environment(dict(os.environ)), {}))
-    plugins = first.tree.get("plugins") if isinstance(first.tree.get("plugins"), dict) else {}
-    registry = Registry(block=(plugins or {}).get("block") or ())
-    wanted = [name for name in first.tree if name in DISTRIBUTION_OF or (name in registry.names and name not in _OWN_SECTIONS)]
-    wanted += [name for name in named_methods(first.tree) if name in registry.names]
+    registry = Registry(block=blocked_plugins(first.tree))
     builtin = [name for name in BUILTINS if name in registry.names]  # the metadata of an editable installation may be older
-    registry.activate([*builtin, *wanted, *((plugins or {}).get("use") or ())])
+    registry.activate([*builtin, *named_plugins(first.tree, registry.names)])
     stores = registry.stores()
-    sections = {name: backend.section for name, backend in stores.items()}
-    for plugin, contributed in registry.collect("pgcore_config_sections").items():
-        for section in contributed:
-            if not isinstance(section, ConfigSection) or section.name in sections:
-                raise PluginError(plugin, f"pgcore_config_sections brings {section!r}: no ConfigSection, or a name that is taken")
-            sections[section.name] = section.section
-    local = load_local(path, os.environ, sections)
+    local = load_local(path, os.environ, registry.sections())
     chosen = [name for name in local.stores if name in stores]
     if not chosen:
         raise ConfigError(
@@ -196,9 +187,6 @@ def load(path: str | None) -> tuple[Registry, LocalConfig, StoreBackend]:
     if len(chosen) > 1:
         logger.warning("%s: several stores are configured (%s); %s is used", local.source, ", ".join(chosen), sorted(chosen)[0])
     return registry, local, stores[sorted(chosen)[0]]
-
-
-_OWN_SECTIONS = frozenset({"postgresql", "restapi", "ctl", "log", "recorder", "bootstrap", "watchdog", "tags", "plugins"})
 
 
 def refuse_unsupported(configuration: Configuration) -> None:
