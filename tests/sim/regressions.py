@@ -95,6 +95,10 @@ REGRESSIONS: tuple[Regression, ...] = (
         "standby that was behind took the lock, as it may without synchronous mode; now only who has looked counts",
         (Fault(225.0, "store-cut", "leader", 30.0, {"way": "both"}), Fault(225.0, "stream-cut", "leader", 30.0))),
     Regression(
+        "a rewind in maintenance mode", "pause", 662850067,
+        "a mistake of the checker: a diverged standby that came back in maintenance mode was stopped to be rewound, as it must",
+        (Fault(399.0, "partition", "leader", 60.0, awaits="stopping"), Fault(448.0, "pause", "all", 60.0))),
+    Regression(
         "a machine frozen while it had no power", "chaos", 178619877,
         "a mistake of the simulation: its server stood still for ever once the power was back; now the thaw lets it go on",
         (Fault(272.0, "power-loss", "leader", 40.0), Fault(272.0, "freeze", "leader", 0.5, awaits="checkpoint"),

@@ -149,7 +149,7 @@ class Checker:
         if kind == "removed":
             self._removed(server, facts.get("commit"))
         elif kind == "stopped" and server.name in self._world.machines:
-            self._guarantees.stopped(server, self._asked_at)
+            self._guarantees.stopped(server, self._asked_at, facts)
         elif kind == "mixed":
             self._mixed(server, facts)
 

@@ -6,11 +6,13 @@ look at what the argument rests on, so that a rule that breaks it is found at on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pgcore.dcs.store import Key
 from pgcore.decide.election import same_name
 from pgcore.model.cluster import SyncView
+from pgcore.model.node import TaskKind
 from pgcore.testing.simulation.network import Traffic
 from pgcore.testing.simulation.wal import Commit
 
@@ -217,9 +219,11 @@ class Guarantees:
         since, now = self._paused_since, self._world.now
         return since is not None and now - since > PAUSE_SEEN_S and now - asked_at > PAUSE_SEEN_S
 
-    def stopped(self, server: Server, asked_at: float) -> None:
-        """A server was stopped in order."""
-        if self._paused(asked_at):
+    def stopped(self, server: Server, asked_at: float, facts: Mapping[str, Any]) -> None:
+        """A server was stopped in order. A standby that has diverged is rewound in maintenance mode too. (HA rules 11.2.1)"""
+        agent = self._world[server.name].agent
+        rewound = agent is not None and agent.performer.ports.tasks.kind is TaskKind.REWIND and not facts["primary"]
+        if self._paused(asked_at) and not rewound:
             self._checker.violated("a paused cluster is left alone", f"{server.name} is stopped in maintenance mode")
 
 
