@@ -56,6 +56,14 @@ def test_a_plain_line_has_time_level_and_message(capsys: pytest.CaptureFixture[s
     assert line.endswith(" INFO: 3 members") and line[:4].isdigit()
 
 
+def test_what_a_message_quotes_cannot_pass_for_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure()
+    logger.info("key %s", "a\n2026-01-01 00:00:00,000 INFO: all is well\r\x1b[2J\x85\ud800\tend")
+    first, second = capsys.readouterr().err.removesuffix("\n").split("\n")
+    assert first.endswith(" INFO: key a")
+    assert second == "  2026-01-01 00:00:00,000 INFO: all is well\\x0d\\x1b[2J\\x85\\ud800\tend"
+
+
 def test_format_date_and_level_are_those_configured(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure(level="WARNING", format_="%(asctime)s|%(name)s|%(message)s", dateformat="now")
     logger.info("unheard")

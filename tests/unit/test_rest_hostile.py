@@ -61,6 +61,29 @@ def test_what_follows_the_first_segment_is_ignored_whatever_it_is(address: tuple
     assert sent(address, b"POST " + path, body=b"{\"x\": 1}") == 400  # no leader is named
 
 
+@pytest.mark.parametrize(("line", "code"), [
+    (b"GET http://x/primary", 200), (b"HEAD HTTPS://x:8008/primary", 200), (b"GET http://x", 200), (b"GET http://x?lag=1", 200),
+    (b"GET http://[::1/primary", 200), (b"GET //primary", 200), (b"GET ///patroni", 200), (b"GET /primary#part", 200),
+    (b"GET //[", 503), (b"GET http://x/replica", 503), (b"OPTIONS *", 503), (b"GET x", 503), (b"GET /%", 503),
+    (b"GET /\xff", 503),
+    (b"CONNECT x:443", 501), (b"get /primary", 501), (b"G\xe9T /", 400), (b"GET / x", 400), (b"GET", 400), (b"", 400)])
+def test_every_request_line_is_answered_by_what_it_asks_for(address: tuple[str, int], line: bytes, code: int) -> None:
+    """Patroni takes an absolute target and too many slashes, too; an address may end with one."""
+    assert sent(address, line) == code
+
+
+@pytest.mark.parametrize(("version", "code"), [
+    (b"HTTP/1.9", 200), (b"HTTP/2.0", 505), (b"HTTP/0.9", 505), (b"HTTP/1", 400), (b"HTTP/11.1", 400), (b"http/1.1", 400),
+    (b"", 400)])
+def test_any_version_of_http_1_is_answered(address: tuple[str, int], version: bytes, code: int) -> None:
+    assert raw(address, b"GET /primary " + version + b"\r\nA: b\r\n\r\n").startswith(b"HTTP/1.0 %d " % code)
+
+
+@pytest.mark.parametrize("header", [b" continued", b"\tcontinued", b"no colon", b" : "])
+def test_a_header_that_is_none_is_refused(address: tuple[str, int], header: bytes) -> None:
+    assert sent(address, b"POST /reload", header) == 400
+
+
 @pytest.mark.parametrize("header", [
     b"Cookie: a b=;;=\"", b"Host: \xff", b"Authorization: =?utf-8?b?!!!?=", b"X-A: =?utf-8?b?!!!?=", b"Content-Type: ;;;=\xff",
     b"Accept: */*;q=x", b"Expect: 100-continue", b"Transfer-Encoding: gzip, chunked", b"If-Match: \"", b"Range: bytes=9-1"])

@@ -16,6 +16,18 @@ PLAIN_FORMAT = "%(asctime)s %(levelname)s: %(message)s"
 DECISION_FIELDS = ("rule", "because", "took_ms")
 
 
+class PlainFormatter(logging.Formatter):
+    """A line a record. Further lines are indented: a name with a line break, of a key or a member, cannot pass for a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; control characters and halves of characters as escapes."""
+        text = super().format(record).encode("utf-8", "backslashreplace").decode()
+        return text.translate(_ESCAPES).replace("\n", "\n  ")
+
+
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: the chosen fields of the record, the fields of a decision, and the static ones."""
 
@@ -93,7 +105,7 @@ def configure(
         fields = format_ if isinstance(format_, (list, tuple)) else ()
         handler.setFormatter(JsonFormatter(fields, static_fields, dateformat))
     else:
-        handler.setFormatter(logging.Formatter(format_ if isinstance(format_, str) else PLAIN_FORMAT, dateformat))
+        handler.setFormatter(PlainFormatter(format_ if isinstance(format_, str) else PLAIN_FORMAT, dateformat))
     if traceback_level.upper() == "DEBUG":
         handler.addFilter(_TracebackFilter())
     root = logging.getLogger()

@@ -120,10 +120,8 @@ CLUSTER = _object({
 
 HISTORY: Json = {
     "type": "array", "description": "one line for every promotion",
-    "items": {"type": "array", "minItems": 3, "maxItems": 5,
-              "prefixItems": [INTEGER, {**BYTES, "description": "where the timeline ended"},
-                              {"type": "string", "description": "reason"}, {**_optional(TEXT), "description": "when"},
-                              {**_optional(TEXT), "description": "the new leader"}]},
+    "items": {"type": "array", "minItems": 3, "maxItems": 5, "items": {"type": ["integer", "string", "null"]},
+              "description": "the timeline that ended, where, why, when, and the new leader"},
 }
 
 CONFIG: Json = {"type": "object", "description": "the dynamic configuration as it is stored", "additionalProperties": True}

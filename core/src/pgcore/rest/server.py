@@ -11,6 +11,7 @@ import io
 import itertools
 import logging
 import queue
+import re
 import socket
 import ssl
 import threading
@@ -247,12 +248,49 @@ class _Writer:
 class _Headers(cheroot.HeaderReader):
     """``Expect: 100-continue`` is dropped: by the time the request is parsed its body is here."""
 
+    def __call__(self, rfile: object, hdict: dict[bytes, bytes] | None = None) -> dict[bytes, bytes]:
+        try:
+            found: dict[bytes, bytes] = super().__call__(rfile, hdict)
+            return found
+        except UnboundLocalError as error:  # cheroot expects a header before the first line that continues one
+            raise ValueError("Illegal header line.") from error
+
     def _allow_header(self, key_name: bytes) -> bool:
         return key_name != b"Expect"
 
 
+_REQUEST_LINE = re.compile(rb"([!-~]+) ([!-\xff]+) (HTTP/([0-9])\.[0-9])\r\n")
+_WITH_HOST = re.compile(rb"(?i:https?)://[^/?#]*")
+
+
 class _HttpRequest(cheroot.HTTPRequest):
     header_reader = _Headers()
+
+    def read_request_line(self) -> bool:
+        """Method, target and version; every method and target goes on to the doors, which know what they answer.
+
+        A target with scheme and host means its path. So does one with too many slashes at its beginning, as of an address that
+        ended with one.
+        """
+        line = self.rfile.readline()
+        if line == b"\r\n":  # one empty line before a request is forgiven
+            line = self.rfile.readline()
+        match = _REQUEST_LINE.fullmatch(line)
+        if match is None:
+            self.simple_response("400 Bad Request", "Malformed Request-Line")
+            return False
+        self.started_request = True
+        self.method, target, self.request_protocol, major = match.groups()
+        if major != b"1":
+            self.simple_response("505 HTTP Version Not Supported")
+            return False
+        host = _WITH_HOST.match(target)
+        if host or target[:1] == b"/":
+            target = b"/" + target[host.end() if host else 0:].lstrip(b"/")
+        self.uri = target.partition(b"#")[0] or b"/"
+        self.path, _, self.qs = self.uri.partition(b"?")
+        self.scheme, self.authority, self.response_protocol = b"http", b"", "HTTP/1.0"
+        return True
 
 
 class _Call(cheroot.HTTPConnection):
