@@ -313,8 +313,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "released lease kept",
         "decide/advance/store.py",
-        "world = remember(world, lease_until=None, failsafe_until=None, elected=None)\n    if not outcome.ok",
-        "if not outcome.ok",
+        "remember(world, lease_until=None, failsafe_until=None, elected=None, release_undecided=not outcome.ok)",
+        "remember(world, release_undecided=not outcome.ok)",
         "a lease that was given back still counts",
         "hunt_handover", 30, (LEASE,),
     ),
