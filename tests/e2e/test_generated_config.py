@@ -44,6 +44,8 @@ def server(make_cluster: Callable[..., Cluster]) -> Iterator[tuple[Cluster, Node
     node.query("CREATE ROLE replicator REPLICATION LOGIN PASSWORD %s", REPLICATION_PASSWORD)
     node.query("CREATE TABLE written (number bigint PRIMARY KEY)")
     node.query("INSERT INTO written VALUES (1)")
+    node.query("ALTER ROLE postgres SET work_mem = '9MB'")
+    node.query("ALTER ROLE postgres SET random_page_cost = 2")
     yield cluster, node
     if not node.running and node.postmaster_pid():
         _as_postgres(node, "pg_ctl", "-D", str(node.data_dir), "-m", "immediate", "stop")
@@ -78,7 +80,7 @@ def test_an_agent_takes_over_the_server_its_file_was_generated_from(server: tupl
     shared = document["bootstrap"]["dcs"]["postgresql"]["parameters"]
     assert (shared["work_mem"], shared["max_connections"], shared["wal_log_hints"]) == ("7MB", 70, "on")
     assert shared["wal_keep_size"] == "128MB" and "The server has 0" in file.read_text()
-    assert not {"archive_command", "port", "listen_addresses", "cluster_name", "hba_file"} & set(shared)
+    assert not {"random_page_cost", "archive_command", "port", "listen_addresses", "cluster_name", "hba_file"} & set(shared)
     assert "replace #FIXME in: etcd3.hosts[0], postgresql.authentication.replication.password" in made.stderr
 
     refused = _pgcore(node, "validate", "-i", str(file))
@@ -101,6 +103,7 @@ def test_an_agent_takes_over_the_server_its_file_was_generated_from(server: tupl
     cluster.wait_healthy()
     assert node.postmaster_pid() == before, "it was restarted"
     assert node.query("SELECT number FROM written") == [(1,)]
+    node.query("ALTER ROLE postgres RESET work_mem")
     assert node.ask("SHOW work_mem") == "7MB"
     lines = (node.data_dir / "pg_hba.conf").read_text().splitlines()
     assert lines[-3:] == [line for line in HBA.splitlines() if line and not line.startswith("#")]

@@ -149,6 +149,19 @@ def test_an_empty_configuration_ends_the_agent(tmp_path: Path) -> None:
         done = patroni(tmp_path, *arguments)
         assert done.returncode == 1 and "Config is empty." in done.stderr and "Traceback" not in done.stderr
     assert "--print has no effect without --validate-config" in done.stderr
+    checked = patroni(tmp_path, "--validate-config")
+    assert checked.returncode == 1 and checked.stderr.startswith("Config is empty. (name a file")
+    checked = patroni(tmp_path, "--validate-config", "none.yml")
+    assert checked.returncode == 1 and checked.stderr.startswith("none.yml: does not exist (")
+
+
+def test_the_environment_alone_is_a_configuration(tmp_path: Path, store_port: int) -> None:
+    text = node_file(tmp_path, store_port).read_text()
+    done = patroni(tmp_path, "--validate-config", environment={"PATRONI_CONFIGURATION": text})
+    assert (done.returncode, done.stderr) == (0, "")
+    done = patroni(tmp_path, "--validate-config", "-p", environment={"PATRONI_SCOPE": "s", "PGCORE_NAME": "n"})
+    assert done.returncode == 1 and yaml.safe_load(done.stdout) == {"name": "n", "scope": "s"}
+    assert "postgresql.data_dir is not defined." in done.stderr and "has no section for a store" in done.stderr
 
 
 def test_a_file_makes_it_the_agent(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import shutil
 import socket
 from collections.abc import Mapping
@@ -20,8 +21,8 @@ from pgcore.config.validate import program_major
 from pgcore.model.basics import Timing
 
 _ASIDE = ".old"
-_BIN_DIRS = "/usr/lib/postgresql/*/bin"
-"""Where Debian keeps the programs, outside of PATH."""
+_BIN_DIRS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
+"""Where distributions keep the programs outside of PATH, by major version."""
 _force = click.option("--force", is_flag=True, help=f"Replace OUT; what was there is kept as OUT{_ASIDE}.")
 
 
@@ -127,8 +128,9 @@ def _bin_dir() -> str | None:
     found = shutil.which("postgres")
     if found:
         return os.path.dirname(os.path.realpath(found))
-    installed = [path for path in glob.glob(_BIN_DIRS) if os.access(os.path.join(path, "postgres"), os.X_OK)]
-    return max(installed, key=lambda path: float(path.split("/")[-2]) if path.split("/")[-2].isdigit() else 0.0, default=None)
+    places = [path for pattern in _BIN_DIRS for path in glob.glob(pattern)]
+    installed = [path for path in places if os.access(os.path.join(path, "postgres"), os.X_OK)]
+    return max(installed, key=lambda path: [int(number) for number in re.findall(r"\d+", path)], default=None)
 
 
 def _address() -> str | None:

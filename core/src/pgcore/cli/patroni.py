@@ -84,8 +84,12 @@ def _generate(options: argparse.Namespace) -> int:
 def _line(problem: Problem) -> str:
     if problem.level == "warning":
         return str(problem)
-    if problem.path and problem.problem == _MISSING:
-        return f"{problem.path} is not defined." + (f" ({problem.remedy})" if problem.remedy else "")
-    where = " ".join(str(part) for part in (problem.path, problem.value) if part not in ("", None)) or problem.source
     remedy = f" ({problem.remedy})" if problem.remedy else ""
-    return " ".join(f"{where} didn't pass validation: {problem.problem}{remedy}".split())
+    if not problem.path:
+        text = f"{problem.source}: {problem.problem}{remedy}".removeprefix(": ")
+    elif problem.problem == _MISSING:
+        text = f"{problem.path} is not defined.{remedy}"
+    else:
+        value = "" if problem.value is None else f" {problem.value}"
+        text = f"{problem.path}{value} didn't pass validation: {problem.problem}{remedy}"
+    return " ".join(text.split())

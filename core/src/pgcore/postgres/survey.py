@@ -21,12 +21,18 @@ LOGIN_OPTIONS = {"sslmode": "PGSSLMODE", "sslcert": "PGSSLCERT", "sslkey": "PGSS
 _HIDDEN = ("listen_addresses", "port", "cluster_name", "data_directory", "config_file", "hba_file", "ident_file",
            "external_pid_file", "primary_conninfo", "primary_slot_name")
 _QUERY = """
-SELECT name, CASE vartype WHEN 'string' THEN reset_val ELSE pg_catalog.current_setting(name) END FROM pg_catalog.pg_settings
-WHERE name = ANY(%s) OR (reset_val IS DISTINCT FROM boot_val AND context <> 'internal' AND name <> ALL(%s)
-    AND name NOT LIKE 'recovery_target%%' AND source IN ('configuration file', 'command line', 'environment variable'))
-ORDER BY pg_catalog.lower(name)
+SELECT s.name, CASE WHEN s.own THEN f.setting WHEN s.vartype = 'string' THEN s.reset_val
+    ELSE pg_catalog.current_setting(s.name) END
+FROM (SELECT *, source IN ('database', 'user', 'database user', 'client', 'session') AS own FROM pg_catalog.pg_settings) s
+    LEFT JOIN (SELECT DISTINCT ON (pg_catalog.lower(name)) * FROM pg_catalog.pg_file_settings WHERE applied
+        ORDER BY pg_catalog.lower(name), seqno DESC) f ON pg_catalog.lower(f.name) = pg_catalog.lower(s.name)
+WHERE s.name = ANY(%s) OR (s.context <> 'internal' AND s.name <> ALL(%s) AND s.name NOT LIKE 'recovery_target%%'
+    AND CASE WHEN s.own THEN f.setting IS NOT NULL ELSE s.reset_val IS DISTINCT FROM s.boot_val
+        AND s.source IN ('configuration file', 'command line', 'environment variable') END)
+ORDER BY pg_catalog.lower(s.name)
 """
-"""Texts as they were configured: SHOW says ``(disabled)`` for a command that is not in use."""
+"""Texts as they were configured: SHOW says ``(disabled)`` for a command that is not in use. A parameter that this session has of
+its own (``ALTER ROLE ... SET``) counts as the server's files have it."""
 
 
 def connect(dsn: str | None, environ: Mapping[str, str], ask: Callable[[str], str]) -> tuple[Session, Credentials]:
