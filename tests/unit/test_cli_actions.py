@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -266,3 +268,35 @@ def test_a_request_for_the_store_that_nobody_follows_is_unknown(tmp_path: Path, 
 def test_a_403_for_want_of_a_certificate_names_the_keys() -> None:
     assert "ctl.certfile and ctl.keyfile" in ApiAnswer(403, "client certificate required").remedy
     assert ApiAnswer(503, "<html><title>x</title><body>busy <b>now</b></body></html>").text == "busy now"
+
+
+# -- Ctrl-C --------------------------------------------------------------------------------------------------------------------
+
+
+def interrupt_when(condition: Callable[[], object]) -> None:
+    """SIGINT to this process, whose main thread runs the command, once that is so."""
+
+    def watch() -> None:
+        end = time.monotonic() + 20
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def test_who_stops_watching_is_told_that_it_goes_on(cluster: Served) -> None:
+    taken: list[object] = []
+    threading.Thread(target=lambda: taken.extend(cluster.mailbox.wait(Instant(now() + 20))[1]), daemon=True).start()
+    interrupt_when(lambda: taken)
+    result = cluster.run("restart", "demo", "a", "b", "--force")
+    assert result.exit_code == 1 and "interrupted: the restart of a goes on at its agent" in result.stderr
+    assert "member b" not in result.stdout
+
+
+def test_what_was_written_into_the_store_goes_on_too(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    interrupt_when(cluster.failover_key)
+    result = cluster.run("switchover", "--candidate", "b", "--force")
+    assert result.exit_code == 1 and "interrupted: the switchover goes on" in result.stderr
+    assert cluster.failover_key() == {"leader": "a", "member": "b"}

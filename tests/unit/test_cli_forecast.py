@@ -119,7 +119,11 @@ def test_synchronous_mode_and_maintenance_mode(cluster: Members) -> None:
 def test_a_leader_that_cannot_be_asked_would_act_on_nothing(cluster: Members) -> None:
     cluster.servers["a"].stop()
     told = cluster.dry("switchover", code=1)
-    assert "the agent of a does not answer" in told and "a: its agent does not answer" in told
+    assert "! the agent of a does not answer: the request would be written into the store" in told
+    assert "name a candidate" in told and "a: its agent does not answer" in told
+    assert "Result: c would take the lock and be promoted" in cluster.dry("failover", "--candidate", "c", code=0)
+    cluster.servers["c"].stop()
+    assert "it would be refused: the agent of c does not answer" in cluster.dry("failover", "--candidate", "c", code=1)
 
 
 def test_a_failover_without_a_leader(cluster: Members) -> None:

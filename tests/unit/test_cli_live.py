@@ -110,6 +110,15 @@ def test_phases_are_told_when_they_have_ended() -> None:
     assert all(isinstance(phase, Phase) and phase.ended > phase.began for phase in phases)
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [("restart.leave_sync", "restart: leave sync"), ("demotion.await_leader", "demotion: await leader"),
+     ("leader.candidate_not_streaming", "leader: candidate not streaming"), ("leader.keep", ""), ("", "")],
+)
+def test_what_is_waited_for_between_long_actions_is_told_as_well(rule: str, words: str) -> None:
+    assert Sight(now(), {"state": "running", "pgcore": {"rule": rule, "task": None}}).doing == words
+
+
 # -- lines --------------------------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ LOOK_S = 0.1
 """Cards do not wake a watch, so the view is read this often while a request runs."""
 DECIDED_S = 20.0
 """How long at least a request that was written into the store is given to change the leader."""
-PROMOTION_S = 15.0
+PROMOTION_S = 60.0
 """How long to go on watching until the new leader accepts writes."""
 WRITE_S = 10.0
 
@@ -73,7 +73,10 @@ def carry_out(api: MemberApi, cluster: Cluster, order: Order) -> None:
     click.echo(told)
     for line in course.summary:
         click.echo(line, err=True)
-    show_cluster(cluster, judged=course.failed)  # right after a change much is on its way
+    try:
+        show_cluster(cluster, judged=False)  # right after a change much is on its way
+    except StoreUnavailableError as error:
+        click.echo(f"The cluster as it is now cannot be shown: {error}", err=True)
     if course.failed:
         raise click.exceptions.Exit(1)
 
@@ -86,7 +89,7 @@ def _post(api: MemberApi, url: str | None, order: Order, sending: Sending) -> Ap
 
 
 def _left_alone(order: Order, request: Request) -> str:
-    if request.withdraw():
+    if request.is_alive() and request.withdraw():
         return f"interrupted before anything was sent: there will be no {order.action}"
     return (f"interrupted: the {order.action} goes on, the agents carry it out; what became of it is not known here, "
             "see pgcore list")

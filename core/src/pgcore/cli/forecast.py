@@ -6,7 +6,7 @@ The rules get what the members publish now (``image``); a request that waits for
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import click
 
@@ -73,10 +73,16 @@ def of_order(api: MemberApi, scope: str, order: Order) -> Forecast:
     refusal = refused_request(ask, paused=mode.paused) or refused_by_cluster(ask, mode.synchronous, view, unasked)
     if refusal is not None:
         return made.refuse(refusal.text)
-    acting = leader if view.leader else asked.get(order.candidate or "")
+    if view.leader and (leader is None or not leader.status):
+        view, leader = replace(view, leader=None), None
+        made.against.append(f"the agent of {order.before.leader} does not answer: the request would be written into the store, "
+                            "and unless that agent acts on it, nobody leads until its lease has ended")
+        if order.candidate is None:
+            return made.refuse("nobody can say who would lead then; name a candidate")
+    acting = leader or asked.get(order.candidate or "")
     if acting is None or not acting.status:
-        name, why = view.leader or order.candidate, acting.problem if acting is not None else "it has no member card"
-        return made.refuse(f"nobody can act on it, the agent of {name} does not answer ({why})")
+        why = acting.problem if acting is not None else "it has no member card"
+        return made.refuse(f"the agent of {order.candidate} does not answer ({why})")
     verdict = decided.of_request(world(acting, view, asked), order.leader, order.candidate)
     if not verdict.accepted:
         return made.refuse(verdict.reason)

@@ -51,7 +51,7 @@ def _synchronous(view: ClusterView, mode: ClusterMode, rows: list[MemberRow]) ->
 
 def _leader(view: ClusterView, mode: ClusterMode) -> Iterator[str]:
     if view.unlocked:
-        why = "; maintenance mode is on, so nobody takes over by himself (PATCH /config: pause null)" if mode.paused else ""
+        why = "; maintenance mode is on, so nobody takes over by himself (pgcore resume)" if mode.paused else ""
         yield f"there is no leader: nobody holds the leader lock{why}"
         return
     leader = view.leader_member

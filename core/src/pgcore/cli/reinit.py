@@ -34,7 +34,8 @@ COPYING = (TaskKind.REINITIALIZE, TaskKind.CLONE)
 @needed_name_argument
 @members_argument
 @click.option("--from-leader", is_flag=True, help="Copy from the leader by pg_basebackup, whatever is configured.")
-@click.option("--wait/--no-wait", default=None, help="Return when the copies are made; the default on a terminal.")
+@click.option("--wait/--no-wait", default=None,
+              help="Return when the copies are made; the default on a terminal, but not as patronictl.")
 @group_option
 @force_option
 @dry_run_option
@@ -57,7 +58,7 @@ def reinit(session: Session, name: str, members: tuple[str, ...], from_leader: b
             return
         confirm("reinitialize", chosen, force=force)
         begun = [(found, now()) for found in chosen if _begin(api, found, body)]
-        waits = sys.stderr.isatty() if wait is None else wait
+        waits = sys.stderr.isatty() and not session.patronictl if wait is None else wait
         made = [_until_made(api, found, at) for found, at in begun] if waits else []
         finish([len(begun) == len(chosen), *made])
 

@@ -137,5 +137,6 @@ def _finish(session: Session, cluster: Cluster, order: Order, ask: _Asking, *, d
         to = order.candidate or "the best candidate"
         lost = f", demoting the leader {view.leader}" if view.leader else ""
         what, at = ("schedule " if order.when else "") + order.action, f" at {order.when}" if order.when else ""
-        click.confirm(f"Are you sure you want to {what} cluster {cluster.scope} to {to}{at}{lost}?", abort=True)
+        which = cluster.scope if cluster.group is None else f"{cluster.scope} (group {cluster.group})"
+        click.confirm(f"Are you sure you want to {what} cluster {which} to {to}{at}{lost}?", abort=True)
     carry_out(api, cluster, order)

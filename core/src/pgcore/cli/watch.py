@@ -23,6 +23,10 @@ CALM_AFTER_S = 15.0
 """An action that takes this long is looked at less often from then on."""
 SETTLE_S = 3.0
 PAST = Instant(0.0)
+_PROCEDURES = ("restart", "reinit", "demotion")
+"""Tables of rules that have something in hand also between two long actions."""
+_WAITS = ("candidate_starting", "candidate_not_streaming", "candidates_bound")
+"""Rules by which a leader waits before it gives way."""
 _SILENT = (State.RUNNING, State.STOPPED, "unknown", "")
 
 
@@ -59,6 +63,9 @@ class Sight:
         kind, phase = self.task.get("kind"), self.task.get("phase")
         if kind:
             return str(kind) if phase is None else f"{kind}: {phase}"
+        table, _, rule = str((self.status.get("pgcore") or {}).get("rule") or "").partition(".")
+        if table in _PROCEDURES or rule in _WAITS:
+            return f"{table}: {rule.replace('_', ' ')}"
         state = self.status.get("state", "")  # all that Patroni tells
         return "" if state in _SILENT or "pgcore" in self.status else str(state)
 
@@ -111,7 +118,7 @@ class Watch:
 
     def doing(self) -> tuple[str, str]:
         """What the members do now, and for how long the first of them has done it; both empty when nothing takes time."""
-        now_doing = sorted(self._doing.items())
+        now_doing = sorted(self._doing.copy().items())
         if not now_doing:
             return "", ""
         return ", ".join(f"{name}: {what}" for name, (what, _) in now_doing), f" {now() - now_doing[0][1][1]:.1f} s"
@@ -153,7 +160,7 @@ class Watch:
         deadline = Deadline.after(SETTLE_S)
         while not deadline.expired and self._may_serve_yet(after, began if before == after else PAST):
             self.pause(EVERY_S)
-        sights = dict(self._sights)
+        sights = self._sights.copy()
         new = sights.get(after, Sight(began, problem="not asked yet"))
         accepted, since = new.writes
         if since is None or not accepted:
