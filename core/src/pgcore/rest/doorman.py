@@ -250,7 +250,7 @@ class Doorman:
             if not chunk:
                 return self._drop(guest)
             if guest.lingering:
-                continue
+                return None  # the selector says when there is more: others are served in between
             if not guest.data:
                 guest.answer = self._at_once(chunk, guest.address[0], guest.accepted_at) or b""
                 if guest.answer:
