@@ -25,8 +25,8 @@ def test_the_lease_is_renewed_on_time_while_twenty_clients_ask_without_a_pause(
         etcd_cluster: Cluster, measured: Callable[[str, Gap | float], None]) -> None:
     node = etcd_cluster.primary()
     standby = etcd_cluster.others(node)[0]
-    loads = [Load(node.host, node.rest_port, "OPTIONS /primary", CLIENTS, 6.0),
-             Load(standby.host, standby.rest_port, "GET /replica", CLIENTS, 6.0)]
+    loads = [Load(node.host, node.rest_port, "OPTIONS /primary", CLIENTS, 5.0),
+             Load(standby.host, standby.rest_port, "GET /replica", CLIENTS, 5.0)]
     with LeaseWatch(node) as watch:
         reports = [load.finish(process) for load, process in [(load, load.start()) for load in loads]]
     for report in reports:

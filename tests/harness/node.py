@@ -130,6 +130,11 @@ class Node:
             self.wait_ended(10)
         wait_for(lambda: not self.pids(), 10, f"nothing of {self.name} is left")
 
+    def freeze_everything(self) -> None:
+        """SIGSTOP agent, helpers and PostgreSQL, as when the machine hangs: its connections stay open, and nobody answers."""
+        for pid in self.pids():
+            send(pid, signal.SIGSTOP)
+
     def pids(self) -> list[int]:
         """Every living process of this node: agent, helpers, PostgreSQL."""
         children = {self.pid} if self.running else set()
