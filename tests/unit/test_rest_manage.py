@@ -193,7 +193,11 @@ def _with(*members: Member, **fields: object) -> ClusterView:
     [
         ({}, "/failover", {"x": 1}, 400, "Failover could be performed only to a specific candidate"),
         ({}, "/switchover", {"candidate": "b"}, 400, "Switchover could be performed only from a specific leader"),
+        ({}, "/failover", {"leader": "a"}, 400, "Failover could be performed only to a specific candidate"),
         ({}, "/failover", {"candidate": "b", "scheduled_at": LATER}, 400, "Failover can't be scheduled"),
+        ({}, "/failover", {"leader": "a", "candidate": "b", "scheduled_at": LATER}, 400, "Failover can't be scheduled"),
+        ({}, "/failover", {"leader": "a", "candidate": "a"}, 400, "Switchover target and source are the same"),
+        ({}, "/failover", {"leader": "z", "candidate": "b"}, 412, "leader name does not match"),
         (
             {"paused": True},
             "/switchover",
@@ -314,6 +318,17 @@ def test_bodies_must_be_json_objects(agent: Start, body: str, code: int) -> None
 def test_a_body_without_its_length_is_refused(agent: Start) -> None:
     node = agent()
     assert call(node.server.bound[0], "POST", "/switchover", headers={"Transfer-Encoding": "chunked"}).code == 411
+
+
+def test_what_was_written_is_shown_when_it_is_answered(agent: Start) -> None:
+    node = agent()
+    scheduled = view(failover=FailoverRequest("42", "a", None, LATER, 1.0))
+    node.play(True, scheduled)
+    assert node.post("/switchover", {"leader": "a", "scheduled_at": LATER}).code == 202
+    assert "scheduled_switchover" in call(node.server.bound[0], "GET", "/cluster").body
+    node.play(True, view())
+    assert call(node.server.bound[0], "DELETE", "/switchover").code == 200
+    assert "scheduled_switchover" not in call(node.server.bound[0], "GET", "/cluster").body
 
 
 def test_a_scheduled_switchover_can_be_deleted_if_it_is_still_the_same(agent: Start) -> None:

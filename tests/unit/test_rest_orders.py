@@ -90,6 +90,8 @@ def test_the_conditions_of_a_restart_reach_the_heartbeat(agent: Agent) -> None:
         ({"schedule": "2035-01-01T00:00:00"}, 400, "Timezone information is mandatory for the scheduled restart"),
         ({"schedule": "2005-01-01T00:00:00+00:00"}, 422, "Cannot schedule restart in the past"),
         ({"schedule": "tomorrow-ish"}, 422, "Unable to parse scheduled timestamp. "),
+        ({"schedule": ""}, 422, "Unable to parse scheduled timestamp. "),
+        ({"schedule": None}, 422, "Unable to parse scheduled timestamp. "),
     ],
 )
 def test_what_is_wrong_with_a_request_is_said_without_the_heartbeat(agent: Agent, body: object, code: int, text: str) -> None:

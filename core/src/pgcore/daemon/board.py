@@ -97,6 +97,12 @@ class Board:
             if self._status is not None:
                 self._status = replace(self._status, task=task_fields(task), task_since=task.since)
 
+    def after(self, moment: Instant, timeout: float) -> Status | None:
+        """The first status observed after this moment, or the present one after ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._status is not None and self._status.at > moment, timeout)
+            return self._status
+
     def wait(self, seen: Status | None, timeout: float) -> Status | None:
         """The first status that is not ``seen``, or the present one after ``timeout`` seconds."""
         with self._changed:

@@ -6,16 +6,13 @@ import json
 import logging
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from pgcore.clock import Deadline
-from pgcore.config.document import equal
+from pgcore.clock import now
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import ChangeConfig, Mailbox
 from pgcore.errors import PgcoreError
 from pgcore.model.basics import Json
-from pgcore.rest.manage import Reply
+from pgcore.rest.manage import SHOWN_S, Reply
 
-SHOWN_S = 2.0
-"""The heartbeat that follows a change takes far less; when it takes longer the change is answered all the same."""
 logger = logging.getLogger(__name__)
 
 
@@ -30,7 +27,7 @@ class ConfigDoor:
         status = self._board.status
         if status is None or status.cluster is None:
             return Reply(503, "the store did not answer in the last heartbeat", page=True)
-        patience = status.timing.retry_timeout + status.timing.loop_wait
+        asked, patience = now(), status.timing.retry_timeout + status.timing.loop_wait
         try:
             changed = self._mailbox.ask(ChangeConfig(document, merge)).result(patience)
         except FutureTimeoutError:
@@ -42,14 +39,5 @@ class ConfigDoor:
             return Reply(503, "there is no valid /config key to merge into; PUT writes a whole document", page=True)
         if changed.conflict:
             return Reply(409, "somebody else has changed the configuration at the same moment: read it and try again", page=True)
-        self._await(changed.document)
+        self._board.after(asked, SHOWN_S)
         return Reply(200, json.dumps(changed.document))
-
-    def _await(self, document: dict[str, Json]) -> None:
-        """Wait until this node shows the change: who reads after a write wants to see it."""
-        deadline, seen = Deadline.after(SHOWN_S), self._board.status
-        while seen is not None and not deadline.expired:
-            config = seen.cluster.config if seen.cluster else None
-            if config is not None and config.document is not None and equal(config.document, document):
-                return
-            seen = self._board.wait(seen, deadline.left())

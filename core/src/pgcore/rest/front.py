@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
-from pgcore.clock import Deadline, now
+from pgcore.clock import now
 from pgcore.daemon.board import Board, Status
 from pgcore.model.basics import Instant
 from pgcore.rest import checks, status
@@ -135,10 +135,7 @@ class FrontDoor:
             return seen
         try:
             self._wake("GET /cluster")
-            deadline = Deadline.after(LOOK_S)
-            while seen is not None and seen.at < asked and not deadline.expired:
-                seen = self._board.wait(seen, deadline.left())
-            return seen
+            return self._board.after(asked, LOOK_S)
         finally:
             self._looking.release()
 

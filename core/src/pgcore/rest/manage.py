@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from dateutil import parser as dates  # type: ignore[import-untyped]
@@ -24,6 +24,8 @@ from pgcore.model.world import PeerView
 
 SLICE_S = 1.0
 """A waiting request looks this often whether the server is about to stop."""
+SHOWN_S = 1.0
+"""A change is answered when this node shows it, as whoever reads after a write wants to see it; or after so many seconds."""
 logger = logging.getLogger(__name__)
 
 
@@ -66,9 +68,14 @@ class Ask:
 
     @classmethod
     def read(cls, action: str, body: dict[str, Json]) -> Ask:
-        """From a request body. A failover that names the leader is a switchover (rest-api 8.4)."""
+        """From a request body."""
         leader, candidate = _text(body.get("leader")), _text(body.get("candidate") or body.get("member"))
-        return cls("switchover" if leader else action, leader, candidate, _text(body.get("scheduled_at")))
+        return cls(action, leader, candidate, _text(body.get("scheduled_at")))
+
+    @property
+    def carried_out(self) -> Ask:
+        """A failover that names the leader is carried out as a switchover (rest-api 8.4)."""
+        return replace(self, action="switchover") if self.leader else self
 
 
 class Management:
@@ -95,14 +102,18 @@ class Management:
         refusal = refused_request(ask, paused=bool(status and status.paused))
         if refusal is not None:
             return refusal
+        ask = ask.carried_out
         if status is None or status.cluster is None:
             return Reply(503, f"{ask.action} is not possible: the store did not answer in the last heartbeat")
         if ask.scheduled_at:
             moment = moment_of(ask.scheduled_at, "switchover")
             if isinstance(moment, Reply):
                 return moment
-            letter = WriteFailover(ask.leader, ask.candidate, moment.isoformat())
-            return self._write(ask, letter, status) or Reply(202, f"{ask.action.title()} scheduled")
+            asked, letter = now(), WriteFailover(ask.leader, ask.candidate, moment.isoformat())
+            failed = self._write(ask, letter, status)
+            if failed is None:
+                self._board.after(asked, SHOWN_S)
+            return failed or Reply(202, f"{ask.action.title()} scheduled")
         refusal = refused_by_cluster(ask, status.synchronous, status.cluster, self._look)
         if refusal is not None:
             return refusal
@@ -117,8 +128,10 @@ class Management:
             return Reply(503, "the store did not answer in the last heartbeat", page=True)
         if view.failover is None or not view.failover.scheduled_at:
             return Reply(404, "no switchover is scheduled")
+        asked = now()
         written = self._ask(WriteFailover(version=view.failover.version), status)
         if written:
+            self._board.after(asked, SHOWN_S)
             return Reply(200, "scheduled switchover deleted")
         return Reply(409 if written is False else 503, "the request in the store has changed meanwhile" if written is False else
                      "the store did not answer: the scheduled switchover may or may not be deleted", page=True)
@@ -172,7 +185,8 @@ def refused_request(ask: Ask, *, paused: bool) -> Reply | None:
     if ask.action == "failover":
         if not ask.candidate:
             return Reply(400, "Failover could be performed only to a specific candidate")
-        return Reply(400, "Failover can't be scheduled") if ask.scheduled_at else None
+        if ask.scheduled_at or not ask.leader:
+            return Reply(400, "Failover can't be scheduled") if ask.scheduled_at else None
     if not ask.leader:
         return Reply(400, "Switchover could be performed only from a specific leader")
     if paused and ask.scheduled_at:

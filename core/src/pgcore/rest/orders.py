@@ -10,13 +10,13 @@ import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from pgcore.clock import Deadline
+from pgcore.clock import Deadline, now
 from pgcore.config.values import parse_bool, parse_int
 from pgcore.daemon.board import Board, Status
 from pgcore.daemon.mailbox import CancelRestart, CarryOut, Mailbox, ScheduleRestart
 from pgcore.model.basics import Json
 from pgcore.model.orders import ReinitOrder, RestartOrder
-from pgcore.rest.manage import SLICE_S, Reply, moment_of
+from pgcore.rest.manage import SHOWN_S, SLICE_S, Reply, moment_of
 
 PATIENCE_S = 900.0
 """A restart ends by itself long before: its stop and its start have limits."""
@@ -35,7 +35,7 @@ class NodeOrders:
         order = restart_order(body)
         if isinstance(order, Reply):
             return order
-        if body.get("schedule"):
+        if "schedule" in body:
             return self._schedule(order, body)
         answer = self._wait(self._mailbox.ask(CarryOut(order)), (order.timeout_s or 0.0) + PATIENCE_S)
         if answer is None:
@@ -53,17 +53,25 @@ class NodeOrders:
         if order.timeout_s is not None:
             shown["timeout"] = int(order.timeout_s)
         letter = ScheduleRestart(order, moment.timestamp(), {"schedule": moment.isoformat(), **shown})
+        asked = now()
         answer = self._wait(self._mailbox.ask(letter), _beat_s(status))
         if answer is None:
             return Reply(503, "restart status unknown")
-        return Reply(202, "Restart scheduled") if answer else Reply(409, "Another restart is already scheduled")
+        if not answer:
+            return Reply(409, "Another restart is already scheduled")
+        self._board.after(asked, SHOWN_S)
+        return Reply(202, "Restart scheduled")
 
     def cancel_restart(self) -> Reply:
         """``DELETE /restart``."""
+        asked = now()
         answer = self._wait(self._mailbox.ask(CancelRestart()), _beat_s(self._board.status))
         if answer is None:
             return Reply(503, "the heartbeat did not answer: the scheduled restart may or may not be deleted")
-        return Reply(200, "scheduled restart deleted") if answer else Reply(404, "no restarts are scheduled")
+        if not answer:
+            return Reply(404, "no restarts are scheduled")
+        self._board.after(asked, SHOWN_S)
+        return Reply(200, "scheduled restart deleted")
 
     def reinitialize(self, body: dict[str, Json]) -> Reply:
         """``POST /reinitialize``: answered when the copy has begun."""
