@@ -233,3 +233,10 @@ def test_a_cluster_of_groups_looks_the_same(pair: Pair) -> None:
     for command in (("show-config",), ("history", "--group", "0"), ("dsn",), ("dsn", "--group", "1"), ("list", "--group", "1"),
                     ("list", "--group", "1", "-f", "tsv"), ("list", "--group", "5")):
         pair.same(*command, **own)
+    for group, program in ((1, pair.ours), (0, pair.theirs)):  # the same answers remove one group, and nothing else
+        answers = f"many\nYes I am aware\na{group}\n"
+        code, out, err = pair.run(program, "remove", "many", "--group", str(group), text=answers, **own)
+        assert code == 0, out + err
+        assert etcd.get(f"/service/many/{group}/leader") is None and etcd.get(f"/service/many/{group}/members/a{group}") is None
+        assert (etcd.get("/service/many/0/leader") is None) == (group == 0)
+    assert etcd.get(pair.cluster.key("leader")) is not None

@@ -31,7 +31,8 @@ class Odd(MemoryStore):
 
     def __getattribute__(self, name: str) -> Any:
         error = object.__getattribute__(self, "error")
-        verbs = ("read", "put", "delete", "announce", "withdraw", "acquire", "renew", "release", "watch", "retime", "close")
+        verbs = ("read", "put", "delete", "announce", "withdraw", "acquire", "renew", "release", "clear", "watch", "retime",
+                 "close")
         if error is not None and name in verbs:
 
             def broken(*arguments: object, **options: object) -> None:
@@ -50,6 +51,7 @@ VERBS: dict[str, Callable[[ShieldedStore, Deadline], object]] = {
     "acquire": lambda store, d: store.acquire(force=False, deadline=d),
     "renew": lambda store, d: store.renew({}, deadline=d),
     "release": lambda store, d: store.release({}, deadline=d),
+    "clear": lambda store, d: store.clear(deadline=d),
     "retime": lambda store, d: store.retime(SHORT),
 }
 

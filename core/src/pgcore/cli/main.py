@@ -40,6 +40,7 @@ COMMANDS = {
     "promote-cluster": ("pgcore.cli.standby", "promote_cluster"),
     "reinit": ("pgcore.cli.reinit", "reinit"),
     "reload": ("pgcore.cli.nodes", "reload"),
+    "remove": ("pgcore.cli.remove", "remove"),
     "restart": ("pgcore.cli.nodes", "restart"),
     "resume": ("pgcore.cli.pause", "resume"),
     "simulate": ("pgcore.cli.simulate", "simulate"),

@@ -84,6 +84,10 @@ class ShieldedStore:
         """As in ``Store``."""
         return self._request("release", lambda: self._store.release(riders, deadline=deadline))
 
+    def clear(self, *, deadline: Deadline) -> None:
+        """As in ``Store``."""
+        self._request("clear", lambda: self._store.clear(deadline=deadline))
+
     def watch(self, seen: str, *, timeout: float) -> bool:
         """As in ``Store``: never raises; after an unexpected error it looks again a moment later."""
         try:

@@ -143,6 +143,9 @@ class Store(Protocol):
     def release(self, riders: Mapping[Key, str], *, deadline: Deadline) -> bool:
         """Remove the lock only if ours, riders first; false if it was not ours. The card may vanish with it."""
 
+    def clear(self, *, deadline: Deadline) -> None:
+        """Delete every key of the scope whoever wrote it, lock and cards too. Only for a cluster that is to be forgotten."""
+
     def watch(self, seen: str, *, timeout: float) -> bool:
         """Wait until LEADER, CONFIG, FAILOVER, SYNC or INITIALIZE changed after revision ``seen``, or ``timeout`` seconds passed.
 

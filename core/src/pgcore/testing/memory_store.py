@@ -198,6 +198,12 @@ class MemoryStore:
             server.remove(Key.LEADER)
             return True
 
+    def clear(self, *, deadline: Deadline) -> None:
+        """Remove every key."""
+        with self._server.session() as server:
+            for path in list(server.entries):
+                server.remove(path)
+
     def watch(self, seen: str, *, timeout: float) -> bool:
         """Sleep until a watched key is newer than ``seen``, waking for the ends of leases as the server would."""
         waiting = Deadline.after(timeout)

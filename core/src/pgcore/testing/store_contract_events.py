@@ -145,6 +145,7 @@ class EventsContract(StoreKit):
             "delete": lambda: store.delete(Key.SYNC, expect=ANYTHING, deadline=deadline()),
             "announce": lambda: store.announce("card", deadline=deadline()),
             "withdraw": lambda: store.withdraw(deadline=deadline()),
+            "clear": lambda: store.clear(deadline=deadline()),
             "acquire": lambda: store.acquire(force=False, deadline=deadline()),
             "renew": lambda: store.renew({}, deadline=deadline()),
             "release": lambda: store.release({}, deadline=deadline()),

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pgcore.dcs.store import ABSENT, ANYTHING, Key, Refused, Store, Stored, version
+from pgcore.dcs.store import ABSENT, ANYTHING, Key, Refused, Renewal, Store, Stored, version
 from pgcore.testing.store_contract_base import StoreKit
 
 
@@ -109,6 +109,21 @@ class RecordsContract(StoreKit):
         self.put(a, Key.SYNC, "1")
         assert a.delete(Key.SYNC, expect=ABSENT, deadline=self.soon) == Refused()
         assert self.value(a, "sync") == "1"
+
+    def test_clear_removes_everything_whoever_wrote_it_and_the_scope_can_be_used_again(self, join):
+        a, b = join("a"), join("b")
+        for key in (Key.INITIALIZE, Key.CONFIG, Key.OPTIME, Key.STATUS, Key.SYNC, Key.HISTORY):
+            self.put(a, key, "x")
+        a.announce("card", deadline=self.soon)
+        assert a.acquire(force=False, deadline=self.soon)
+        b.clear(deadline=self.soon)
+        for store in (a, b):
+            assert dict(store.read(fresh=True, deadline=self.soon).records) == {}
+        b.clear(deadline=self.soon)  # of nothing
+        assert a.renew({}, deadline=self.soon) is Renewal.GONE
+        a.announce("card", deadline=self.soon)
+        assert b.acquire(force=False, deadline=self.soon)
+        assert set(b.read(fresh=True, deadline=self.soon).records) == {"leader", "members/a"}
 
     def test_of_many_creators_exactly_one_succeeds(self, join):
         stores = [join(name) for name in "abcd"]

@@ -159,6 +159,11 @@ class Etcd2Store:
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
+    def clear(self, *, deadline: Deadline) -> None:
+        """One recursive DELETE."""
+        self._card = None
+        self._call("the removal of everything", lambda client: client.delete(self._path, recursive=True), deadline)
+
     def watch(self, seen: str, *, timeout: float) -> bool:
         """Long polls on the whole scope; the rewriting of an unchanged lock is not a change."""
         waiting = Deadline.after(timeout)

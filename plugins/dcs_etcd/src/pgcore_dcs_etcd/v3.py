@@ -87,9 +87,11 @@ class Etcd3Store:
         return snapshot
 
     def _range(self, *, serializable: bool, deadline: Deadline) -> Answer:
+        return self._gateway.call("/kv/range", self._everything() | ({"serializable": True} if serializable else {}), deadline)
+
+    def _everything(self) -> Json:
         end = self._prefix[:-1] + chr(ord(self._prefix[-1]) + 1)
-        body = {"key": encode(self._prefix), "range_end": encode(end)}
-        return self._gateway.call("/kv/range", body | ({"serializable": True} if serializable else {}), deadline)
+        return {"key": encode(self._prefix), "range_end": encode(end)}
 
     def _snapshot(self, answer: Answer, linearizable: bool) -> Snapshot:
         """The records, noting on the way what has become of our lock and card."""
@@ -265,6 +267,11 @@ class Etcd3Store:
         self._card = None
 
     # -- the rest ------------------------------------------------------------------------------------------------------
+
+    def clear(self, *, deadline: Deadline) -> None:
+        """One deletion of the range."""
+        self._trusted, self._holding, self._card = None, False, None
+        self._wrote(self._gateway.call("/kv/deleterange", self._everything(), deadline))
 
     def watch(self, seen: str, *, timeout: float) -> bool:
         """See ``Store.watch``; a kept-open stream on the whole scope."""

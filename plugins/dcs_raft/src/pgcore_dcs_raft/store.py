@@ -107,6 +107,11 @@ class RaftStore:
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
+    def clear(self, *, deadline: Deadline) -> None:
+        """See ``Store.clear``; key by key."""
+        for path in self.read(fresh=True, deadline=deadline).records:
+            self._decide("delete", path, deadline)
+
     def retime(self, timing: Timing) -> None:
         """See ``Store.retime``."""
         self._timing = timing

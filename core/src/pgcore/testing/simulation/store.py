@@ -230,6 +230,10 @@ class SimulatedStore:
         """Remove the lock."""
         return self._call(deadline, lambda: self._inner.release(riders, deadline=deadline), writes=True)
 
+    def clear(self, *, deadline: Deadline) -> None:
+        """Remove every key."""
+        self._call(deadline, lambda: self._inner.clear(deadline=deadline), writes=True)
+
     def retime(self, timing: Timing) -> None:
         """The lease gets the new ttl at its next extension."""
         self._inner.retime(timing)

@@ -150,6 +150,11 @@ class FileStore:
             state.write(Key.LEADER, None)
             return True
 
+    def clear(self, *, deadline: Deadline) -> None:
+        with self._state(deadline) as state:
+            for path in list(state.records):
+                state.write(path, None)
+
     def watch(self, seen: str, *, timeout: float) -> bool:
         deadline = Deadline.after(timeout)
         while not self._closed.wait(min(LOOK_EVERY_S, deadline.left())) and not deadline.expired:
