@@ -17,11 +17,11 @@ DECISION_FIELDS = ("rule", "because", "took_ms")
 
 
 class PlainFormatter(logging.Formatter):
-    """A line a record. Further lines are indented: a name with a line break, of a key or a member, cannot pass for a record."""
+    """A line a record. Further lines of a message are indented: a name with a line break cannot pass for a record."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The line; control characters and halves of characters as escapes."""
-        text = super().format(record).encode("utf-8", "backslashreplace").decode()
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line; control characters and halves of characters as escapes. A traceback follows as it is."""
+        text = super().formatMessage(record).encode("utf-8", "backslashreplace").decode()
         return text.translate(_ESCAPES).replace("\n", "\n  ")
 
 
