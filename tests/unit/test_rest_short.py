@@ -121,6 +121,13 @@ def test_the_encoded_status_follows_the_board_and_the_clock(server: RestServer, 
     assert (told()["role"], call(server.bound[0], "OPTIONS", "/replica").code) == ("replica", 503)
 
 
+def test_a_bug_costs_one_client_a_500_and_is_logged(server: RestServer, board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    board.publish(replace(leader_status(), timing=None))  # type: ignore[arg-type]
+    assert call(server.bound[0], "OPTIONS", "/health").code == 500
+    assert "REST API failed to answer OPTIONS /health" in caplog.text
+    assert call(server.bound[0], "OPTIONS", "/primary").code == 200
+
+
 def test_checks_are_answered_while_every_worker_waits_for_postgresql(board: Board) -> None:
     release, asked = threading.Event(), threading.Semaphore(0)
 

@@ -234,13 +234,18 @@ class Doorman:
     def _wait_for(self, guest: Guest, events: int) -> None:
         """Attend to this guest again when its socket is ready for that."""
         number = guest.socket.fileno()
-        if number not in self._guests:
-            if len(self._guests) >= MAX_WAITING:
-                self._drop_oldest()
-            self._guests[number] = guest
-            self._selector.register(guest.socket, events, guest)
-        else:
-            self._selector.modify(guest.socket, events, guest)
+        try:
+            if number in self._guests:
+                self._selector.modify(guest.socket, events, guest)
+            else:
+                if len(self._guests) >= MAX_WAITING:
+                    self._drop_oldest()
+                self._selector.register(guest.socket, events, guest)
+                self._guests[number] = guest
+        except OSError as error:
+            logger.debug("REST API cannot wait for %s: %s", guest.address[0], error)
+            self._drop(guest)
+            return
         self._due = guest.until if self._due is None else min(self._due, guest.until)
 
     def _read(self, guest: Guest) -> None:

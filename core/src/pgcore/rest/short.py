@@ -49,7 +49,10 @@ class ShortWay:
         method, target = plain[1].decode(), plain[2].decode()
         if not _at_once(method, target):
             return None
-        answer = self._front.answer(method, target)
+        try:
+            answer = self._front.answer(method, target)
+        except Exception:
+            return None  # the long way meets the same bug, logs it and answers 500
         settings = self._settings()
         response = encode(answer, settings.server_header, settings.headers)
         if logger.isEnabledFor(logging.DEBUG):
