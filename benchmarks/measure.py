@@ -12,7 +12,7 @@ import psycopg2
 
 from harness import Cluster, Node, Writer, wait_for
 from harness.agents import AgentKind
-from harness.cluster import StoreKind
+from harness.stores import StoreKind
 from harness.weight import weigh
 
 WARM_UP_S = 1.5

@@ -17,8 +17,8 @@ import pytest
 
 from harness import Cluster, Gap
 from harness.agents import chosen_agent
-from harness.cluster import StoreKind
 from harness.predecessor import install
+from harness.stores import StoreKind
 
 _open_clusters: list[Cluster] = []
 MEASURED = "measured"

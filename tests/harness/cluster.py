@@ -26,9 +26,10 @@ from harness.logs import newest_first
 from harness.network import Network
 from harness.node import Node, RestAnswer
 from harness.processes import free_port, kill_marked, wait_for
+from harness.store_server import StoreServer
+from harness.stores import SERVERS, StoreKind
 from harness.writer import Writer
 
-StoreKind = Literal["etcd3", "raft"]
 LOG_TAIL_LINES = 60
 HEALTHY_TIMEOUT_S = 90.0
 
@@ -38,7 +39,7 @@ class Cluster:
 
     ``dynamic`` is laid over the bootstrap configuration, ``per_node`` (name to document) over single node files. ``timing`` is
     ``"quick"`` for the shortest the agent allows or ``"default"`` for what a new cluster gets without being told. ``names`` are
-    used in place of n1, n2, ...; a cluster ``beside`` another uses that one's etcd, under a scope of its own.
+    used in place of n1, n2, ...; a cluster ``beside`` another uses that one's store, under a scope of its own.
     """
 
     def __init__(self, *, size: int = 3, store: StoreKind = "etcd3", agent: AgentKind | None = None,
@@ -62,7 +63,7 @@ class Cluster:
             self.ttl, self.loop_wait, self.retry_timeout = self.agent.quick_timing
             self._dynamic = {"ttl": self.ttl, "loop_wait": self.loop_wait, "retry_timeout": self.retry_timeout, **self._dynamic}
         self._guest = beside is not None
-        self.etcd: EtcdServer | None = beside.etcd if beside else self._make_etcd() if store == "etcd3" else None
+        self.server: StoreServer | None = beside.server if beside else self._make_server()
         self._per_node = dict(per_node or {})
         self._writers: list[Writer] = []
         names = list(names) or [f"n{number}" for number in range(1, size + 1)]
@@ -79,15 +80,23 @@ class Cluster:
         # In a namespace of its own every port is free, and this process could not bind the address anyway.
         return 20000 + random.randrange(10000) if self.network else free_port(self._hosts[name])
 
-    def _make_etcd(self) -> EtcdServer:
+    def _make_server(self) -> StoreServer | None:
+        if self.store == "raft":
+            return None
         if self.network is None:
-            return EtcdServer(self.directory, f"{self._base}.1")
+            return SERVERS[self.store](directory=self.directory, host=f"{self._base}.1")
+        assert self.store == "etcd3", f"no {self.store} in a namespace yet"
         address = self.network.add("etcd")
         return EtcdServer(self.directory, address, self.network.prefix("etcd"), 2379, 2380)
 
+    @property
+    def etcd(self) -> EtcdServer | None:
+        """The store if it is etcd, to look inside."""
+        return self.server if isinstance(self.server, EtcdServer) else None
+
     def _store_section(self, name: str, directory: Path) -> dict[str, Any]:
-        if self.etcd is not None:
-            return {"etcd3": {"hosts": [self.etcd.address]}}
+        if self.server is not None:
+            return self.server.section()
         addresses = {peer: f"{self._hosts[peer]}:{port}" for peer, port in self._raft_ports.items()}
         return {"raft": {"data_dir": str(directory / "raft"), "self_addr": addresses[name],
                          "partner_addrs": [address for peer, address in addresses.items() if peer != name]}}
@@ -107,7 +116,7 @@ class Cluster:
                     prefix=self.network.prefix(name) if self.network else ())
 
     def add_node(self, name: str, change: Mapping[str, Any] | None = None) -> Node:
-        """A further node of the same cluster, not started yet (etcd3 only: a raft cluster's members are fixed)."""
+        """A further node of the same cluster, not started yet (not with raft, where the members are fixed)."""
         self._per_node[name] = change or {}
         self._hosts[name] = self._host(name, len(self.nodes) + 2)
         node = self._make_node(name)
@@ -115,9 +124,9 @@ class Cluster:
         return node
 
     def start_store(self) -> None:
-        """Start etcd; with raft the agents are the store."""
-        if self.etcd is not None and not self._guest:
-            self.etcd.start()
+        """Start the store's server; with raft the agents are the store."""
+        if self.server is not None and not self._guest:
+            self.server.start()
 
     def bootstrap(self) -> Cluster:
         """Start store and all agents, wait until all stream, and create the table of the writers."""
@@ -171,10 +180,10 @@ class Cluster:
         """Undo what a test may have left: thaw, start what does not run, and wait until all stream."""
         for writer in self._writers:
             writer.stop()
-        if self.etcd is not None:
-            self.etcd.thaw()
-            if self.etcd.process is None:
-                self.etcd.start()
+        if self.server is not None:
+            self.server.thaw()
+            if self.server.process is None:
+                self.server.start()
         for node in self.nodes:
             if node.running:
                 node.thaw_agent()
@@ -278,8 +287,8 @@ class Cluster:
             for node in self.nodes:
                 if node.process is not None:
                     node.process.wait(5)
-            if self.etcd is not None and not self._guest:
-                self.etcd.kill()
+            if self.server is not None and not self._guest:
+                self.server.kill()
         finally:
             if not os.environ.get("PGCORE_E2E_KEEP"):
                 shutil.rmtree(self.directory, ignore_errors=True)

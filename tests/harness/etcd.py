@@ -11,21 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.processes import free_port, wait_for
-from pgcore.testing.processes import ServerProcess
+from harness.store_server import StoreServer
 
 ANSWER_TIMEOUT_S = 2.0
 
 
-class EtcdServer(ServerProcess):
-    """A single-member etcd with ordinary fsync on an address of its choice, so that it can have a namespace of its own.
+class EtcdServer(StoreServer):
+    """A single-member etcd with ordinary fsync on an address of its choice, so that it can have a namespace of its own."""
 
-    Ports and data survive ``kill`` and ``stop``: ``start`` brings the same store back. ``prefix`` begins its command line.
-    """
+    programs = ("etcd",)
 
     def __init__(self, directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = (),
                  port: int | None = None, peer_port: int | None = None) -> None:
-        super().__init__("etcd", directory / "etcd")
-        self.host, self._prefix = host, prefix
+        super().__init__(directory, host, prefix, name="etcd")
         self.port = port or free_port(host)
         self._peer_port = peer_port or free_port(host)
 
@@ -33,6 +31,10 @@ class EtcdServer(ServerProcess):
     def address(self) -> str:
         """``host:port`` for clients."""
         return f"{self.host}:{self.port}"
+
+    def section(self) -> dict[str, Any]:
+        """The v3 API at this address."""
+        return {"etcd3": {"hosts": [self.address]}}
 
     def command(self) -> Sequence[str]:
         """The argument list to run."""

@@ -1,0 +1,34 @@
+"""What a cluster under test asks of the server its agents share. A further store is a file with a subclass of this."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pgcore.testing.processes import ServerProcess
+
+
+class StoreServer(ServerProcess):
+    """One server on an address of its own. Ports and data survive ``kill`` and ``stop``: ``start`` brings the same store back.
+
+    ``prefix`` begins its command line, for a server in a namespace of its own.
+    """
+
+    programs: ClassVar[tuple[str, ...]] = ()
+    """What must be on PATH for this server."""
+    lease_slack_s: ClassVar[float] = 2.0
+    """How much later than ttl the store may end a lease."""
+
+    def __init__(self, directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = (), *, name: str = "store") -> None:
+        super().__init__(name, directory / name)
+        self.host, self._prefix = host, prefix
+
+    @classmethod
+    def missing(cls) -> str:
+        """What this machine lacks to run the server; empty if nothing."""
+        return ", ".join(program for program in cls.programs if shutil.which(program) is None)
+
+    def section(self) -> dict[str, Any]:
+        """The part of a node file that leads an agent here, ``{"etcd3": {...}}``."""
+        raise NotImplementedError

@@ -1,0 +1,11 @@
+"""Every store with a server of its own that a test cluster can stand on; ``raft`` has none, there the agents are the store."""
+
+from __future__ import annotations
+
+from harness.etcd import EtcdServer
+from harness.store_server import StoreServer
+
+StoreKind = str
+SERVERS: dict[StoreKind, type[StoreServer]] = {
+    "etcd3": EtcdServer,
+}
