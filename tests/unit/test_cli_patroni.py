@@ -83,6 +83,16 @@ def test_every_problem_is_a_line_on_standard_error_in_known_words(tmp_path: Path
     assert any(line.startswith("restapi.listen 127.0.0.2 didn't pass validation: ") for line in lines), lines
 
 
+@pytest.mark.parametrize(("store", "told"), [
+    ({"etcd3": {}}, "etcd3 didn't pass validation: nothing says where etcd is"),
+    ({"etcd3": None, "raft": {"partner_addrs": ["10.0.0.1:1"]}}, "raft.self_addr"),
+    ({"etcd3": None, "raft": {"self_addr": "10.0.0.1:1", "partner_addrs": ["10.0.0.2:1"]}}, "raft.password")])
+def test_what_the_stores_plugin_refuses_is_told_before_the_agent_meets_it(
+        tmp_path: Path, store_port: int, store: dict[str, object], told: str) -> None:
+    done = patroni(tmp_path, "--validate-config", str(node_file(tmp_path, store_port, **store)))
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith(told), done.stderr
+
+
 def test_a_busy_port_counts_unless_it_is_to_be_ignored(tmp_path: Path, store_port: int) -> None:
     path = node_file(tmp_path, store_port, restapi={"listen": f"127.0.0.2:{store_port}"})
     busy = patroni(tmp_path, "--validate-config", str(path))

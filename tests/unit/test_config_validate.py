@@ -25,10 +25,16 @@ class Etcd:
     password: str | None = option(None, secret=True, doc="password")
 
 
+def free_ports() -> tuple[int, int]:
+    """Two that differ."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.2", 0))
+        other.bind(("127.0.0.2", 0))
+        return int(one.getsockname()[1]), int(other.getsockname()[1])
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.2", 0))
-        return int(probe.getsockname()[1])
+    return free_ports()[0]
 
 
 @pytest.fixture
@@ -48,10 +54,11 @@ def node(tmp_path: Path, listener: int) -> dict[str, Any]:
     for name in PROGRAMS:
         (programs / name).write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 15.4 (Debian)'\n")
         (programs / name).chmod(0o755)
-    return {"scope": "demo", "name": "node1", "restapi": {"listen": f"127.0.0.2:{free_port()}"},
+    rest, server = free_ports()
+    return {"scope": "demo", "name": "node1", "restapi": {"listen": f"127.0.0.2:{rest}"},
             "etcd3": {"hosts": [f"127.0.0.2:{listener}"]},
             "bootstrap": {"dcs": {"ttl": 30}},
-            "postgresql": {"listen": f"127.0.0.2:{free_port()}", "data_dir": str(tmp_path / "data"), "bin_dir": str(programs),
+            "postgresql": {"listen": f"127.0.0.2:{server}", "data_dir": str(tmp_path / "data"), "bin_dir": str(programs),
                            "authentication": {"superuser": {"username": "postgres"}, "replication": {"username": "r"}},
                            "os_user": "nobody"}}
 

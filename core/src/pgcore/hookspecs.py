@@ -58,13 +58,15 @@ class StoreBackend:
 
     ``open`` imports the client library and may raise ConfigError or StoreRejectedError; an unreachable store is not an error
     there, the verbs report it. ``ttl_floor(section)`` is the smallest ttl in seconds the backend can honour, with the reason
-    as text for the error message.
+    as text for the error message. ``check(section)`` raises ConfigError for a section that ``open`` would refuse, without side
+    effects: `pgcore validate` asks it.
     """
 
     name: str
     section: type
     open: Callable[[StoreRequest], Store]
     ttl_floor: Callable[[object], tuple[int, str]] = lambda section: (5, "")
+    check: Callable[[object], None] = lambda section: None
 
 
 # -- replica creation and bootstrap --------------------------------------------------------------------------

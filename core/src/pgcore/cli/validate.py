@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import click
 
 from pgcore.cli.context import Session, section_types
 from pgcore.config.environment import take_environment
-from pgcore.config.load import Origin, examine, load_client
+from pgcore.config.load import Draft, Origin, examine, load_client
 from pgcore.config.validate import Problem, masked, validate
-from pgcore.errors import ConfigErrors, PluginError
+from pgcore.errors import ConfigError, ConfigErrors, PluginError
 from pgcore.registry import Registry
 
 
@@ -43,23 +43,41 @@ def validate_file(session: Session, path: str | None, ignore_listen_port: bool, 
 
 def problems(path: str | None, environ: Mapping[str, str], *, ignore_listen_port: bool) -> list[Problem]:
     """Everything that is wrong with the configuration of a node and with the plugins it names (config 19)."""
-    types, found = _section_types(path, environ)
-    return [*found, *validate(path, environ, types, ignore_listen_port=ignore_listen_port)]
+    registry = Registry()
+    types, found = _section_types(registry, path, environ)
+    found += validate(path, environ, types, ignore_listen_port=ignore_listen_port)
+    return [*_store_problems(registry, _draft(path, environ, types), {problem.path for problem in found}), *found]
 
 
 def print_local(path: str | None, environ: Mapping[str, str], *, secrets: bool) -> None:
     """The merged local configuration as YAML on standard output, as far as it can be read."""
     import yaml
 
-    types, _ = _section_types(path, environ)
-    tree = examine(Origin(path, take_environment(dict(environ), types), types)).tree
+    types, _ = _section_types(Registry(), path, environ)
+    tree = _draft(path, environ, types).tree
     click.echo(yaml.safe_dump(tree if secrets else masked("", tree), sort_keys=False, allow_unicode=True), nl=False)
 
 
-def _section_types(path: str | None, environ: Mapping[str, str]) -> tuple[dict[str, type], list[Problem]]:
+def _draft(path: str | None, environ: Mapping[str, str], types: Mapping[str, type]) -> Draft:
+    return examine(Origin(path, take_environment(dict(environ), types), types))
+
+
+def _section_types(registry: Registry, path: str | None, environ: Mapping[str, str]) -> tuple[dict[str, type], list[Problem]]:
     try:
-        return section_types(Registry(), load_client(path, dict(environ), {}).tree, environ), []
+        return section_types(registry, load_client(path, dict(environ), {}).tree, environ), []
     except ConfigErrors:
         return {}, []  # validate() reports the same and more
     except PluginError as error:
         return {}, [Problem("error", error.plugin, None, error.problem, error.hint)]
+
+
+def _store_problems(registry: Registry, draft: Draft, told: Collection[str]) -> Iterator[Problem]:
+    """What each store's plugin has against its section, unless that is said already."""
+    for name, backend in registry.stores().items():
+        section = draft.plugin_sections.get(name)
+        if section is None or any(path.startswith(name) for path in told):
+            continue
+        try:
+            backend.check(section)
+        except ConfigError as error:
+            yield Problem("error", error.path, None, error.problem, error.hint, draft.places(error.path))

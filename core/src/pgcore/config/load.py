@@ -338,6 +338,7 @@ def _check_node(draft: Draft) -> None:
         if text is not None and (not text.strip() or "/" in text):
             draft.fail(path, f"wants a name without slashes, has {text!r}", "use letters, digits, - and _")
     for path, value, least in (("thread_pool_size", node.thread_pool_size, _MIN_THREADS),
+                               ("restapi.thread_pool_size", draft.sections["restapi"].thread_pool_size, _MIN_THREADS),
                                ("thread_stack_size", node.thread_stack_size, _MIN_STACK)):
         if value < least:
             draft.warn(path, f"is {value}; {least} is used", f"set at least {least}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pgcore.plugin import Store, StoreBackend, StoreRequest, hookimpl
-from pgcore_dcs_etcd.section import Etcd3Section
+from pgcore_dcs_etcd.section import Etcd3Section, check
 
 
 def open_store(request: StoreRequest) -> Store:
@@ -18,4 +18,5 @@ def open_store(request: StoreRequest) -> Store:
 @hookimpl
 def pgcore_stores() -> Iterable[StoreBackend]:
     """etcd by its v3 API."""
-    return [StoreBackend("etcd3", Etcd3Section, open_store, lambda section: (5, "etcd rounds short leases up"))]
+    return [StoreBackend("etcd3", Etcd3Section, open_store, lambda section: (5, "etcd rounds short leases up"),
+                         lambda section: check(section, "etcd3"))]

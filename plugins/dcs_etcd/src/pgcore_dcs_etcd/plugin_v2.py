@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pgcore.plugin import Store, StoreBackend, StoreRequest, hookimpl
-from pgcore_dcs_etcd.section import EtcdSection
+from pgcore_dcs_etcd.section import EtcdSection, check
 
 
 def open_store(request: StoreRequest) -> Store:
@@ -18,4 +18,5 @@ def open_store(request: StoreRequest) -> Store:
 @hookimpl
 def pgcore_stores() -> Iterable[StoreBackend]:
     """etcd by its v2 API."""
-    return [StoreBackend("etcd", EtcdSection, open_store, lambda section: (5, "etcd drops expired keys once in 500 ms"))]
+    return [StoreBackend("etcd", EtcdSection, open_store, lambda section: (5, "etcd drops expired keys once in 500 ms"),
+                         lambda section: check(section, "etcd"))]

@@ -79,6 +79,12 @@ def place(section: EtcdSection, name: str) -> Place:
                  bool(section.proxy or section.use_proxies), username, password)
 
 
+def check(section: object, name: str) -> None:
+    """Raises ConfigError for what no store can be opened with."""
+    assert isinstance(section, EtcdSection)
+    place(section, name)
+
+
 def _url(name: str, key: str, protocol: str, entry: str, default_port: int) -> str:
     entry = entry.strip()
     parts = urlsplit(entry if "://" in entry else f"{protocol}://{entry}")

@@ -46,6 +46,12 @@ def checked(section: RaftSection, *, observer: bool) -> RaftSection:
     return section
 
 
+def check(section: object) -> None:
+    """Raises ConfigError for what a voter cannot start with."""
+    assert isinstance(section, RaftSection)
+    checked(section, observer=False)
+
+
 def members(section: RaftSection) -> tuple[str, ...]:
     """Every configured voter, this node first, each once, in the form pysyncobj takes."""
     configured = ([section.self_addr] if section.self_addr else []) + list(section.partner_addrs)
@@ -116,4 +122,4 @@ def open_store(request: StoreRequest) -> Store:
 def pgcore_stores() -> Iterable[StoreBackend]:
     """The backend ``raft``."""
     return [StoreBackend(name="raft", section=RaftSection, open=open_store,
-                         ttl_floor=lambda section: (TTL_FLOOR_S, "an election has to fit into it several times"))]
+                         ttl_floor=lambda section: (TTL_FLOOR_S, "an election has to fit into it several times"), check=check)]
