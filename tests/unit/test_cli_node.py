@@ -114,6 +114,17 @@ def test_plugins_are_shown_as_an_agent_with_this_file_uses_them(tmp_path: Path) 
     assert alone["etcd3"] == alone["raft"] == alone["initdb"] == "available" and "consul" not in alone
 
 
+def test_the_agent_takes_the_file_of_the_global_option_too(tmp_path: Path) -> None:
+    path = tmp_path / "node.yml"
+    path.write_text("scope: [\n")
+    for arguments in (("-c", str(path), "run"), ("run", str(path))):
+        done = pgcore(*arguments, PGCORE_SCOPE="elsewhere")
+        assert done.returncode == 1 and done.stderr.startswith(f"pgcore: {path}:"), done.stderr
+    for arguments in (("-c", str(path), "run", str(path)), ("-d", "etcd3://127.0.0.1", "run"), ("-k", "run"), ("run", "a", "b")):
+        done = pgcore(*arguments)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     done = pgcore("-c", str(tmp_path / "none.yml"), "plugins")
     assert done.returncode == 1 and "none.yml" in done.stderr and "Traceback" not in done.stderr

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pgcore import PATRONI_VERSION, __version__
 from pgcore.cli.context import Session
@@ -104,13 +105,26 @@ def group(ctx: click.Context, config_file: str | None, dcs_url: str | None, inse
 
 
 @group.command("run")
-@click.argument("config", required=False)
-def run_agent(config: str | None) -> None:
+@click.argument("config", required=False, metavar="[FILE]")
+@click.pass_context
+def run_agent(ctx: click.Context, config: str | None) -> None:
     """Run the agent of this node until it is told to stop.
 
-    Reached only with options before the word ``run``; the program then begins anew, as the agent forks its guard first of all.
+    \b
+    FILE is its configuration, a file or a directory; it may also stand before, as -c FILE.
+    Without one the variables PGCORE_* and PATRONI_* configure it.
     """
-    os.execv(sys.executable, [sys.executable, "-m", "pgcore", "run", *([config] if config else [])])
+    # reached only with options before the word ``run``; the program begins anew, as the agent forks its guard first of all
+    assert ctx.parent is not None
+    typed = {name: value for name, value in ctx.parent.params.items()
+             if ctx.parent.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    before = typed.pop("config_file", None)
+    if typed:
+        raise click.UsageError(f"--{next(iter(typed)).replace('_', '-')} is for the other commands: the agent's file says it all")
+    if config and before:
+        raise click.UsageError(f"two configurations are named, {before} and {config}: name one")
+    file = config or before
+    os.execv(sys.executable, [sys.executable, "-m", "pgcore", "run", *([file] if file else [])])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
