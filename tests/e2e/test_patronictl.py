@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,22 @@ FORMATS = ("pretty", "tsv", "json", "yaml")
 TRIES = 5
 """Positions and states move between two looks; the programs look at the same moment, and again if they differ."""
 LOGIN = {"PGUSER": "postgres", "PGPASSWORD": SUPERUSER_PASSWORD, "PGDATABASE": "postgres", "PGTZ": "UTC"}
+
+
+WORDS = """
+import importlib, json, sys
+import click
+module, name = sys.argv[1:]
+root = getattr(importlib.import_module(module), name)
+context = click.Context(root)
+found = {}
+for word in ["", *root.list_commands(context)]:
+    params = (root.get_command(context, word) if word else root).params
+    found[word] = [sorted(text for one in params for text in (*one.opts, *one.secondary_opts) if text.startswith("-")),
+                   [[one.nargs, one.required] for one in params if isinstance(one, click.Argument)]]
+print(json.dumps(found))
+"""
+"""Options and the shape of arguments of every command of a program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +128,18 @@ def test_one_string_leads_to_the_primary_and_to_a_standby_before_and_after_a_swi
     assert shown.stdout == "f\n"
 
 
+def test_every_command_takes_every_option_and_the_same_arguments(pair: Pair) -> None:
+    def words(python: Path, module: str, name: str) -> dict[str, list[list[str]]]:
+        found: dict[str, list[list[str]]] = json.loads(pair.run(python, "-c", WORDS, module, name)[1])
+        return found
+
+    theirs = words(pair.theirs.with_name("python"), "patroni.ctl", "ctl")
+    ours = words(Path(sys.executable), "pgcore.cli.main", "group")
+    assert len(theirs) == 20
+    for command, (options, arguments) in theirs.items():
+        assert set(options) <= set(ours[command][0]) and arguments == ours[command][1], command
+
+
 @pytest.mark.parametrize("style", FORMATS)
 def test_tables_are_the_same_in_every_format(pair: Pair, style: str) -> None:
     members = pair.same("list", "-f", style)
@@ -139,6 +170,31 @@ def test_a_file_a_url_and_a_document_lead_to_the_same_cluster(pair: Pair) -> Non
     assert pair.both("-c", "/nonexistent.yml", "list") == [(1, ""), (1, "")]
     assert pair.both("list", **nowhere) == [(0, ""), (0, "")]
     assert pair.both("list", "-f", "xml") == [(2, ""), (2, "")]
+
+
+def test_a_terminal_that_watches_is_cleared_until_it_is_interrupted(pair: Pair) -> None:
+    """But not by query, whose rows are kept."""
+    for arguments, clears in ((("list", "-w", "0.2"), True), (("query", "-W", "-w", "0.2", "-c", "SELECT 'demo' AS x"), False)):
+        outside, inside = pty.openpty()
+        program = subprocess.Popen([pair.ours, *arguments], stdin=inside, stdout=inside, stderr=inside, env=pair.environ)
+        os.close(inside)
+        shown = b""
+        while shown.count(b"demo") < 3:
+            shown += os.read(outside, 4096)
+        program.send_signal(signal.SIGINT)
+        with suppress(OSError):  # the terminal ends with the program
+            while more := os.read(outside, 4096):
+                shown += more
+        assert program.wait(30) == 1
+        os.close(outside)
+        assert (b"\x1b[2J" in shown, b"Aborted!" in shown) == (clears, True)
+
+
+def test_bash_completes_the_members_of_the_running_cluster(pair: Pair) -> None:
+    for line, offered in (("restart demo n", "n1 n2 n3"), ("dsn -m n", "n1 n2 n3"), ("version nosuch n", "")):
+        words = f"patronictl {line}"
+        found = pair.run(pair.ours, _PATRONICTL_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))
+        assert " ".join(word.partition(",")[2] for word in found[1].split()) == offered, found
 
 
 @pytest.mark.parametrize("style", FORMATS)
