@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -10,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 import venv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from pgcore.testing.processes import EtcdServer, free_port
 ROOT = Path(__file__).resolve().parents[2]
 BIN_DIR = "/usr/lib/postgresql/15/bin"
 TOY = ROOT / "tests" / "downstream" / "dcs_file"
+NOTES = ROOT / "tests" / "downstream" / "notes"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A wheel of every distribution, by the folder it was built from."""
     target = tmp_path_factory.mktemp("wheels")
     found = {}
-    for folder in (ROOT / "core", *(path.parent for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))), TOY):
+    for folder in (ROOT / "core", *(path.parent for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))), TOY, NOTES):
         built = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", target / folder.name, folder],
                                capture_output=True, text=True, check=False)
         assert built.returncode == 0, built.stdout + built.stderr
@@ -64,10 +68,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory: pytest.TempPathFactory, wheels: dict[str, Path]) -> Environment:
-    """An environment with the core, its kit and the toy plugin."""
+    """An environment with the core, its kit and the toy plugins."""
     environment = Environment(tmp_path_factory.mktemp("stranger"))
     venv.create(environment.path, with_pip=True)
-    environment.pip_install(f"{wheels['core']}[testing]", wheels["dcs_file"])
+    environment.pip_install(f"{wheels['core']}[testing]", wheels["dcs_file"], wheels["notes"])
     return environment
 
 
@@ -106,6 +110,14 @@ def test_the_list_for_people_has_a_line_per_plugin(stranger: Environment) -> Non
     assert line.split() == ["file", "pgcore-dcs-file", "3.2.1", "available", "stores"]
 
 
+def test_endpoints_metrics_and_commands_of_a_plugin_are_listed_where_people_look(stranger: Environment) -> None:
+    row = stranger.plugins()["notes"]
+    assert (row["distribution"], row["version"], row["state"]) == ("pgcore-notes", "2.0.1", "available")
+    assert row["hooks"] == ["pgcore_metrics", "pgcore_rest_routes"]
+    assert "Commands of plugins:\n  notes  of pgcore-notes 2.0.1\n" in stranger.must("pgcore", "--help")
+    assert "Show the notes of all members" in stranger.must("pgcore", "notes", "--help")
+
+
 def test_the_kit_proves_the_toy_store(stranger: Environment) -> None:
     alone = ("--confcutdir", TOY / "tests")  # a stranger has nothing of this tree's
     closing = stranger.must("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *alone, TOY / "tests").splitlines()[-1]
@@ -138,7 +150,7 @@ def test_bad_neighbours_are_reported_and_stop_only_who_selects_them(stranger: En
 
 
 def test_our_own_plugins_install_beside_it_without_a_search(stranger: Environment, wheels: dict[str, Path]) -> None:
-    ours = [wheel for name, wheel in wheels.items() if name not in ("core", "dcs_file")]
+    ours = [wheel for name, wheel in wheels.items() if name not in ("core", "dcs_file", "notes")]
     began = time.monotonic()
     stranger.pip_install(*ours)
     assert time.monotonic() - began < 120, "pip went looking through old releases: bound the requirement it could not settle"
@@ -147,12 +159,32 @@ def test_our_own_plugins_install_beside_it_without_a_search(stranger: Environmen
     assert [rows[name]["state"] for name in ("etcd", "etcd3", "raft")] == ["available"] * 3, rows
 
 
-@pytest.mark.server
-@pytest.mark.skipif(shutil.which("etcd") is None, reason="needs etcd")
-def test_an_agent_from_the_wheels_founds_a_cluster_on_etcd(
-        stranger: Environment, wheels: dict[str, Path], tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Running:
+    """A node from the wheels."""
+
+    rest: str
+    etcd: str
+    agent: subprocess.Popen[bytes]
+    log: Path
+
+    def ask(self, method: str, path: str, body: Any = None, login: str = "") -> tuple[int, str]:
+        """Code and text of an answer."""
+        token = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()} if login else {}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.rest + path, data, token, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+@pytest.fixture(scope="module")
+def running(stranger: Environment, wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """An agent from the wheels that has founded a cluster on etcd and uses the plugin ``notes``."""
     stranger.pip_install(wheels["dcs_etcd"])
-    place = Path(tempfile.mkdtemp(prefix="pgcore-downstream-"))
+    tmp_path, place = tmp_path_factory.mktemp("running"), Path(tempfile.mkdtemp(prefix="pgcore-downstream-"))
     place.chmod(0o755)
     etcd = EtcdServer(tmp_path)
     etcd.start()
@@ -160,17 +192,20 @@ def test_an_agent_from_the_wheels_founds_a_cluster_on_etcd(
     users = {"superuser": {"username": "postgres", "password": "su"}, "replication": {"username": "replicator", "password": "re"}}
     node = tmp_path / "node.yml"
     node.write_text(json.dumps({
-        "scope": "wheels", "name": "a", "etcd3": {"host": etcd.url.removeprefix("http://")},
-        "restapi": {"listen": f"127.0.0.1:{rest}", "connect_address": f"127.0.0.1:{rest}"}, "bootstrap": {"dcs": {}},
+        "scope": "wheels", "name": "a", "etcd3": {"host": etcd.url.removeprefix("http://")}, "plugins": {"use": ["notes"]},
+        "restapi": {"listen": f"127.0.0.1:{rest}", "connect_address": f"127.0.0.1:{rest}",
+                    "authentication": {"username": "api", "password": "secret"}}, "bootstrap": {"dcs": {}},
         "postgresql": {"listen": f"127.0.0.1:{port}", "connect_address": f"127.0.0.1:{port}", "data_dir": str(place / "data"),
                        "pgpass": str(place / "pgpass"), "authentication": users,
                        "bin_dir": os.environ.get("PGCORE_BIN_DIR", BIN_DIR),
                        "parameters": {"unix_socket_directories": str(place / "socket")},
                        "pg_hba": ["local all all trust", "host all all 127.0.0.1/32 trust"]}}))
-    log = (tmp_path / "agent.log").open("w")
-    agent = subprocess.Popen([stranger.path / "bin" / "pgcore", "run", node], stdout=log, stderr=log, cwd=stranger.path)
+    log = tmp_path / "agent.log"
+    with log.open("w") as output:
+        agent = subprocess.Popen([stranger.path / "bin" / "pgcore", "run", node], stdout=output, stderr=output, cwd=stranger.path)
     try:
-        assert answers(f"http://127.0.0.1:{rest}/primary", 60), (tmp_path / "agent.log").read_text()[-3000:]
+        assert answers(f"http://127.0.0.1:{rest}/primary", 60), log.read_text()[-3000:]
+        yield Running(f"http://127.0.0.1:{rest}", etcd.url, agent, log)
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(60) == 0
     finally:
@@ -178,6 +213,29 @@ def test_an_agent_from_the_wheels_founds_a_cluster_on_etcd(
         agent.wait()
         etcd.stop()
         shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.server
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="needs etcd")
+def test_an_agent_from_the_wheels_founds_a_cluster_on_etcd(running: Running) -> None:
+    assert running.ask("GET", "/primary")[0] == 200
+
+
+@pytest.mark.server
+@pytest.mark.skipif(shutil.which("etcd") is None, reason="needs etcd")
+def test_a_running_agent_has_the_endpoint_the_metric_and_the_command_of_a_plugin(running: Running, stranger: Environment) -> None:
+    assert running.ask("POST", "/notes", {"text": "no password"})[0] == 401
+    assert running.ask("POST", "/notes", {"text": "disk replaced"}, "api:secret") == (201, '{"notes": 1}')
+    assert running.ask("POST", "/notes", [], "api:secret") == (422, "a note is an object with a text")
+    code, text = running.ask("GET", "/notes")
+    assert (code, json.loads(text)) == (200, {"member": "a", "leader": True, "notes": ["disk replaced"]})
+    assert 'pgcore_plugin_notes{scope="wheels",name="a",plugin="notes",role="primary"} 1' in running.ask("GET", "/metrics")[1]
+    described = json.loads(running.ask("GET", "/openapi.json")[1])["paths"]["/notes"]
+    assert described["get"]["summary"] == "The notes left on this node." and "security" not in described["get"]
+    assert described["post"]["security"] and {"201", "422", "401"} <= set(described["post"]["responses"])
+    shown = stranger.must("pgcore", "-d", running.etcd.replace("http://", "etcd3://"), "notes", "wheels")
+    assert shown == "a: disk replaced\n"
+    assert "Traceback" not in running.log.read_text()
 
 
 def answers(url: str, within_s: float) -> bool:

@@ -1,0 +1,1 @@
+"""Notes about a node of a cluster, kept by its agent."""
