@@ -148,3 +148,20 @@ def test_a_mistake_in_the_section_of_a_plugin_ends_the_start_with_file_and_key(
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert str(path) in ended.stderr and told in ended.stderr
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(("path", "told"), [
+    ("/config", "plugin thief: pgcore_rest_routes brings GET /config, but /config is an endpoint of pgcore"),
+    ("/my-leader", "plugin thief: pgcore_rest_routes brings GET /my-leader, but a GET of that path is a health check"),
+])  # fmt: skip
+def test_an_endpoint_that_is_taken_ends_the_start_and_names_the_plugin(
+    tmp_path: Path, plugins: Plugins, path: str, told: str
+) -> None:
+    plugins.install("thief", f"@hookimpl\ndef pgcore_rest_routes(): return [Route('GET', {path!r}, None)]\n")
+    node_file = write_node_file(tmp_path, {"etcd3": None, "toy_store": {}, "plugins": {"use": ["thief"]}})
+    command, environment = [sys.executable, "-m", "pgcore", "run", str(node_file)], {"PATH": os.environ["PATH"]}
+    environment["PYTHONPATH"] = os.pathsep.join([str(plugins.folder), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert told in ended.stderr
+    assert not (tmp_path / "data").exists()
