@@ -125,6 +125,19 @@ def test_what_a_server_hides_or_refuses_is_told_in_one_line(server: tuple[Cluste
             assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_a_password_is_asked_for_where_the_server_wants_one(server: tuple[Cluster, Node]) -> None:
+    _, node = server
+    for typed, code in ((f"{SUPERUSER_PASSWORD}\n", 0), ("wrong\n", 1), ("", 1)):
+        asked = subprocess.run(
+            [sys.executable, "-m", "pgcore", "generate-config", "--dsn", f"host={node.host} port={node.pg_port} user=postgres"],
+            input=typed, capture_output=True, text=True, timeout=60, env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
+            start_new_session=True)  # without a terminal, so that it is read from here
+        assert asked.returncode == code and "Password of postgres" in asked.stderr, asked
+        assert "Traceback" not in asked.stderr and not (typed and typed.strip() in asked.stderr)
+        assert code or yaml.safe_load(asked.stdout)["postgresql"]["authentication"]["superuser"] == {
+            "username": "postgres", "password": SUPERUSER_PASSWORD}
+
+
 def test_the_names_and_files_of_a_server_on_its_socket(server: tuple[Cluster, Node]) -> None:
     """Trusted on the socket, a file of settings in another directory: as distributions lay servers out."""
     _, node = server

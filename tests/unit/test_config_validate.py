@@ -210,6 +210,12 @@ def test_broken_yaml_and_missing_files(tmp_path: Path) -> None:
     assert "Config is empty." in only(validate(None, {}, {})).problem
 
 
+def test_parameters_that_a_role_cannot_have_of_its_own_are_told(tmp_path: Path, node: dict[str, Any]) -> None:
+    changes = {"postgresql": {"parameters_standby_leader": {"max_connections": 7, "work_mem": "1MB"}}}
+    problem = only(check(tmp_path, node, changes))
+    assert (problem.level, problem.path) == ("warning", "postgresql.parameters_standby_leader.max_connections")
+
+
 def test_problems_are_one_line_and_hide_secrets(tmp_path: Path, node: dict[str, Any]) -> None:
     problem = only(check(tmp_path, node, {"etcd3": {"password": ["hush"]}}))
     assert problem.value == "***" and "hush" not in str(problem) and "\n" not in str(problem)

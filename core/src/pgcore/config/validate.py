@@ -17,8 +17,8 @@ from pgcore.config.document import FILL_IN, unfilled
 from pgcore.config.dynamic import Notes, read_document
 from pgcore.config.environment import take_environment
 from pgcore.config.load import Draft, Origin, examine
-from pgcore.config.parameters import local_parameters
-from pgcore.config.sections import DISTRIBUTION_OF, PostgresqlSection, RestapiSection
+from pgcore.config.parameters import local_parameters, role_parameters
+from pgcore.config.sections import DISTRIBUTION_OF, ROLE_WORDS, PostgresqlSection, RestapiSection
 from pgcore.config.server import local_address
 from pgcore.config.values import split_address, split_addresses, split_list
 from pgcore.errors import ConfigError
@@ -293,7 +293,10 @@ def _check_data_dir(draft: Draft, folder: str, major: str | None) -> None:
 # -- values --------------------------------------------------------------------------------------------------------------------
 
 def _check_parameters(draft: Draft) -> None:
-    local_parameters(draft.sections["postgresql"].parameters, "postgresql.parameters", draft.warn)
+    section = draft.sections["postgresql"]
+    local_parameters(section.parameters, "postgresql.parameters", draft.warn)
+    for word in ROLE_WORDS:
+        role_parameters(getattr(section, f"parameters_{word}"), f"postgresql.parameters_{word}", draft.warn)
 
 
 def _check_seed(draft: Draft) -> None:
