@@ -239,13 +239,20 @@ class Node:
     # REST
 
     def request(self, method: str, path: str, body: Any = None, timeout_s: float = REST_TIMEOUT_S, *,
-                authenticated: bool = True) -> RestAnswer | None:
-        """One REST call, by default with the credentials of the test cluster; ``None`` when nobody answers."""
+                authenticated: bool = True, raw_body: str | None = None) -> RestAnswer | None:
+        """One REST call, by default with the credentials of the test cluster; ``None`` when nobody answers.
+
+        ``raw_body`` is sent as it is. Without a body no length is sent either.
+        """
         link = http.client.HTTPConnection(self.host, self.rest_port, timeout=timeout_s)
         token = base64.b64encode(f"{REST_USER}:{REST_PASSWORD}".encode()).decode()
         headers = {"Authorization": f"Basic {token}"} if authenticated else {}
         try:
-            link.request(method, path, None if body is None else json.dumps(body), headers)
+            link.putrequest(method, path)
+            text = json.dumps(body) if body is not None else raw_body
+            for name, value in (headers if text is None else headers | {"Content-Length": str(len(text.encode()))}).items():
+                link.putheader(name, value)
+            link.endheaders(None if text is None else text.encode())
             answer = link.getresponse()
             return RestAnswer(answer.status, answer.read().decode(errors="replace"))
         except (OSError, http.client.HTTPException):

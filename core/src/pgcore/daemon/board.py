@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from pgcore import threads
@@ -97,10 +97,10 @@ class Board:
             if self._status is not None:
                 self._status = replace(self._status, task=task_fields(task), task_since=task.since)
 
-    def after(self, moment: Instant, timeout: float) -> Status | None:
-        """The first status observed after this moment, or the present one after ``timeout`` seconds."""
+    def until(self, shows: Callable[[Status], bool], timeout: float) -> Status | None:
+        """The first status that shows what is wanted, or the present one after ``timeout`` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._status is not None and self._status.at > moment, timeout)
+            self._changed.wait_for(lambda: self._status is not None and shows(self._status), timeout)
             return self._status
 
     def wait(self, seen: Status | None, timeout: float) -> Status | None:

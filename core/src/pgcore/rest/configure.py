@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from pgcore.clock import now
-from pgcore.daemon.board import Board
+from pgcore.config.document import equal
+from pgcore.daemon.board import Board, Status
 from pgcore.daemon.mailbox import ChangeConfig, Mailbox
 from pgcore.errors import PgcoreError
 from pgcore.model.basics import Json
@@ -27,7 +28,7 @@ class ConfigDoor:
         status = self._board.status
         if status is None or status.cluster is None:
             return Reply(503, "the store did not answer in the last heartbeat", page=True)
-        asked, patience = now(), status.timing.retry_timeout + status.timing.loop_wait
+        patience = status.timing.retry_timeout + status.timing.loop_wait
         try:
             changed = self._mailbox.ask(ChangeConfig(document, merge)).result(patience)
         except FutureTimeoutError:
@@ -39,5 +40,10 @@ class ConfigDoor:
             return Reply(503, "there is no valid /config key to merge into; PUT writes a whole document", page=True)
         if changed.conflict:
             return Reply(409, "somebody else has changed the configuration at the same moment: read it and try again", page=True)
-        self._board.after(asked, SHOWN_S)
+        self._board.until(lambda status: equal(_stored(status), changed.document), SHOWN_S)
         return Reply(200, json.dumps(changed.document))
+
+
+def _stored(status: Status) -> Mapping[str, Json] | None:
+    config = status.cluster.config if status.cluster else None
+    return config.document if config else None

@@ -135,7 +135,7 @@ class FrontDoor:
             return seen
         try:
             self._wake("GET /cluster")
-            return self._board.after(asked, LOOK_S)
+            return self._board.until(lambda status: status.at > asked, LOOK_S)
         finally:
             self._looking.release()
 

@@ -19,7 +19,7 @@ from pgcore.daemon.board import Board, Status
 from pgcore.daemon.mailbox import Mailbox, ReloadConfig, WriteFailover
 from pgcore.errors import PgcoreError
 from pgcore.model.basics import Instant, Json
-from pgcore.model.cluster import ClusterView, Member
+from pgcore.model.cluster import ClusterView, FailoverRequest, Member
 from pgcore.model.world import PeerView
 
 SLICE_S = 1.0
@@ -109,10 +109,10 @@ class Management:
             moment = moment_of(ask.scheduled_at, "switchover")
             if isinstance(moment, Reply):
                 return moment
-            asked, letter = now(), WriteFailover(ask.leader, ask.candidate, moment.isoformat())
+            letter = WriteFailover(ask.leader, ask.candidate, moment.isoformat())
             failed = self._write(ask, letter, status)
             if failed is None:
-                self._board.after(asked, SHOWN_S)
+                self._board.until(lambda status: _scheduled_at(status) == letter.scheduled_at, SHOWN_S)
             return failed or Reply(202, f"{ask.action.title()} scheduled")
         refusal = refused_by_cluster(ask, status.synchronous, status.cluster, self._look)
         if refusal is not None:
@@ -123,15 +123,14 @@ class Management:
     def cancel_switchover(self) -> Reply:
         """``DELETE /switchover``: drop a scheduled one, if it is still the one that was seen."""
         status = self._board.status
-        view = status.cluster if status else None
-        if status is None or view is None:
+        if status is None or status.cluster is None:
             return Reply(503, "the store did not answer in the last heartbeat", page=True)
-        if view.failover is None or not view.failover.scheduled_at:
+        scheduled = _scheduled(status)
+        if scheduled is None:
             return Reply(404, "no switchover is scheduled")
-        asked = now()
-        written = self._ask(WriteFailover(version=view.failover.version), status)
+        written = self._ask(WriteFailover(version=scheduled.version), status)
         if written:
-            self._board.after(asked, SHOWN_S)
+            self._board.until(lambda status: _scheduled(status) is None, SHOWN_S)
             return Reply(200, "scheduled switchover deleted")
         return Reply(409 if written is False else 503, "the request in the store has changed meanwhile" if written is False else
                      "the store did not answer: the scheduled switchover may or may not be deleted", page=True)
@@ -173,6 +172,16 @@ class Management:
             if deadline.expired:
                 break
         return Reply(503, f"{word} status unknown")
+
+
+def _scheduled(status: Status) -> FailoverRequest | None:
+    request = status.cluster.failover if status.cluster else None
+    return request if request is not None and request.scheduled_at else None
+
+
+def _scheduled_at(status: Status) -> str | None:
+    request = _scheduled(status)
+    return request.scheduled_at if request else None
 
 
 def _patience(status: Status) -> float:

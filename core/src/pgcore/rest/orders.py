@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from pgcore.clock import Deadline, now
+from pgcore.clock import Deadline
 from pgcore.config.values import parse_bool, parse_int
 from pgcore.daemon.board import Board, Status
 from pgcore.daemon.mailbox import CancelRestart, CarryOut, Mailbox, ScheduleRestart
@@ -53,24 +53,22 @@ class NodeOrders:
         if order.timeout_s is not None:
             shown["timeout"] = int(order.timeout_s)
         letter = ScheduleRestart(order, moment.timestamp(), {"schedule": moment.isoformat(), **shown})
-        asked = now()
         answer = self._wait(self._mailbox.ask(letter), _beat_s(status))
         if answer is None:
             return Reply(503, "restart status unknown")
         if not answer:
             return Reply(409, "Another restart is already scheduled")
-        self._board.after(asked, SHOWN_S)
+        self._board.until(lambda status: status.scheduled_restart is not None, SHOWN_S)
         return Reply(202, "Restart scheduled")
 
     def cancel_restart(self) -> Reply:
         """``DELETE /restart``."""
-        asked = now()
         answer = self._wait(self._mailbox.ask(CancelRestart()), _beat_s(self._board.status))
         if answer is None:
             return Reply(503, "the heartbeat did not answer: the scheduled restart may or may not be deleted")
         if not answer:
             return Reply(404, "no restarts are scheduled")
-        self._board.after(asked, SHOWN_S)
+        self._board.until(lambda status: status.scheduled_restart is None, SHOWN_S)
         return Reply(200, "scheduled restart deleted")
 
     def reinitialize(self, body: dict[str, Json]) -> Reply:
