@@ -195,6 +195,11 @@ def test_a_plugin_that_hangs_in_a_scrape_costs_one_thread_and_a_second_per_scrap
         assert time.monotonic() < end
 
 
+def test_labels_and_help_of_a_sample_are_text() -> None:
+    sample = Sample("a", 1, help=None, labels={"slot": 3})  # type: ignore[arg-type, dict-item]
+    assert (sample.help, sample.labels) == ("None", {"slot": "3"})
+
+
 @pytest.mark.parametrize(("sample", "told"), [
     (("a-b", 1), "'a-b' is no name"), (("a", 1, "summary"), "gauge or counter"), (("a", "many"), "could not convert"),
     (("a", 1, "gauge", "", {"name": "x"}), "pgcore's own"), (("a", 1, "gauge", "", {"1x": "x"}), "'1x' is no name"),

@@ -39,6 +39,7 @@ def pgcore_rest_routes():
         Route("GET", "/toy/open", echo, unsafe=False), Route("GET", "/toy/closed", echo), Route("POST", "/toy-box", echo),
         Route("PUT", "/toy/die", die), Route("PUT", "/toy/hang", hang),
         Route("GET", "/toy/text", lambda request, status: RestResponse("ÿ", 418, "text/plain; charset=utf-8"), unsafe=False),
+        Route("GET", "/toy/lines", lambda request, status: RestResponse("a\\nb\\n", 409, "text/csv"), unsafe=False),
         Route("GET", "/toy/strange", lambda request, status: "text", unsafe=False),
         Route("GET", "/toy/no.json", lambda request, status: RestResponse(float("nan")), unsafe=False),
         Route("GET", "/toy/header", lambda request, status: RestResponse("", 200, "text/plain\\r\\nX: y"), unsafe=False),
@@ -98,6 +99,11 @@ def test_an_unsafe_route_is_for_those_who_are_let_in(agent: Agent) -> None:
 def test_an_answer_may_be_text_with_a_code_of_its_own(agent: Agent) -> None:
     reply = agent.send("GET", "/toy/text")
     assert (reply.code, reply.body, reply.headers["Content-Type"]) == (418, "ÿ", "text/plain;charset=utf-8")
+
+
+def test_a_text_goes_out_as_it_is(agent: Agent) -> None:
+    reply = agent.send("GET", "/toy/lines")
+    assert (reply.code, reply.body, reply.headers["Content-Type"]) == (409, "a\nb\n", "text/csv;charset=utf-8")
 
 
 @pytest.mark.parametrize(("method", "path", "told"), [
@@ -175,6 +181,8 @@ def test_no_plugin_takes_a_health_check(registry: Callable[..., Registry], path:
     (ONE.format("GET", "x", True), "no path like"), (ONE.format("GET", "/x/", True), "no path like"),
     (ONE.format("GET", "/x?y", True), "no path like"), (ONE.format("GET", "/", True), "no path like"),
     (ONE.format("POST", "/x", False), "only a GET may be open"),
+    ("@hookimpl\ndef pgcore_rest_routes(): return [Route('PUT', '/x', None, description={'x': {1}})]\n", "PUT /x is no JSON"),
+    ("@hookimpl\ndef pgcore_rest_routes(): return [Route('PUT', '/x', None, description={'responses': []})]\n", "are no object"),
     ("@hookimpl\ndef pgcore_rest_routes(): return [1]\n", "brings 1, wanted a Route"),
     ("@hookimpl\ndef pgcore_rest_routes(): raise KeyError('moon')\n", "failed in pgcore_rest_routes: KeyError"),
 ])

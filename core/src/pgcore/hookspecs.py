@@ -258,6 +258,8 @@ class Sample:
         if taken := {"scope", "name", "plugin"} & set(self.labels):
             raise ValueError(f"{self.name} has the label {min(taken)}, which is pgcore's own")
         object.__setattr__(self, "value", float(self.value))
+        object.__setattr__(self, "help", str(self.help))
+        object.__setattr__(self, "labels", {name: str(value) for name, value in self.labels.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +293,7 @@ class RestRequest:
 class RestResponse:
     """What a plugin answers. ``body`` becomes JSON, unless ``content_type`` names something else: then it is the text itself.
 
-    Raises ValueError for what cannot be sent. ``text`` is what goes out.
+    Raises ValueError for what cannot be sent. ``text`` is what goes out, in UTF-8; types of text are told so.
     """
 
     body: Json = None
@@ -329,7 +331,18 @@ class Route:
     summary: str = ""
     """One line for ``/openapi.json``."""
     description: Mapping[str, Json] = field(default_factory=dict)
-    """More of the OpenAPI Operation Object: ``parameters``, ``requestBody``, ``responses``. Laid over what pgcore says itself."""
+    """More of the OpenAPI Operation Object: ``parameters``, ``requestBody``, ``responses``. Laid over what pgcore says itself.
+
+    Raises ValueError for what is no JSON.
+    """
+
+    def __post_init__(self) -> None:
+        try:
+            told = json.loads(json.dumps({"summary": self.summary, **self.description}, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the description of {self.method} {self.path} is no JSON: {error}") from error
+        if not isinstance(told["summary"], str) or not isinstance(told.get("responses", {}), dict):
+            raise ValueError(f"the description of {self.method} {self.path}: responses are no object, or the summary is no text")
 
 
 class CliCluster(Protocol):

@@ -201,7 +201,7 @@ class SecondDoor:
         head: list[Any] = []
         response = self._application(environment, lambda status, headers, exc_info=None: head.append((status, headers)))
         try:
-            body = b"".join(response).decode("utf-8").rstrip()  # the framework pads error pages with blanks
+            body = b"".join(response).decode("utf-8").rstrip(" ")  # the framework pads error pages with blanks
         finally:
             response.close()
         status, headers = head[-1]
