@@ -175,7 +175,7 @@ def test_an_observer_has_no_vote_and_no_lease(sections, start, soon):
     with pytest.raises(StoreRejectedError):
         observer.acquire(force=False, deadline=soon())
     member.close()
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(StoreUnavailableError, match=f"asked: {part.self_addr}"):
         values(observer, 0.5)
     assert list(os.listdir(os.path.dirname(part.data_dir))) == [os.path.basename(part.data_dir)], "an observer keeps no journal"
 

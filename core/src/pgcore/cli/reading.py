@@ -82,7 +82,7 @@ def _address(found: list[Found]) -> str:
 def _moving(found: list[Found], role: str) -> str:
     """The members of one cluster, those that have the role now first; libpq finds who has it when it connects."""
     view, group = found[0].view, found[0].group
-    if ClusterMode.of(view).standby_cluster and role in ("leader", "standby-leader"):
+    if role == "standby-leader" or (role == "leader" and ClusterMode.of(view).standby_cluster):
         return _address(found[:1])  # no attribute tells it from its replicas
     others = [one for one in with_role({group: view}, "any") if one.member.address is not None]
     order = {one.name: one for one in (*found, *others) if one.group == group}

@@ -329,7 +329,7 @@ class RaftNode:
             if result is not None:
                 return result
             if self._closing.wait(min(deadline.left(), PAUSE_S)) or deadline.expired:
-                raise StoreUnavailableError(f"Raft node {self.address or '(observer)'}: not decided by a majority in time")
+                raise self._undecided("not decided by a majority in time")
 
     def _attempted(self, text: str, patience_s: float) -> dict[str, Json] | None:
         attempt = _Attempt(threading.Event())
@@ -355,8 +355,12 @@ class RaftNode:
         if self._closing.is_set():
             raise StoreUnavailableError(f"Raft node {self.address or '(observer)'} is closed")
         if not met or deadline.expired:
-            asked = "" if self.address else f"; asked: {', '.join(members(self._section))}"
-            raise StoreUnavailableError(f"Raft node {self.address or '(observer)'}: {problem}{asked}")
+            raise self._undecided(problem)
+
+    def _undecided(self, problem: str) -> StoreUnavailableError:
+        """An observer's user did not start the members, so he is told where they are looked for."""
+        asked = "" if self.address else f"; asked: {', '.join(members(self._section))}"
+        return StoreUnavailableError(f"Raft node {self.address or '(observer)'}: {problem}{asked}")
 
     def retime(self, timing: Timing) -> None:
         """The time after which a leader without a majority steps down follows the ttl."""
