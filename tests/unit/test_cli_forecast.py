@@ -97,6 +97,8 @@ def test_a_candidate_that_lags_too_much_would_be_refused(cluster: Members) -> No
 
 def test_a_candidate_that_does_not_stream_would_be_waited_for(cluster: Members) -> None:
     cluster.tell("a", senders=SENDERS[1:])
+    assert "Result: b would lead" in cluster.dry("switchover", "--candidate", "b", code=0)  # by its own word it streams
+    cluster.tell("b", receiver=None)
     assert "it would wait, switchover: b does not stream from a" in cluster.dry("switchover", "--candidate", "b", code=1)
 
 

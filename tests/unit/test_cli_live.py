@@ -110,6 +110,24 @@ def test_phases_are_told_when_they_have_ended() -> None:
     assert all(isinstance(phase, Phase) and phase.ended > phase.began for phase in phases)
 
 
+def keeping(*phases: tuple[int, str, float, float], kind: str | None = None) -> dict[str, Json]:
+    """An agent that keeps what it has done: number, what, took, ended; and what runs."""
+    kept = [dict(zip(("number", "what", "took", "ended"), phase, strict=True)) for phase in phases]
+    return {"state": "running", "pgcore": {**writes(True, 9.0)["pgcore"], "phases": kept, "task": kind and {"kind": kind}}}
+
+
+def test_what_an_agent_keeps_is_told_once_by_its_own_times_and_nothing_from_before() -> None:
+    told = Told(a=keeping((6, "stop: stopping", 1.0, 30.0), kind="checkpoint"))
+    with watching(told) as watch:
+        until(lambda: watch.doing()[0] == "a: checkpoint")
+        time.sleep(0.3)
+        told.answers["a"] = keeping((6, "stop: stopping", 1.0, 30.3), (7, "checkpoint", 0.011, 0.2), (8, "promote", 0.022, 0.1))
+        until(lambda: watch.doing() == ("", ""))
+        time.sleep(0.2)
+        phases = watch.phases()
+    assert [(phase.what, round(phase.ended - phase.began, 3)) for phase in phases] == [("checkpoint", 0.011), ("promote", 0.022)]
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [("restart.leave_sync", "restart: leave sync"), ("demotion.await_leader", "demotion: await leader"),

@@ -200,7 +200,7 @@ def test_progress_is_merged_and_seen_while_it_runs(tasks: Tasks) -> None:
 
 
 def test_what_a_phase_has_copied_ends_with_it_and_everything_is_shown_at_once(mailbox: Counting) -> None:
-    shown: list[TaskView] = []
+    shown: list[TaskView | None] = []
     tasks = Tasks(mailbox, lambda: None, shown.append)
 
     def work(ctx: TaskContext) -> None:
@@ -209,11 +209,12 @@ def test_what_a_phase_has_copied_ends_with_it_and_everything_is_shown_at_once(ma
         ctx.report(phase="starting")
 
     assert done(tasks, work, TaskKind.REINITIALIZE).ok
-    assert [dict(view.progress) for view in shown] == [
+    assert [view and dict(view.progress) for view in shown] == [
         {},
         {"phase": "basebackup", "bytes_done": 1, "bytes_total": 2},
         {"phase": "basebackup", "bytes_done": 1, "bytes_total": 2, "safe_point": True},
         {"phase": "starting", "safe_point": True},
+        None,
     ]
     assert tasks.view is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from pgcore.clock import now
@@ -83,6 +84,28 @@ def test_a_scheduled_restart_is_shown_as_it_was_asked_for() -> None:
     scheduled = {"schedule": "2999-01-01T00:00:00+00:00", "role": "primary", "timeout": 30, "postmaster_start_time": "x"}
     document = node_document(status("a", primary_node(), leads=True, scheduled_restart=scheduled), now())
     assert document["scheduled_restart"] == {"schedule": "2999-01-01T00:00:00+00:00", "role": "primary", "timeout": 30}
+
+
+def test_the_phases_of_the_last_minute_are_told_by_their_ages() -> None:
+    board, since = Board(), now()
+    board.publish(status())
+    board.show_task(TaskView(TaskKind.STOP, since))  # at once followed by its first phase: not worth a word
+    for phase in ("before_stop", "before_stop", "stopping"):
+        board.show_task(TaskView(TaskKind.STOP, since, {"phase": phase}))
+    board.show_task(None)
+    board.show_task(TaskView(TaskKind.CHECKPOINT, now()))
+    time.sleep(0.03)
+    board.show_task(None)
+    board.publish(status())  # the next heartbeat
+    at = now()
+    told = node_document(board.status or status(), at)["pgcore"]["phases"]
+    whats = ["stop: before_stop", "stop: stopping", "checkpoint"]
+    assert [(phase["number"], phase["what"]) for phase in told] == list(enumerate(whats, 1))
+    assert 0.02 < told[2]["took"] < 10 and told[0]["ended"] >= told[2]["ended"] >= 0
+    assert "phases" not in node_document(board.status or status(), Instant(at + 61))["pgcore"]
+    for number in range(20):
+        board.show_task(TaskView(TaskKind.STOP, since, {"phase": str(number)}))
+    assert board.status is not None and len(board.status.phases) == 8
 
 
 def test_the_document_of_a_sync_standby() -> None:

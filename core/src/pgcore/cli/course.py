@@ -244,6 +244,7 @@ class _Course:
                 self.summary.append(f"{leader.name} leads {self._cluster.scope}{timeline}, {took}")
                 if not standby_cluster:
                     self.summary.append(self._watch.write_gap(self._order.before.leader, leader.name, self._began))
+                show(self._live, self._watch)
                 return
             self._wait()
         self.failed = True

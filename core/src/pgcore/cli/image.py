@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pgcore.cli.api import ApiError, MemberApi
 from pgcore.clock import now, wall
@@ -15,7 +15,7 @@ from pgcore.config.dynamic import Notes, read_document
 from pgcore.decide import forecast
 from pgcore.model.basics import Json
 from pgcore.model.cluster import ClusterView, Member
-from pgcore.model.node import NodeView
+from pgcore.model.node import NodeView, WalSender
 from pgcore.model.settings import RemoteCluster, Settings
 from pgcore.model.status import parse_node, parse_status
 from pgcore.model.world import PeerView, World
@@ -55,8 +55,19 @@ def _ask(api: MemberApi, member: Member) -> Asked:
 def world(me: Asked, view: ClusterView, everybody: Mapping[str, Asked]) -> World:
     """What the agent of ``me`` would decide on."""
     nodes = {name: asked.node for name, asked in everybody.items()}
+    if me.name == view.leader:
+        nodes[me.name] = replace(me.node, senders=(*me.node.senders, *_streaming(me, everybody.values())))
     peers = {name: asked.peer for name, asked in everybody.items()}
     return forecast.world(_settings(me.member, view), view, nodes, peers, wall=wall())
+
+
+def _streaming(leader: Asked, everybody: Iterable[Asked]) -> Iterable[WalSender]:
+    """Members that say themselves that they stream from it: what each tells is as old as its last heartbeat."""
+    known = {sender.application_name for sender in leader.node.senders}
+    for asked in everybody:
+        direct = asked.member.tags.replicatefrom in (None, "", leader.name)
+        if asked.status.get("replication_state") == "streaming" and direct and asked.name not in known:
+            yield WalSender(asked.name, "streaming")
 
 
 def _settings(member: Member, view: ClusterView) -> Settings:

@@ -22,6 +22,8 @@ CALM_EVERY_S = 0.25
 CALM_AFTER_S = 15.0
 """An action that takes this long is looked at less often from then on."""
 SETTLE_S = 3.0
+MARGIN_S = 0.05
+"""What began so little before counts as begun by the action: times are known no better than the answers took."""
 PAST = Instant(0.0)
 _PROCEDURES = ("restart", "reinit", "demotion")
 """Tables of rules that have something in hand also between two long actions."""
@@ -70,6 +72,13 @@ class Sight:
         return "" if state in _SILENT or "pgcore" in self.status else str(state)
 
     @property
+    def done(self) -> list[tuple[int, str, Instant, Instant]]:
+        """The phases that its agent says have ended lately: number, what, began, ended."""
+        found = (self.status.get("pgcore") or {}).get("phases") or []
+        return [(each["number"], each["what"], Instant(self.at - each["ended"] - each["took"]), Instant(self.at - each["ended"]))
+                for each in found]
+
+    @property
     def tells(self) -> bool:
         """Its agent is one that tells about writes, as far as is known."""
         return not self.status or "writes" in (self.status.get("pgcore") or {})
@@ -92,7 +101,8 @@ class Watch:
         self._api = api
         self._members = tuple(member for member in members if member.api_url)
         self._sights: dict[str, Sight] = {}
-        self._doing: dict[str, tuple[str, Instant]] = {}
+        self._doing: dict[str, tuple[str, Instant, bool]] = {}
+        self._known: set[tuple[str, int]] = set()
         self._ended: deque[Phase] = deque()
         self._over = threading.Event()
         self._began = now()
@@ -121,7 +131,7 @@ class Watch:
         now_doing = sorted(self._doing.copy().items())
         if not now_doing:
             return "", ""
-        return ", ".join(f"{name}: {what}" for name, (what, _) in now_doing), f" {now() - now_doing[0][1][1]:.1f} s"
+        return ", ".join(f"{name}: {what}" for name, (what, *_) in now_doing), f" {now() - now_doing[0][1][1]:.1f} s"
 
     def pause(self, seconds: float) -> None:
         """Wait."""
@@ -131,14 +141,26 @@ class Watch:
         while not self._over.is_set():
             sight = self._look(member)
             self._sights[member.name] = sight
-            what, since = self._doing.get(member.name, ("", PAST))
-            if not sight.problem and sight.doing != what:
-                if what:
-                    self._ended.append(Phase(member.name, what, since, sight.at))
-                    del self._doing[member.name]
-                if sight.doing:
-                    self._doing[member.name] = sight.doing, sight.at
+            if not sight.problem:
+                self._note(member.name, sight)
             self._over.wait(EVERY_S if now() - self._began < CALM_AFTER_S else CALM_EVERY_S)
+
+    def _note(self, name: str, sight: Sight) -> None:
+        """What it has done by its own word, and what was seen here of things that its agent does not keep."""
+        for number, told, began, ended in sight.done:
+            if (name, number) not in self._known:
+                self._known.add((name, number))
+                if began >= self._began - MARGIN_S - sight.within_s:
+                    self._ended.append(Phase(name, told, began, ended))
+        what, since, kept = self._doing.get(name, ("", PAST, False))
+        if sight.doing == what:
+            return
+        if what:
+            del self._doing[name]
+        if what and not kept:
+            self._ended.append(Phase(name, what, since, sight.at))
+        if sight.doing:
+            self._doing[name] = sight.doing, sight.at, sight.tells and bool(sight.task)
 
     def _look(self, member: Member) -> Sight:
         asked = now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,20 @@ from pgcore.model.basics import Instant, Json, Timing
 from pgcore.model.cluster import ClusterView
 from pgcore.model.counts import Counts
 from pgcore.model.node import NodeView, TaskView
+
+PHASES = 8
+BRIEF_S = 0.02
+"""The beginning of an action, before it names its first phase, is not remembered if it was this short."""
+
+
+@dataclass(frozen=True, slots=True)
+class DonePhase:
+    """A phase of a long action that has ended, as ``stop: stopping``; numbers count all phases of this agent."""
+
+    number: int
+    what: str
+    began: Instant
+    ended: Instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +66,8 @@ class Status:
     """The running long action: kind, seconds so far, and what it reports (``phase``, ``bytes_done``, ``bytes_total``, ...)."""
     task_since: Instant | None = None
     """When that action began."""
+    phases: tuple[DonePhase, ...] = ()
+    """The last phases of long actions that have ended, oldest first."""
     scheduled_restart: Mapping[str, Json] | None = None
     counts: Counts = field(default_factory=Counts)
     """What the agent has counted about itself."""
@@ -78,6 +95,9 @@ class Board:
         """Whose board it is, for answers before the first heartbeat has ended."""
         self.scope, self.name = scope, name
         self._status: Status | None = None
+        self._phase: tuple[str, Instant] | None = None
+        self._phases: deque[DonePhase] = deque(maxlen=PHASES)
+        self._counted = 0
         self._changed = threads.condition()
 
     @property
@@ -88,14 +108,33 @@ class Board:
     def publish(self, status: Status) -> None:
         """Swap a new status in and wake those who wait."""
         with self._changed:
-            self._status = status
+            self._status = replace(status, phases=tuple(self._phases)) if self._phases else status
             self._changed.notify_all()
 
-    def show_task(self, task: TaskView) -> None:
-        """Put the progress of the running action into the latest status, which the next heartbeat replaces. Wakes nobody."""
+    def show_task(self, task: TaskView | None) -> None:
+        """Put the progress of the running action into the latest status, which the next heartbeat replaces. Wakes nobody.
+
+        None: it has ended. Which action runs, the heartbeat alone takes back, with what came of it.
+        """
         with self._changed:
-            if self._status is not None:
+            self._turn(task)
+            if self._status is None:
+                return
+            self._status = replace(self._status, phases=tuple(self._phases))
+            if task is not None:
                 self._status = replace(self._status, task=task_fields(task), task_since=task.since)
+
+    def _turn(self, task: TaskView | None) -> None:
+        """Note the end of the phase before, if this is another one."""
+        phase = task.progress.get("phase") if task is not None else None
+        what = "" if task is None else f"{task.kind}: {phase}" if phase else str(task.kind)
+        before, at = self._phase, now()
+        if before is not None and before[0] == what:
+            return
+        if before is not None and (":" in before[0] or at - before[1] > BRIEF_S):
+            self._counted += 1
+            self._phases.append(DonePhase(self._counted, *before, at))
+        self._phase = (what, at) if what else None
 
     def until(self, shows: Callable[[Status], bool], timeout: float) -> Status | None:
         """The first status that shows what is wanted, or the present one after ``timeout`` seconds."""

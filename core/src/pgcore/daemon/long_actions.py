@@ -132,6 +132,7 @@ class LongActions:
 
         def tell(ctx: TaskContext, stop_limit_s: float | None) -> None:
             if command:
+                ctx.report(phase="before_stop")
                 limit = GATE_TIMEOUT_S if stop_limit_s is None else min(GATE_TIMEOUT_S, stop_limit_s / 2)
                 request = GateRequest(scope, name, limit, command, lambda: _cancelled(ctx))
                 self._ports.registry.tell("pgcore_before_stop", request=request)

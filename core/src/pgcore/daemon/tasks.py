@@ -27,8 +27,8 @@ class Tasks:
     """Owns the task thread. ``begin``, ``look`` and ``cancel`` are called by the heartbeat only."""
 
     def __init__(self, mailbox: Mailbox, user: Callable[[], OsUser | None],
-                 show: Callable[[TaskView], None] = lambda view: None) -> None:
-        """``show`` is called at the beginning and with every progress, for those who look between two heartbeats."""
+                 show: Callable[[TaskView | None], None] = lambda view: None) -> None:
+        """``show`` is called at the beginning, with every progress and at the end, for those who look between heartbeats."""
         self._mailbox, self._user, self._show = mailbox, user, show
         self._lock = threads.condition()
         self._queued: tuple[TaskKind, Callable[[TaskContext], None]] | None = None
@@ -82,6 +82,7 @@ class Tasks:
             result = self._run(kind, action, cancelled)
             with self._lock:
                 self._result, self._view = result, None
+                self._show(None)
             self._mailbox.wake(f"{kind} ended")
 
     def _run(self, kind: TaskKind, action: Callable[[TaskContext], None], cancelled: threads.Event) -> TaskResult:

@@ -53,6 +53,12 @@ OWN = _object({
     "lease_seconds_left": {"type": ["number", "null"], "description": "how long this node is proven to be the leader"},
     "observed_age": {"type": "number", "minimum": 0, "description": "seconds since the node was looked at"},
     "task": {"type": ["object", "null"], "description": "the long action that runs, with its progress"},
+    "phases": {"type": "array", "description": "what long actions have done in the last minute", "items": _object({
+        "number": {"type": "integer", "description": "counts since the agent began"},
+        "what": {"type": "string", "examples": ["stop: stopping"]},
+        "took": {"type": "number", "minimum": 0, "description": "seconds"},
+        "ended": {"type": "number", "minimum": 0, "description": "seconds ago"},
+    }, ("number", "what", "took", "ended"))},
     "watchdog": TEXT,
     "promoting": {"type": "boolean", "description": "on its way to take writes"},
     "writes": _object({

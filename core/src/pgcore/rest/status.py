@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgcore import PATRONI_VERSION, __version__
-from pgcore.daemon.board import Status
+from pgcore.daemon.board import DonePhase, Status
 from pgcore.model.basics import Instant, Json, Lsn, Role, Tags
 from pgcore.model.cluster import ClusterView, FailoverRequest
 from pgcore.model.node import TaskKind, Writes
@@ -11,6 +11,7 @@ from pgcore.rest import checks
 from pgcore.rest.answer import json_text
 from pgcore.rest.members import ClusterMode, MemberRow, member_rows
 
+LATELY_S = 60.0
 Positions = tuple[Lsn | None, Lsn | None, bool]
 """Positions read this moment: received (flushed on a primary), replayed, and whether the server is out of recovery."""
 
@@ -67,6 +68,7 @@ def _ours(status: Status, at: Instant, fresh: Positions | None) -> dict[str, Jso
         "task": _task(status, at),
         "promoting": status.node.role is Role.PROMOTED or status.task.get("kind") == TaskKind.PROMOTE,
         "writes": _writes(status.node.writes, at),
+        **_phases(status.phases, at),
         "watchdog": str(status.node.watchdog),
     }
 
@@ -75,6 +77,13 @@ def _task(status: Status, at: Instant) -> Json:
     """The long action at this moment: kind, seconds, and what it reports."""
     seconds = {} if status.task_since is None else {"seconds": round(max(0.0, at - status.task_since), 1)}
     return {**status.task, **seconds} or None
+
+
+def _phases(done: tuple[DonePhase, ...], at: Instant) -> dict[str, Json]:
+    """The phases of long actions that have ended lately, for those who look on; absent when nothing has."""
+    lately = [{"number": phase.number, "what": phase.what, "took": round(phase.ended - phase.began, 3),
+               "ended": round(max(0.0, at - phase.ended), 3)} for phase in done if at - phase.ended < LATELY_S]
+    return {"phases": lately} if lately else {}
 
 
 def _writes(writes: Writes, at: Instant) -> Json:
