@@ -63,6 +63,8 @@ class Walk:
     def note(self, condition: str, node: Node, **wanted: Any) -> None:
         """Ask this node everything once its status shows what is wanted (None: not there)."""
         self.show(condition, node, **wanted)
+        if condition in ("async", "sync", "quorum", "noloadbalance"):
+            wait_for(lambda: node.status_of("/readiness") == 200, WALK_S, f"{node.name} has caught up")
         paths = {path for path, where, _ in ROWS if where == condition}
         answers = {(verb, path): node.request(verb, path, authenticated=False)
                    for path in paths for verb in ("GET", "HEAD", "OPTIONS")}
@@ -104,9 +106,8 @@ def walk(make_shared_cluster: Callable[..., Cluster]) -> Walk:
 def _walk_through(walk: Walk, cluster: Cluster, standby_leader: Node) -> None:
     n1, n2, n3 = cluster.nodes
     walk.note("standby leader", standby_leader, role="standby_leader", replication_state="streaming")
+    wait_for(lambda: len(_streaming(n1.status().get("replication", []))) >= 2, WALK_S, "the primary has seen its standbys")
     walk.note("primary", n1, role="primary")
-    for node in (n2, n3):
-        wait_for(lambda node=node: node.status_of("/readiness") == 200, WALK_S, f"{node.name} has caught up")  # type: ignore[misc]
     walk.note("async", n2, replication_state="streaming", sync_standby=None)
     walk.note("noloadbalance", n3, replication_state="streaming", watchdog_failed=True)
 
@@ -162,11 +163,16 @@ def _true(value: Any) -> bool:
     return value is True
 
 
-def _sender(value: Any) -> bool:
+def _streaming(rows: list[dict[str, Any]]) -> set[str]:
+    """Which of the primary's own standbys stream."""
+    return {row["application_name"] for row in rows if row["state"] == "streaming"} & {"n2", "n3"}
+
+
+def _senders(value: Any) -> bool:
     keys = ["usename", "application_name", "client_addr", "state", "sync_state", "sync_priority"]
-    return all(list(row) == keys and type(row["sync_priority"]) is int for row in value) and {
-        (row["usename"], row["application_name"], row["state"], row["sync_state"]) for row in value
-    } >= {("replicator", name, "streaming", "async") for name in ("n2", "n3")}
+    fits = all(list(row) == keys and row["usename"] == "replicator" and row["sync_state"] == "async" and row["sync_priority"] == 0
+               for row in value)
+    return fits and _streaming(value) == {"n2", "n3"}
 
 
 SERVER = ("primary", "standby leader", "async", "sync", "quorum", "noloadbalance", "no lock")
@@ -193,7 +199,7 @@ FIELDS: list[tuple[str, tuple[str, ...], tuple[str, ...], Callable[[Any], bool]]
     ("replication_state", ("standby leader", "async", "sync", "noloadbalance"), ("primary", "stopped"),
      lambda value: value == "streaming"),
     ("replication_state", ("archive",), (), lambda value: value == "in archive recovery"),
-    ("replication", ("primary",), ("async", "stopped"), _sender),
+    ("replication", ("primary",), ("async", "stopped"), _senders),
     ("pause", ("paused", "no lock", "stopped"), ("primary", "async"), _true),
     ("cluster_unlocked", ("stopped",), ("primary", "async"), _true),
     ("failsafe_mode_is_active", (), (*SERVER, "stopped"), bool),

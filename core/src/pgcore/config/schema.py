@@ -272,7 +272,7 @@ def describe(wanted: Any, metadata: Mapping[str, Any]) -> str:
     elif maximum is not None:
         text += f" of at most {maximum:g}"
     unit = {"s": "in seconds or with a unit (30s, 5min)", "ms": "in milliseconds or with a unit (500ms, 2s)",
-            "bytes": "in bytes or with a unit (16MB)"}.get(metadata.get("unit", ""), "")
+            "bytes": "in bytes or with a unit (16MB)", "words": "or a list of texts"}.get(metadata.get("unit", ""), "")
     return f"{text} {unit}".strip()
 
 
