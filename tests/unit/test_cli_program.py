@@ -81,6 +81,14 @@ def test_each_name_has_a_file_of_its_own_and_falls_back_to_the_others(tmp_path: 
     assert Session(None, None, False, environ, patronictl=True).scope(None) == "older"
 
 
+def test_a_mac_keeps_the_file_where_its_programs_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "Library" / "Application Support" / "patroni" / "patronictl.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("scope: there")
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert Session(None, None, False, {"HOME": str(tmp_path), "XDG_CONFIG_HOME": "/nonexistent"}).scope(None) == "there"
+
+
 @pytest.mark.parametrize(
     ("url", "store", "where", "namespace"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -75,9 +76,17 @@ class Session:
                 remedy = "correct -c, PGCORECTL_CONFIG_FILE or PATRONICTL_CONFIG_FILE"
                 raise ConfigError("", "does not exist", remedy, self.config_file)
             return self.config_file
-        home = self.environ.get("XDG_CONFIG_HOME") or os.path.join(self.environ.get("HOME", ""), ".config")
+        home = self._home
         own, older = os.path.join(home, "pgcore", "pgcorectl.yaml"), os.path.join(home, "patroni", "patronictl.yaml")
         return next((path for path in ((older, own) if self.patronictl else (own, older)) if os.path.exists(path)), None)
+
+    @property
+    def _home(self) -> str:
+        """Where this user's programs keep their configurations."""
+        own = self.environ.get("HOME", "")
+        if sys.platform == "darwin":
+            return os.path.join(own, "Library", "Application Support")
+        return self.environ.get("XDG_CONFIG_HOME") or os.path.join(own, ".config")
 
     @functools.cached_property
     def client(self) -> ClientConfig:

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from pgcore.cli.context import READ_S, Session
+from pgcore.cli.context import READ_S, Cluster, Session
 from pgcore.cli.options import force_option, group_option, name_argument
 from pgcore.cli.render import yaml_text
 from pgcore.clock import Deadline
@@ -49,37 +49,43 @@ def edit_config(session: Session, name: str | None, group: int | None, quiet: bo
     """Change the cluster-wide configuration: by options, from a file, or in an editor ($EDITOR)."""
     if merged == replaced == "-":
         raise click.ClickException("--apply and --replace cannot both read standard input")
-    with session.cluster(name, session.own_group(group)) as cluster:
+    group = session.own_group(group)
+    with session.cluster(name, group) as cluster:
         view = cluster.read()
-        if view.config is None:
-            raise click.ClickException(f"The config key does not exist in the cluster {cluster.scope}")
-        if view.config.document is None and replaced is None:
-            raise click.ClickException(f"the configuration of {cluster.scope} in the store cannot be read: use --replace")
-        before = dict(view.config.document or {})
-        if settings or parameters or merged or replaced:
-            after = _with(before, settings, parameters, merged, replaced)
-            _check(view, before, after)
-        else:
-            after = _edited(cluster.scope, view, before)
-        if after == before and view.config.document is not None:
-            if not quiet:
-                click.echo("Not changed")
-            return
+    if view.config is None:
+        raise click.ClickException(f"The config key does not exist in the cluster {cluster.scope}")
+    if view.config.document is None and replaced is None:
+        raise click.ClickException(f"the configuration of {cluster.scope} in the store cannot be read: use --replace")
+    before = dict(view.config.document or {})
+    if settings or parameters or merged or replaced:
+        after = _with(before, settings, parameters, merged, replaced)
+        _check(view, before, after)
+    else:
+        after = _edited(cluster.scope, view, before)
+    if after == before and view.config.document is not None:
         if not quiet:
-            _show(before, after)
-        if "-" in (merged, replaced) and not force:
-            click.echo("Use --force option to apply changes")
-            return
-        if not force:
-            click.confirm("Apply these changes?", abort=True)
-        try:
-            result = cluster.store.put(Key.CONFIG, compact(after), expect=version(view.config.version),
-                                       deadline=Deadline.after(READ_S))
-        except StoreUnavailableError as error:
-            raise click.ClickException(f"{error}; the change may or may not be written, see pgcore show-config") from error
+            click.echo("Not changed")
+        return
+    if not quiet:
+        _show(before, after)
+    if "-" in (merged, replaced) and not force:
+        click.echo("Use --force option to apply changes")
+        return
+    if not force:
+        click.confirm("Apply these changes?", abort=True)
+    with session.cluster(name, group) as cluster:  # opened anew: an editor may have been open for long
+        _write(cluster, after, view.config.version)
+    click.echo("Configuration changed")
+
+
+def _write(cluster: Cluster, document: Document, seen: str) -> None:
+    """Raises ClickException if somebody else has written since, or nobody can say."""
+    try:
+        result = cluster.store.put(Key.CONFIG, compact(document), expect=version(seen), deadline=Deadline.after(READ_S))
+    except StoreUnavailableError as error:
+        raise click.ClickException(f"{error}; the change may or may not be written, see pgcore show-config") from error
     if isinstance(result, Refused):
         raise click.ClickException("Config modification aborted due to concurrent changes")
-    click.echo("Configuration changed")
 
 
 # -- what shall change -----------------------------------------------------------------------------------------------------
