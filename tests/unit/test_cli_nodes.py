@@ -28,6 +28,7 @@ class Served(Cluster):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.letters: list[Request] = []
+        self.came = threading.Event()
         self.serve()
 
     def says(self, *results: object) -> None:
@@ -37,6 +38,7 @@ class Served(Cluster):
         while results:
             for letter in self.mailbox.wait(Instant(now() + 10))[1]:
                 self.letters.append(letter.request)
+                self.came.set()
                 result = results.pop(0)
                 if result == "" and isinstance(letter.request, CarryOut) and isinstance(letter.request.order, RestartOrder):
                     self.restarted()
@@ -125,6 +127,7 @@ def test_reload(cluster: Served) -> None:
     cluster.says(True)
     line = last(cluster, "reload", "demo", "-r", "leader", "--force")
     assert line.startswith("Reload request received for member a")
+    assert cluster.came.wait(10)  # the answer does not wait for the heartbeat
     assert cluster.letters == [ReloadConfig()]
 
 
