@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import tomllib
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pgcore.clock import now
-from pgcore.daemon.board import Board, Status
+from pgcore.daemon.board import Board, DonePhase, Status
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.model.basics import Instant, Json, Lsn
 from pgcore.model.cluster import FailoverRequest, HistoryEntry
@@ -137,6 +139,7 @@ SEEN: dict[str, Status] = {
     "waiting for a restart": status(
         node=primary_node(pending_restart={"max_connections": {"old_value": "100", "new_value": "200"}}),
         scheduled_restart={"schedule": "2030-01-01T00:00:00+00:00", "restart_pending": True, "timeout": 30}),
+    "after a long action": leader_status(phases=(DonePhase(1, "stop: stopping", Instant(now() - 2), now()),)),
     "copying": status(task={"kind": "copy", "seconds": 1.5}, node=replica_node(answering=False, timeline=None)),
 }
 
@@ -157,6 +160,25 @@ def test_a_cluster_and_its_history_are_described_with_all_their_fields() -> None
     for mode in (documents.ClusterMode(), documents.ClusterMode("quorum", True, True)):
         validator("Cluster", strict=True).validate(documents.cluster_document(seen, "demo", mode))
     validator("History").validate(documents.history_document(seen))
+
+
+def test_every_field_that_the_documents_are_built_from_is_described() -> None:
+    """Also one that is there only now and then: by the keys in the source."""
+    tree = ast.walk(ast.parse(inspect.getsource(documents)))
+    keys = {key for node in tree for key in (node.keys if isinstance(node, ast.Dict) else [node.slice] if _stored(node) else [])}
+    named = {key.value for key in keys if isinstance(key, ast.Constant)}
+    assert {"state", "xlog", "writes", "pause", "at"} <= named <= set(_properties(DOCUMENT["components"]["schemas"]))
+
+
+def _stored(node: ast.AST) -> bool:
+    return isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+
+
+def _properties(schema: Json) -> Iterator[str]:
+    for value in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        yield from _properties(value)
+    if isinstance(schema, dict):
+        yield from schema.get("properties", ())
 
 
 def test_a_schema_refuses_what_is_no_such_document() -> None:
