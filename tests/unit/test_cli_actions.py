@@ -270,6 +270,24 @@ def test_a_403_for_want_of_a_certificate_names_the_keys() -> None:
     assert ApiAnswer(503, "<html><title>x</title><body>busy <b>now</b></body></html>").text == "busy now"
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("https://127.0.0.1:1/patroni", "cannot use cacert, certfile or keyfile"), ("http://a:b/", "an address that is none"),
+     ("http://" + "x" * 70 + "/", "The REST API is not reachable")],
+)
+def test_what_cannot_even_be_tried_is_told_in_one_sentence(
+    tmp_path: Path, url: str, words: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "DECIDED_S", 0.5)
+    cluster = Cluster(tmp_path)
+    cluster.put(Key.CONFIG, '{"ttl": 1, "loop_wait": 1}')
+    cluster.file.write_text(cluster.file.read_text().replace("ctl: {", "ctl: {cacert: /nowhere.pem, "))
+    cluster.card("a", "primary", api_url=url)
+    result = cluster.run("switchover", "--force")
+    assert result.exit_code == 1 and words in result.output and "Traceback" not in result.output + capfd.readouterr().err
+    assert (cluster.failover_key() is None) == url.startswith("https")
+
+
 # -- Ctrl-C --------------------------------------------------------------------------------------------------------------------
 
 

@@ -83,7 +83,12 @@ class MemberApi:
         parts = urlsplit(url or "")
         if not parts.hostname:
             raise ApiError("it has published no REST API", sent=False)
-        connection = self._connection(parts.scheme, parts.hostname, parts.port)
+        try:
+            connection = self._connection(parts.scheme, parts.hostname, parts.port)
+        except ConfigError as error:
+            raise ApiError(str(error), sent=False, untrusted=True) from error
+        except ValueError as error:
+            raise ApiError(f"it has published an address that is none, {url}: {error}", sent=False) from error
         sent = False
         try:
             connection.connect()
@@ -95,7 +100,7 @@ class MemberApi:
                                {"Content-Type": "application/json", **self._login()})
             response = connection.getresponse()
             return ApiAnswer(response.status, response.read().decode("utf-8", "replace"))
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             # A certificate may also be refused right after the handshake (TLS 1.3): then the request was not read.
             untrusted = isinstance(error, ssl.SSLError)
             raise ApiError(f"{parts.scheme}://{parts.netloc}: {_problem(error, timeout if sent else CONNECT_S)}",

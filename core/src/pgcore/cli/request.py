@@ -23,7 +23,7 @@ class Request(threading.Thread):
         self._send = send
         self._lock = threading.Lock()
         self._sent = self._withdrawn = False
-        self.answer: ApiAnswer | ApiError = ApiError("it was not asked", sent=False)
+        self.answer: ApiAnswer | ApiError = ApiError("it was not asked", sent=False, untrusted=True)
 
     def run(self) -> None:
         """Send it and keep the answer."""
