@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from harness.etcd import EtcdServer
 from harness.store_server import StoreServer
+from harness.zookeeper import ZooKeeperServer
 
 StoreKind = str
 SERVERS: dict[StoreKind, type[StoreServer]] = {
     "etcd3": EtcdServer,
+    "zookeeper": ZooKeeperServer,
 }
