@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sets up all that `make demo` or `make test` needs: a virtual environment in .venv, PostgreSQL and, for tests, etcd, HAProxy
-# and iproute2. Usage: scripts/bootstrap.sh demo|test
+# Sets up all that `make demo` or `make test` needs: a virtual environment in .venv, PostgreSQL and, for tests, etcd, ZooKeeper,
+# HAProxy and iproute2. Usage: scripts/bootstrap.sh demo|test
 #
 # What is there already is used; what is missing is installed, as root by apt-get, otherwise without touching the system.
 # Writes .cache/env, which puts the programs found on PATH. Nothing else outside .venv and .cache is changed but by apt-get.
@@ -174,11 +174,15 @@ unpack_packages() {
     (cd .cache/tools && for package in "$@"; do apt-get download -q "$package" && dpkg -x "$package"_*.deb . || exit 1; done)
 }
 
+# A library of Java classes; no program of its own is on PATH
+zookeeper() { [ -e /usr/share/java/zookeeper.jar ] && java -version >/dev/null 2>&1; }
+
 set_up_test_servers() {
     missing=
     tool etcd --version || missing="$missing etcd-server"
     tool haproxy -v || missing="$missing haproxy"
     if [ "$(uname)" = Linux ]; then tool ip -V || missing="$missing iproute2"; fi
+    if ! zookeeper && can_be_root; then missing="$missing zookeeper default-jre-headless"; fi
     [ -n "$missing" ] || return 0
     if can_be_root; then
         # shellcheck disable=SC2086
@@ -188,6 +192,7 @@ set_up_test_servers() {
         step "unpack$missing into .cache/tools" unpack_packages $missing || :
     fi
     tool etcd --version || say "  etcd is missing or does not run: the tests that need it cannot pass"
+    zookeeper || say "  ZooKeeper (packages zookeeper, default-jre-headless) is missing: its tests are skipped"
     tool haproxy -v || say "  haproxy is missing or does not run: the tests that need it cannot pass"
 }
 

@@ -1,4 +1,4 @@
-"""What ZooKeeper and the network do to a client: servers that die, freeze and restart, sessions that end, answers that get lost."""
+"""What ZooKeeper and the network do to a client: servers that die, freeze and restart, sessions that end, lost answers."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_session_that_was_ended_from_outside_is_noticed_and_replaced(zookeeper
 
 def test_a_ttl_longer_than_any_session_of_the_server_is_refused_with_the_remedy(zookeeper, connect):
     store = connect("a", hosts=zookeeper.host, timing=Timing(ttl=90, loop_wait=10, retry_timeout=10))
-    with pytest.raises(StoreRejectedError, match="after 60 s.*maxSessionTimeout"):
+    with pytest.raises(StoreRejectedError, match=r"after 60 s.*maxSessionTimeout"):
         store.acquire(force=False, deadline=soon())
     assert "leader" not in read(store)
 

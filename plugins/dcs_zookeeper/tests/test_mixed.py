@@ -1,4 +1,4 @@
-"""A Patroni member and a pgcore member in one scope: what the one writes with kazoo, the other understands (dcs-layout 4, 8, 11)."""
+"""A Patroni member and a pgcore member in one scope: what the one writes with kazoo, the other understands (dcs-layout 4, 8)."""
 
 from __future__ import annotations
 

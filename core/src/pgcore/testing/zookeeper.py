@@ -12,6 +12,8 @@ from typing import Self
 from pgcore.testing.processes import LOOPBACK, ServerProcess, free_port
 
 JAR = Path("/usr/share/java/zookeeper.jar")
+CLASSES = ":".join(str(JAR.with_name(f"{name}.jar")) for name in ("zookeeper", "netty-codec", "netty-resolver"))
+"""The latter two are not named by the first in Debian; Netty, for TLS, does not work without them."""
 TICK_MS = 200
 # Small and quick to start: a test waits for it.
 JVM = ("-Xmx96m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData")
@@ -52,8 +54,16 @@ class ZooKeeperServer(ServerProcess):
             (self.directory / "data" / "myid").write_text(str(self.number))
         file = self.directory / "zoo.cfg"
         file.write_text("".join(f"{key}={value}\n" for key, value in self.settings.items()))
-        return ["java", *JVM, "-Dzookeeper.jmx.log4j.disable=true", *self.java, "-cp", str(JAR),
+        return ["java", *JVM, "-Dzookeeper.jmx.log4j.disable=true", *self.java, "-cp", CLASSES,
                 "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(file)]
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """As in ``ServerProcess``, with the patience a virtual machine needs; ends one that does not come up."""
+        try:
+            super().wait_ready(timeout_s)
+        except AssertionError:
+            self.kill()
+            raise
 
     def ask(self, word: str) -> str:
         """The answer to one of ZooKeeper's four-letter words; empty if there is none."""
@@ -102,7 +112,7 @@ class ZooKeeperEnsemble:
         for server in self.servers:
             server.launch()
         for server in self.servers:
-            server.wait_ready(60)
+            server.wait_ready()
         return self
 
     def stop(self) -> None:

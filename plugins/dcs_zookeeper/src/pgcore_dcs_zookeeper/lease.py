@@ -85,7 +85,7 @@ class Lease:
                 created, found = self._call([self._tree.create(self._tree.leader, self._member, ephemeral=True),
                                              GetData(self._tree.leader, False)], share)
                 if isinstance(created.result, NoNodeError):
-                    self._call(list(self._tree.parents(self._tree.leader)), share)
+                    self._session.make_parents(self._tree, self._tree.leader, share)
                 elif not created.failed:
                     return True
                 elif not found.failed:
@@ -176,7 +176,7 @@ class Lease:
                 created, found = (reply.result for reply in self._call(
                     [self._tree.create(path, card, ephemeral=True), Exists(path, False)], share))
                 if isinstance(created, NoNodeError):
-                    self._call(list(self._tree.parents(path)), share)
+                    self._session.make_parents(self._tree, path, share)
                 elif not isinstance(created, NodeExistsError) or self._overwrite(found, card, share):
                     break
             self._card = (card, self._owner)

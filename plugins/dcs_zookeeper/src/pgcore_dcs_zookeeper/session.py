@@ -15,11 +15,12 @@ from kazoo.exceptions import (
     SessionExpiredError,
     SessionMovedError,
 )
-from kazoo.protocol.serialization import Close
+from kazoo.protocol.serialization import Close, Exists
 
 from pgcore.plugin import Deadline, Instant, StoreRejectedError, StoreUnavailableError, now
 from pgcore_dcs_zookeeper.ensemble import Ensemble
 from pgcore_dcs_zookeeper.line import Line, LineLostError, Reply, SessionLostError, Ticket
+from pgcore_dcs_zookeeper.tree import Tree
 
 T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
@@ -81,6 +82,14 @@ class Session:
             if isinstance(reply.result, InvalidACLError):
                 raise StoreRejectedError("ZooKeeper takes set_acls for no valid ACL: check its principals and schemes")
         return replies
+
+    def make_parents(self, tree: Tree, path: str, deadline: Deadline) -> None:
+        """Create what is missing above a path, and only that: the right to create may begin below what an administrator made."""
+        above = tree.above(path)
+        found = self.call([Exists(parent, False) for parent in above], deadline)
+        missing = [tree.create(parent, "") for parent, reply in zip(above, found, strict=True) if reply.failed]
+        if missing:
+            self.call(missing, deadline)
 
     def end(self, deadline: Deadline) -> None:
         """End the session, which removes what is bound to it; proven when this returns. Raises LineLostError."""

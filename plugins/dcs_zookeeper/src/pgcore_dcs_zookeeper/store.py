@@ -120,7 +120,7 @@ class ZooKeeperStore:
                 return Stored(made(reply.zxid, 0))
             if isinstance(reply.result, NodeExistsError):
                 return None
-            self._data.call(self._tree.parents(path), deadline)
+            self._data.make_parents(self._tree, path, deadline)
 
     def _create(self, key: Key, value: str, deadline: Deadline) -> Stored | Refused:
         path = self._tree.path(key)

@@ -35,9 +35,9 @@ class Tree:
         """The request that creates a znode."""
         return Create(path, value.encode(), self.acl, EPHEMERAL if ephemeral else 0)
 
-    def parents(self, path: str) -> list[Create]:
-        """The requests that create what is above a path; those that exist fail and do no harm."""
-        return [self.create(parent, "") for parent in _above(path)]
+    def above(self, path: str) -> list[str]:
+        """The znodes that must exist for this one to be created, the highest first."""
+        return list(_above(path))
 
     def barrier(self) -> Transaction:
         """Changes nothing, but goes through the ensemble's log: whoever answers it has a majority behind it right now.
