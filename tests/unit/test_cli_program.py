@@ -13,6 +13,7 @@ import pytest
 from pgcore import PATRONI_VERSION, __version__
 from pgcore.cli.context import Session
 from pgcore.errors import ConfigError, PluginError
+from pgcore.registry import Registry
 
 PGCORE = Path(sys.executable).with_name("pgcore")
 
@@ -115,8 +116,19 @@ def test_dcs_url_replaces_the_stores_of_the_configuration(
     ("url", "store"), [("consul://h", "consul"), ("h:8500", "consul"), ("h:2181/x", "zookeeper"), ("h:8181", "exhibitor")]
 )
 def test_dcs_url_knows_stores_that_are_not_installed(url: str, store: str) -> None:
+    if store in Registry().names:
+        pytest.skip(f"{store} is installed here")
     with pytest.raises(PluginError, match=store):
         _ = Session(None, url, False, {}).client
+
+
+@pytest.mark.parametrize(("url", "store", "where"), [
+    ("h:2181/x", "zookeeper", {"hosts": ["h:2181"]}), ("zookeeper://h:1", "zookeeper", {"hosts": ["h:1"]}),
+    ("exhibitor://h", "exhibitor", {"hosts": ["h"], "port": 8181})])
+def test_dcs_url_leads_to_zookeeper(url: str, store: str, where: dict[str, object]) -> None:
+    client = Session(None, url, False, {}).client
+    assert client.stores == (store,)
+    assert {name: getattr(client.plugin_sections[store], name) for name in where} == where
 
 
 def test_dcs_url_takes_no_password() -> None:

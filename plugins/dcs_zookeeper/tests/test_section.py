@@ -11,7 +11,7 @@ from kazoo.security import Permissions
 
 from pgcore.plugin import ConfigError
 from pgcore_dcs_zookeeper.ensemble import Ensemble
-from pgcore_dcs_zookeeper.section import ExhibitorSection, ZooKeeperSection
+from pgcore_dcs_zookeeper.section import ExhibitorSection, ZooKeeperSection, credentials
 from pgcore_dcs_zookeeper.tree import Tree
 
 
@@ -60,6 +60,14 @@ def test_acls_of_created_nodes():
 def test_what_is_no_permission_is_refused(words):
     with pytest.raises(ConfigError, match="CREATE, READ"):
         acl(someone=words)
+
+
+def test_credentials_may_be_the_lines_of_a_file():
+    section = ZooKeeperSection(hosts="h", auth_data="digest: user:pass:word\n\nsasl: other:x\n")
+    assert credentials(section, "zookeeper") == {"digest": "user:pass:word", "sasl": "other:x"}
+    with pytest.raises(ConfigError, match=r"zookeeper\.auth_data") as refused:
+        credentials(ZooKeeperSection(hosts="h", auth_data="hidden"), "zookeeper")
+    assert "hidden" not in str(refused.value)
 
 
 def test_secrets_do_not_show():

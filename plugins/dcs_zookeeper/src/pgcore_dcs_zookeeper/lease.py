@@ -1,8 +1,9 @@
 """The lock and the card: two ephemeral znodes of a session that nothing but these verbs extends.
 
-A verb opens a new connection for the session. That is what the leader of the ensemble hears of at once, where an ordinary request
-is known to the asked server alone for half a tick. Over the same connection goes a write, so that a leader without a majority
-cannot confirm. Between the verbs nothing is sent: a hung agent's session ends, and so does that of one whose threads live on.
+Taking and renewing the lock opens a new connection for the session. That is what the leader of the ensemble hears of at once,
+where an ordinary request is known to the asked server alone for half a tick. Over the same connection goes a write, so that a
+leader without a majority cannot confirm. Between the verbs nothing is sent: a hung agent's session ends, and so does that of one
+whose threads live on.
 """
 
 from __future__ import annotations
@@ -42,17 +43,17 @@ class Lease:
 
     @property
     def _young_s(self) -> float:
-        """A connection opened this long ago stands for the present moment."""
+        """A connection opened this long ago, by the renewal of the same heartbeat, will do for the card."""
         return min(1.0, self.ttl / 10)
 
-    def _leased(self, what: str, action: Callable[[Deadline], T], deadline: Deadline) -> T:
-        """Extend the session, or begin one, and act in it. ``action`` may be repeated."""
+    def _leased(self, what: str, action: Callable[[Deadline], T], deadline: Deadline, *, anew: bool = False) -> T:
+        """Extend the session, or begin one, and act in it. ``action`` may be repeated. ``anew``: counts from this call on."""
         if self._session.timeout_s != self.ttl:  # the old one keeps its nodes until they are written again under the new one
             self._session.close()
             self._session = Session(self._ensemble, self._auth, self.ttl)
 
         def attempt(share: Deadline) -> T:
-            line = self._session.line(share, no_older_than_s=self._young_s)
+            line = self._session.line(share, no_older_than_s=0.0 if anew else self._young_s)
             self._mine.add(line.ticket.number)
             self._check_timeout(line)
             return action(share)
@@ -96,7 +97,7 @@ class Lease:
                         return self._replace_lock(stat, began, share)
                     return False
 
-        return self._leased("the acquisition of the lock", attempt, deadline)
+        return self._leased("the acquisition of the lock", attempt, deadline, anew=True)
 
     def renew(self, deadline: Deadline) -> Renewal:
         """A write of nothing and a look at the lock, over a new connection of the session."""
@@ -113,7 +114,7 @@ class Lease:
                 return Renewal.HELD
             return self._look(share)
 
-        return self._leased("the renewal of the lock", attempt, deadline)
+        return self._leased("the renewal of the lock", attempt, deadline, anew=True)
 
     def _look(self, deadline: Deadline) -> Renewal:
         found = self._call([GetData(self._tree.leader, False)], deadline)[0]

@@ -23,8 +23,9 @@ class Access:
     key_password: str | None = option(None, doc="Password of the key.", secret=True)
     verify: bool = option(True, doc="Whether the server's certificate must be signed by `cacert`.")
     check_hostname: bool = option(False, doc="Whether the server's certificate must also bear the name it is reached by.")
-    auth_data: dict[str, str] = option(
-        factory=dict, doc="Scheme to credential, `digest: user:password`; the scheme `sasl` logs in by DIGEST-MD5.", secret=True)
+    auth_data: dict[str, str] | str = option(
+        factory=dict, doc="Scheme to credential, `digest: user:password`, or a text of such lines; the scheme `sasl` logs in by "
+                          "DIGEST-MD5.", secret=True)
     set_acls: dict[str, list[str]] = option(
         factory=dict, doc="Principal to permissions of every node that is created. A principal is the subject of a client "
                           "certificate, or `scheme:credential`.")
@@ -53,6 +54,20 @@ def listed(hosts: str | list[str] | None, name: str, remedy: str) -> list[str]:
     found = [entry.strip() for entry in entries if entry.strip()]
     if not found:
         raise ConfigError(f"{name}.hosts", "names no host", remedy)
+    return found
+
+
+def credentials(section: Access, name: str) -> dict[str, str]:
+    """Scheme to credential. Raises ConfigError for a line that is none."""
+    if not isinstance(section.auth_data, str):
+        return section.auth_data
+    found = {}
+    for line in filter(None, map(str.strip, section.auth_data.splitlines())):
+        scheme, colon, credential = line.partition(":")
+        if not colon or not credential.strip():
+            raise ConfigError(f"{name}.auth_data", "has a line that is not of the form scheme: credential",
+                              "write one line for each scheme, for example digest: user:password")
+        found[scheme.strip()] = credential.strip()
     return found
 
 

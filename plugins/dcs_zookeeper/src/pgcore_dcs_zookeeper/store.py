@@ -27,7 +27,7 @@ from pgcore.plugin import (
 from pgcore_dcs_zookeeper.ensemble import Ensemble
 from pgcore_dcs_zookeeper.lease import Lease
 from pgcore_dcs_zookeeper.line import Reply
-from pgcore_dcs_zookeeper.section import ExhibitorSection, ZooKeeperSection
+from pgcore_dcs_zookeeper.section import ExhibitorSection, ZooKeeperSection, credentials
 from pgcore_dcs_zookeeper.session import Attempts, Session
 from pgcore_dcs_zookeeper.tree import NO_SYNC, WATCHED, Tree, made, text, version_of
 from pgcore_dcs_zookeeper.watch import Watcher, revision
@@ -49,9 +49,10 @@ class ZooKeeperStore:
         self._tree = Tree(self._ensemble.chroot, request.path, request.member, section, self._ensemble.name)
         self._closing = threading.Event()
         self._attempts = Attempts(self._ensemble, self._closing)
-        self._data = Session(self._ensemble, section.auth_data, request.timing.ttl)
-        self._lease = Lease(self._ensemble, section.auth_data, self._tree, request.member, request.timing.ttl, self._closing)
-        self._watcher = Watcher(self._ensemble, section.auth_data, self._tree, request.timing.ttl, self._closing)
+        auth, ttl = credentials(section, self._ensemble.name), request.timing.ttl
+        self._data = Session(self._ensemble, auth, ttl)
+        self._lease = Lease(self._ensemble, auth, self._tree, request.member, ttl, self._closing)
+        self._watcher = Watcher(self._ensemble, auth, self._tree, ttl, self._closing)
         self._zxid = 0
 
     # -- reading -------------------------------------------------------------------------------------------------------
