@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import importlib.util
 import re
+import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,10 @@ def test_no_file_names_a_machine_path_or_a_registry_host() -> None:
 
 def test_the_page_of_all_keys_is_current() -> None:
     """If not: ``python scripts/configuration_page.py docs/configuration-keys.md``."""
+    described = {name for path in ROOT.glob("plugins/*/pyproject.toml")
+                 for name in tomllib.loads(path.read_text())["project"].get("entry-points", {}).get("pgcore", {})}
+    if lacking := described - {entry.name for entry in entry_points(group="pgcore")}:
+        pytest.skip(f"environment older than a plugin: {', '.join(sorted(lacking))} is not installed (make check does it)")
     spec = importlib.util.spec_from_file_location("configuration_page", ROOT / "scripts" / "configuration_page.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
