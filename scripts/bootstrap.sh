@@ -3,7 +3,8 @@
 # HAProxy and iproute2. Usage: scripts/bootstrap.sh demo|test
 #
 # What is there already is used; what is missing is installed, as root by apt-get, otherwise without touching the system.
-# Writes .cache/env, which puts the programs found on PATH. Nothing else outside .venv and .cache is changed but by apt-get.
+# Writes .cache/env, which puts the programs found on PATH. Nothing else outside .venv and .cache is changed but by apt-get; and
+# Consul, a package of an older Debian, is unpacked into ~/.cache/pgcore, where the next clone finds it.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -174,10 +175,45 @@ unpack_packages() {
     (cd .cache/tools && for package in "$@"; do apt-get download -q "$package" && dpkg -x "$package"_*.deb . || exit 1; done)
 }
 
+# other_release SUITE PACKAGE DIRECTORY: unpack a package of another Debian release, the system's own packages untouched. Mirror and
+# keys are those that apt already uses for this release's `main`.
+other_release() {
+    mkdir -p "$3/apt/lists/partial" "$3/apt/archives/partial"
+    codename=$(. /etc/os-release && say "$VERSION_CODENAME")
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(REPO_URI) $(SOURCESENTRY)' \
+        'Created-By: Packages' "Codename: $codename" 'Component: main' >"$3/apt/mirror"
+    read -r mirror entry <"$3/apt/mirror" || return 1
+    keys=$(sed -n -e 's/^Signed-By: *//p' -e 's/.*signed-by=\([^] ]*\).*/\1/p' "${entry%:*}" | head -n 1)
+    say "deb ${keys:+[signed-by=$keys] }$mirror $1 main" >"$3/apt/sources.list"
+    cat >"$3/apt/apt.conf" <<CONF
+Dir::Etc::sourcelist "$3/apt/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::State::lists "$3/apt/lists";
+Dir::Cache "$3/apt";
+Acquire::Check-Valid-Until "false";
+Acquire::Languages "none";
+APT::Sandbox::User "";
+CONF
+    (
+        export APT_CONFIG="$3/apt/apt.conf"
+        cd "$3" && apt-get update -q && apt-get download -q "$2/$1" && dpkg -x "$2"_*.deb . && rm -rf apt "$2"_*.deb
+    )
+}
+
+set_up_consul() {
+    { [ -n "${PGCORE_TEST_CONSUL:-}" ] || tool consul version; } && return
+    if command -v apt-get >/dev/null 2>&1; then
+        step "Debian's consul, unpacked into $consul" other_release bullseye consul "$consul" || rm -rf "$consul"
+    fi
+    tool consul version || say "  consul is missing or does not run: the tests that need it are skipped (PGCORE_TEST_CONSUL can name one)"
+}
+
 # A library of Java classes; no program of its own is on PATH
 zookeeper() { [ -e /usr/share/java/zookeeper.jar ] && java -version >/dev/null 2>&1; }
 
 set_up_test_servers() {
+    set_up_consul
     missing=
     tool etcd --version || missing="$missing etcd-server"
     tool haproxy -v || missing="$missing haproxy"
@@ -199,7 +235,8 @@ set_up_test_servers() {
 # -- all together ---------------------------------------------------------------------------------------------------
 
 started=$(date +%s)
-tools=$PWD/.cache/tools/usr/bin:$PWD/.cache/tools/usr/sbin:/usr/local/sbin:/usr/sbin:/sbin
+consul=${XDG_CACHE_HOME:-$HOME/.cache}/pgcore/consul
+tools=$PWD/.cache/tools/usr/bin:$PWD/.cache/tools/usr/sbin:/usr/local/sbin:/usr/sbin:/sbin:$consul/usr/bin
 set_up_python
 set_up_postgres
 [ "$purpose" != test ] || set_up_test_servers

@@ -100,6 +100,22 @@ def test_restart_of_the_store_loses_nothing(cluster: Cluster, measured: Callable
     assert lost_commits(cluster, writer) == []
 
 
+def test_leases_that_are_ended_by_hand_move_nothing(cluster: Cluster) -> None:
+    primary = cluster.primary()
+    before = (primary.timeline(), primary.postmaster_pid())
+    writer = cluster.writer().start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    if not server_of(cluster).end_leases():
+        pytest.skip(f"nobody ends a lease of {cluster.store} by hand")
+    cluster.wait_aware()
+    cluster.wait_healthy()
+    assert cluster.primary() is primary
+    assert (primary.timeline(), primary.postmaster_pid()) == before
+    assert writer.report().longest_gap(after_s=began).seconds < UNDISTURBED_S
+    assert lost_commits(cluster, writer) == []
+
+
 def test_outage_longer_than_ttl_ends_writes_before_the_lease_and_comes_back(
         cluster: Cluster, measured: Callable[[str, Gap | float], None]) -> None:
     server, primary = server_of(cluster), cluster.primary()

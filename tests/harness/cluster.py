@@ -61,6 +61,7 @@ class Cluster:
         self.ttl, self.loop_wait, self.retry_timeout = 30, 10, 10
         if timing == "quick":
             self.ttl, self.loop_wait, self.retry_timeout = self.agent.quick_timing
+            self.ttl = max(self.ttl, SERVERS[store].ttl_floor_s if store in SERVERS else 0)
             self._dynamic = {"ttl": self.ttl, "loop_wait": self.loop_wait, "retry_timeout": self.retry_timeout, **self._dynamic}
         self._guest = beside is not None
         self.server: StoreServer | None = beside.server if beside else self._make_server()

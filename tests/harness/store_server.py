@@ -19,6 +19,8 @@ class StoreServer(ServerProcess):
     """What must be on PATH for this server."""
     lease_slack_s: ClassVar[float] = 2.0
     """How much later than ttl the store may end a lease."""
+    ttl_floor_s: ClassVar[int] = 0
+    """The smallest ttl that the store's plugin accepts."""
 
     def __init__(self, directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = (), *, name: str = "store") -> None:
         super().__init__(name, directory / name)
@@ -28,6 +30,10 @@ class StoreServer(ServerProcess):
     def missing(cls) -> str:
         """What this machine lacks to run the server; empty if nothing."""
         return ", ".join(program for program in cls.programs if shutil.which(program) is None)
+
+    def end_leases(self) -> bool:
+        """End every lease at once, as an operator could; false where nobody can."""
+        return False
 
     def section(self) -> dict[str, Any]:
         """The part of a node file that leads an agent here, ``{"etcd3": {...}}``."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from harness.consul import ConsulStoreServer
 from harness.etcd import EtcdServer
 from harness.store_server import StoreServer
 from harness.zookeeper import ZooKeeperServer
 
 StoreKind = str
 SERVERS: dict[StoreKind, type[StoreServer]] = {
+    "consul": ConsulStoreServer,
     "etcd3": EtcdServer,
     "zookeeper": ZooKeeperServer,
 }

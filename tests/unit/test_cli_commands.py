@@ -410,8 +410,7 @@ def test_a_named_file_that_is_missing_is_an_error_also_from_the_environment() ->
         assert "Traceback" not in done.stderr
 
 
-def test_dcs_url_names_the_missing_plugin_or_the_bad_scheme() -> None:
-    assert "pip install pgcore-dcs-consul" in _pgcore("-d", "consul://127.0.0.1/x", "list", "demo").stderr
+def test_dcs_url_names_the_bad_scheme_or_port() -> None:
     assert "use one of" in _pgcore("-d", "ftp://127.0.0.1", "list", "demo").stderr
     assert "has no valid port" in _pgcore("-d", "127.0.0.1:http", "list", "demo").stderr
 

@@ -102,16 +102,16 @@ def test_the_schema_describes_the_sections_of_plugins_and_keeps_secrets_out(sche
 
 def test_plugins_are_shown_as_an_agent_with_this_file_uses_them(tmp_path: Path) -> None:
     path = tmp_path / "node.yml"
-    path.write_text("scope: demo\netcd3: {host: a}\nconsul: {host: b}\nplugins: {block: [raft], use: [gadget]}\n")
+    path.write_text("scope: demo\netcd3: {host: a}\nkubernetes: {labels: b}\nplugins: {block: [raft], use: [gadget]}\n")
     done = pgcore("-c", str(path), "plugins", "-f", "json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
-    assert {name: rows[name]["state"] for name in ("etcd3", "etcd", "raft", "initdb", "consul", "gadget")} == {
-        "etcd3": "active", "etcd": "available", "raft": "refused", "initdb": "active", "consul": "failed", "gadget": "failed"}
+    assert {name: rows[name]["state"] for name in ("etcd3", "etcd", "raft", "initdb", "kubernetes", "gadget")} == {
+        "etcd3": "active", "etcd": "available", "raft": "refused", "initdb": "active", "kubernetes": "failed", "gadget": "failed"}
     assert rows["raft"]["reason"] == "blocked by plugins.block"
-    assert rows["consul"]["reason"] == "is not installed: pip install pgcore-dcs-consul"
+    assert rows["kubernetes"]["reason"] == "is not installed: pip install pgcore-dcs-kubernetes"
     assert rows["etcd3"]["hooks"] == ["pgcore_stores"] and rows["etcd3"]["version"]
     alone = {row["name"]: row["state"] for row in json.loads(pgcore("plugins", "-f", "json").stdout)}
-    assert alone["etcd3"] == alone["raft"] == alone["initdb"] == "available" and "consul" not in alone
+    assert alone["etcd3"] == alone["raft"] == alone["initdb"] == "available" and "kubernetes" not in alone
 
 
 def test_the_agent_takes_the_file_of_the_global_option_too(tmp_path: Path) -> None:

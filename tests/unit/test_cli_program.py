@@ -131,6 +131,12 @@ def test_dcs_url_leads_to_zookeeper(url: str, store: str, where: dict[str, objec
     assert {name: getattr(client.plugin_sections[store], name) for name in where} == where
 
 
+@pytest.mark.parametrize(("url", "host"), [("consul://h", "h:8500"), ("h:8500", "h:8500"), ("consul://h:1/x", "h:1")])
+def test_dcs_url_leads_to_consul(url: str, host: str) -> None:
+    client = Session(None, url, False, {}).client
+    assert (client.stores, client.plugin_sections["consul"].host) == (("consul",), host)
+
+
 def test_dcs_url_takes_no_password() -> None:
     with pytest.raises(ConfigError, match="into the section etcd3 of the configuration"):
         _ = Session(None, "etcd3://user:word@h", False, {}).client
