@@ -128,6 +128,32 @@ def test_a_switchover_tells_who_gave_up_and_who_was_asked(tmp_path: Path) -> Non
     assert "b  sees: a switchover from b to a is asked for" in texts and "BeginDemotion(graceful" in texts
 
 
+def test_a_switchover_is_told_also_without_the_record_of_the_new_leader(tmp_path: Path) -> None:
+    b = Node("b")
+    b.beat(1, node=primary(senders=(WalSender("a", "streaming"),)))
+    b.beat(2, cluster=view("b", failover=request("b", "a")), PollPeers=(peer("a"), peer("c")))
+    b.beat(9, cluster=view("a"), node=standby())
+    moment = only(tmp_path, [b])
+    assert (moment.kind, moment.old, moment.new, moment.begin) == (Kind.SWITCHOVER, "b", "a", WALL + 2)
+    assert moment.answer.startswith("a leads in the place of b, as b saw at 22:13:29.000: a switchover.")
+    assert "b gave the lead up at 22:13:22.000 (leader.hand_over): " in moment.answer
+    assert "There is no record of a" in moment.answer
+
+
+def test_a_failover_that_only_a_bystander_recorded(tmp_path: Path) -> None:
+    moment = only(tmp_path, failover()[:1])
+    assert (moment.kind, moment.old, moment.new) == (Kind.FAILOVER, "b", "c")
+    assert "There is no record of b." in moment.answer
+
+
+def test_a_restart_that_was_asked_for_is_no_reason_for_another_leader(tmp_path: Path) -> None:
+    b = Node("b")
+    b.beat(1, node=primary())
+    b.beat(2, node=doing(TaskKind.RESTART, crashed()))
+    b.beat(3, node=replace(primary(), finished=did(TaskKind.RESTART)))
+    assert moments(read(saved(tmp_path, [b]))) == []
+
+
 def test_a_request_that_is_not_carried_out(tmp_path: Path) -> None:
     b = Node("b")
     b.beat(1, node=primary())

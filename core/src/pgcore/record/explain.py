@@ -10,6 +10,7 @@ from itertools import pairwise
 from pgcore.decide.explain import loud, sentence
 from pgcore.model.actions import AcquireLease, BeginDemotion, DemoteMode, EndProcedure, Refuse
 from pgcore.model.basics import Json
+from pgcore.model.node import NodeView, TaskKind
 from pgcore.record.account import Sight, node_of, resting_rule, tell, timed, views, wall_of
 from pgcore.record.beats import BeatRecord
 from pgcore.record.reading import Recording
@@ -76,6 +77,7 @@ def moments(recording: Recording) -> list[Moment]:
     """Every failover, switchover and refusal of the recording, oldest first."""
     story = _read(recording)
     found = [_takeover(story, fact) for fact in story.facts if fact.what == "took" and fact.whom not in ("", fact.node)]
+    found += _takeovers_of_strangers(story)
     found += _waits(story, found)
     found += _kept(story, found)
     found += [_refused(fact) for fact in story.facts if fact.what == "refused"]
@@ -158,7 +160,7 @@ def _facts(record: BeatRecord) -> Iterator[_Fact]:
         leader = seen[0].leader or ""
         yield _Fact(began, me, "held" if leader else "free", *rested, leader or last_led)
         if leader == me:
-            yield _Fact(began, me, "up" if node_of(record).running else "down", *rested)
+            yield _Fact(began, me, "up" if _up(node_of(record)) else "down", *rested)
     for decision, wall, done in timed(record):
         if any(loud(step.action) for step in done):
             yield _Fact(wall, me, "acted", decision.rule, decision.because)
@@ -176,6 +178,11 @@ def _facts(record: BeatRecord) -> Iterator[_Fact]:
     finished = node_of(record).finished
     if finished is not None and finished.kind == "promote":
         yield _Fact(record.start.wall, me, "promoted", because=finished.error)
+
+
+def _up(node: NodeView) -> bool:
+    """It runs, or is being restarted because somebody asked for that: no reason to look for another leader."""
+    return node.running or (node.task is not None and node.task.kind is TaskKind.RESTART)
 
 
 # -- a node took over ------------------------------------------------------------------------------------------------------
@@ -205,6 +212,32 @@ def _takeover(story: _Story, took: _Fact) -> Moment:
     parts += _clocks(story, took)
     begin, end = min([free, *(f.wall for f in gave_up)]), max(took.wall, promoted.wall if promoted is not None else 0.0)
     return Moment(kind, begin, end, old, new, " ".join(filter(None, parts)), tuple(dict.fromkeys(filter(None, rules))))
+
+
+def _takeovers_of_strangers(story: _Story) -> list[Moment]:
+    """Changes to a leader of which there is no record: what those who saw it know."""
+    found: list[Moment] = []
+    for node in story.recording.nodes:
+        leader = ""
+        for fact in story.of(node):
+            held = fact.node if fact.what == "took" else fact.whom if fact.what == "held" else ""
+            if held and leader and held != leader and held not in story.recording.nodes:
+                told = any(m.old == leader and m.new == held and abs(m.end - fact.wall) < LATELY_S for m in found)
+                found += [] if told else [_seen_from_afar(story, leader, fact, held)]
+            leader = held or leader
+    return found
+
+
+def _seen_from_afar(story: _Story, old: str, seen: _Fact, new: str) -> Moment:
+    gave_up = [f for f in story.facts if f.node == old and f.what.startswith("gave up")
+               and seen.wall - GIVING_UP_S <= f.wall <= seen.wall][-1:]
+    kind, how = _kind(gave_up, seen)
+    begin = min([seen.wall, *(f.wall for f in gave_up)])
+    parts = [f"{new} leads in the place of {old}, as {seen.node} saw at {clock(seen.wall)}: {how}."]
+    parts += [f"{old} gave the lead up at {clock(f.wall)} ({f.rule}): {f.because}." for f in gave_up]
+    parts += [] if gave_up or old in story.recording.nodes else [f"There is no record of {old}."]
+    parts.append(f"There is no record of {new}, which knows why it took the lock.")
+    return Moment(kind, begin, seen.wall, old, new, " ".join(parts), tuple(f.rule for f in gave_up))
 
 
 def _kind(gave_up: list[_Fact], took: _Fact) -> tuple[Kind, str]:
