@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -156,16 +157,31 @@ def test_topology_configuration_addresses_and_versions(pair: Pair) -> None:
     assert pair.same("version", "demo").count("Patroni 4.1.5 PostgreSQL 15.") == 3
 
 
+def _without_positions(table: str) -> str:
+    """The servers go on writing between one call and the next."""
+    return re.sub(r"\b[0-9A-F]+/[0-9A-F]+\b", "X/X", table)
+
+
 def test_a_file_a_url_and_a_document_lead_to_the_same_cluster(pair: Pair) -> None:
     assert pair.cluster.etcd is not None
-    here = pair.same("list")
     nowhere = {"PATRONI_SCOPE": None, "PATRONI_ETCD3_HOSTS": None}
-    file = str(pair.cluster.nodes[0].node_file)
-    assert pair.same("-c", file, "list", **nowhere) == pair.same("list", PATRONICTL_CONFIG_FILE=file, **nowhere) == here
-    url = f"etcd3://{pair.cluster.etcd.address}/service"
-    assert pair.same("-d", url, "list", "demo", **nowhere) == pair.same("list", "demo", DCS_URL=url, **nowhere) == here
+    file, url = str(pair.cluster.nodes[0].node_file), f"etcd3://{pair.cluster.etcd.address}/service"
     document = f"{{scope: demo, etcd3: {{hosts: ['{pair.cluster.etcd.address}']}}}}"
-    assert pair.same("list", PATRONI_CONFIGURATION=document, **nowhere) == here
+
+    def tables() -> set[str]:
+        return {
+            _without_positions(pair.same(*arguments, **environ)) for arguments, environ in (
+                (("list",), {}),
+                (("-c", file, "list"), nowhere),
+                (("list",), {"PATRONICTL_CONFIG_FILE": file, **nowhere}),
+                (("-d", url, "list", "demo"), nowhere),
+                (("list", "demo"), {"DCS_URL": url, **nowhere}),
+                (("list",), {"PATRONI_CONFIGURATION": document, **nowhere}),
+            )
+        }
+
+    (table,) = tables()
+    assert "Leader" in table
     assert "uninitialized" in pair.same("list", "nosuch")
     assert pair.both("-c", "/nonexistent.yml", "list") == [(1, ""), (1, "")]
     assert pair.both("list", **nowhere) == [(0, ""), (0, "")]

@@ -25,6 +25,7 @@ from pgcore.postgres import controldata, creation, data_dir, files, local, param
 from pgcore.postgres.lookout import Lookout
 from pgcore.postgres.parameters import Binary
 from pgcore.postgres.programs import ProgramRunner, clean_environment, descendants
+from pgcore.postgres.replication import SlotState, readable_here
 from pgcore.postgres.server import Postgres
 from pgcore.postgres.server_log import LIMIT_BYTES, ServerLog
 
@@ -485,3 +486,14 @@ def test_the_timeline_of_a_standby_does_not_fall_back_behind_its_receiver() -> N
     lookout: Any = Lookout(lambda argv: "", Binary(lambda argv: ""))
     assert lookout.standby_timeline(Standby(receiver=5), lambda: 4) == 5
     assert lookout.standby_timeline(Standby(), lambda: 4) == 5
+
+
+def test_a_logical_slot_is_not_copied_to_a_standby_that_lacks_its_wal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A copy made after the slot begins with a later segment; decoding there would end in "has already been removed"."""
+    wal = tmp_path / "pg_wal"
+    wal.mkdir()
+    for name in ("000000020000000000000003", "000000020000000000000004", "00000002.history"):
+        (wal / name).touch()
+    states = {"old": SlotState(b"x", "0000000000000002"), "fit": SlotState(b"y", "0000000000000003"), "none": SlotState(b"z", "")}
+    assert readable_here(states, str(tmp_path)) == {"fit": states["fit"]}
+    assert "slot old is not copied" in caplog.text and "slot fit" not in caplog.text

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pgcore.clock import Deadline
@@ -88,26 +89,47 @@ def catalog_xmins(session: Session, names: Iterable[str], deadline: Deadline) ->
     return {str(name): xmin for name, xmin in rows}
 
 
-def read_states(session: Session, slots: Iterable[PermanentSlot], deadline: Deadline) -> Mapping[str, bytes]:
-    """The state files of those logical slots that a primary has in the wanted form. Raises ServerError.
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """A primary's logical slot: its state file, and the segment in which decoding begins (its file name without the timeline)."""
+
+    content: bytes
+    segment: str
+
+
+def read_states(session: Session, slots: Iterable[PermanentSlot], deadline: Deadline) -> Mapping[str, SlotState]:
+    """Those logical slots that a primary has in the wanted form. Raises ServerError.
 
     One of another form is left out with a warning: as a copy it would be dropped and copied again and again (edge case 161).
     """
     wanted = {slot.name: slot for slot in slots}
     failover = "failover" if session.server_version >= 170000 else "false"
     rows = session.query(f"""SELECT slot_name, database, plugin, {failover}, CASE WHEN slot_type = 'logical' THEN
-        pg_catalog.pg_read_binary_file('pg_replslot/' || slot_name || '/state', 0, {_LARGEST_STATE}, false) END
+        pg_catalog.pg_read_binary_file('pg_replslot/' || slot_name || '/state', 0, {_LARGEST_STATE}, false) END,
+        pg_catalog.substr(pg_catalog.pg_walfile_name(restart_lsn), 9)
         FROM pg_catalog.pg_replication_slots
         WHERE NOT pg_catalog.pg_is_in_recovery() AND slot_name = ANY(%s)""", (list(wanted),), deadline=deadline)
     states = {}
-    for name, database, plugin, synchronised, content in rows:
+    for name, database, plugin, synchronised, content, segment in rows:
         slot = wanted[name]
         if (database, plugin) != (slot.database, slot.plugin):
             logger.warning("slot %s is not copied: on the leader it is for %s with %s, configured are %s with %s", name, database,
                            plugin, slot.database, slot.plugin)
         elif not synchronised:
-            states[name] = bytes(content)
+            states[name] = SlotState(bytes(content), str(segment or ""))
     return states
+
+
+def readable_here(states: Mapping[str, SlotState], data_dir: str) -> Mapping[str, SlotState]:
+    """Those whose WAL this standby has from the beginning on; decoding restores nothing. Raises ServerError."""
+    try:
+        segments = {name[8:24] for name in os.listdir(os.path.join(data_dir, "pg_wal"))}
+    except OSError as error:
+        raise ServerError(f"the WAL of {data_dir} can't be listed: {error.strerror or error}") from error
+    for name in sorted(name for name, state in states.items() if state.segment not in segments):
+        logger.warning("slot %s is not copied: this standby is younger than the WAL its consumer has yet to read (segment %s); "
+                       "it is copied when the consumer has gone on", name, states[name].segment)
+    return {name: state for name, state in states.items() if state.segment in segments}
 
 
 def on_disk(data_dir: str) -> set[str]:

@@ -347,12 +347,15 @@ class Postgres(QuickServer):
         if not states:
             logger.info("%s has none of the logical slots to copy", source.name or source.host)
             return
+        states = replication.readable_here(states, self._settings.data_dir)
+        if not states:
+            return
         self._check_room(states)
         ctx.check()
         self.stop(ctx, mode="fast", timeout_s=None)
         try:
-            for name, content in states.items():
-                replication.write_state(self._settings.data_dir, name, content, self._user)
+            for name, state in states.items():
+                replication.write_state(self._settings.data_dir, name, state.content, self._user)
                 logger.info("logical slot %s copied from %s", name, source.name or source.host)
         finally:
             self.start(ctx, role=self.role, upstream=upstream, timeout_s=timeout_s)
