@@ -106,7 +106,7 @@ install_distributions() {
     for file in plugins/*/pyproject.toml; do
         [ -e "$file" ] && set -- "$@" -e "${file%/pyproject.toml}"
     done
-    step "pip: what builds the packages" pip_install "hatchling>=1.20" editables
+    step "pip: what builds the packages" pip_install "hatchling>=1.20" editables "setuptools>=70.1"  # from there on it builds wheels
     step "pip: pgcore and its plugins, editable" pip_install --no-build-isolation "$@"
 }
 
