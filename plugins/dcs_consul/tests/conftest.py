@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import socket
-import threading
-from contextlib import suppress
+from contextlib import ExitStack
 
 import pytest
 
 from pgcore.plugin import StoreRequest, Timing
 from pgcore.testing.consul_server import ConsulServer, consul_program
-from pgcore.testing.processes import LOOPBACK
+from pgcore.testing.line import HttpLine
 from pgcore_dcs_consul.section import ConsulSection
 from pgcore_dcs_consul.store import ConsulStore
 
@@ -54,76 +52,8 @@ def connect():
         store.close()
 
 
-class Line:
-    """A TCP line to a server that counts requests, can swallow the next answer and can be cut."""
-
-    def __init__(self, target: str) -> None:
-        host, _, port = target.partition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self.host = f"{LOOPBACK}:{self._listener.getsockname()[1]}"
-        self.requests: list[str] = []
-        self.swallow = ""
-        """The answer to the next request whose path begins so is thrown away and the connection closed."""
-        self.meanwhile = lambda: None
-        """Called when an answer was swallowed, before the client notices."""
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client = self._listener.accept()[0]
-                server = socket.create_connection(self._target)
-                self._open += [client, server]
-                ends = {"swallow": False}
-                threading.Thread(target=self._upwards, args=(client, server, ends), daemon=True).start()
-                threading.Thread(target=self._downwards, args=(client, server, ends), daemon=True).start()
-
-    def _upwards(self, client: socket.socket, server: socket.socket, ends: dict[str, bool]) -> None:
-        with suppress(OSError):
-            while data := client.recv(65536):
-                first = data.split(b"\r\n")[0].decode("latin-1")
-                if first.endswith("HTTP/1.1"):
-                    method, path, _ = first.split(" ")
-                    self.requests.append(f"{method} {path}")
-                    if self.swallow and path.startswith(self.swallow):
-                        self.swallow, ends["swallow"] = "", True
-                server.sendall(data)
-        server.close()
-
-    def _downwards(self, client: socket.socket, server: socket.socket, ends: dict[str, bool]) -> None:
-        with suppress(OSError):
-            while data := server.recv(65536):
-                if ends["swallow"]:
-                    self.meanwhile()
-                    break
-                client.sendall(data)
-        with suppress(OSError):
-            client.shutdown(socket.SHUT_RDWR)
-        client.close()
-
-    def cut(self) -> None:
-        """End the connections that are open; new ones work."""
-        for end in self._open:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
-
-    def close(self) -> None:
-        self._listener.close()
-        self.cut()
-
-
 @pytest.fixture
 def line():
     """Makes lines: ``line("127.0.0.1:8500")``."""
-    lines = []
-
-    def make(target):
-        lines.append(Line(target))
-        return lines[-1]
-
-    yield make
-    for made in lines:
-        made.close()
+    with ExitStack() as lines:
+        yield lambda target: lines.enter_context(HttpLine(target))

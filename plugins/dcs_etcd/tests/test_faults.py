@@ -235,7 +235,7 @@ def test_a_beat_of_an_idle_leader_costs_one_range_and_one_keepalive(etcd, connec
         read(a, fresh=False)
         assert a.renew({}, deadline=soon()) is Renewal.HELD
         a.announce("card", deadline=soon())
-    assert cable.requests == ["/v3/kv/range", "/v3/lease/keepalive"] * 3
+    assert cable.requests == ["POST /v3/kv/range", "POST /v3/lease/keepalive"] * 3
 
 
 def test_a_lock_deleted_by_hand_is_noticed_by_the_next_beat(etcd, connect):
