@@ -13,6 +13,7 @@ from pgcore.daemon.watchers import PostmasterWatch
 from pgcore.model import actions as a
 from pgcore.model.basics import Role, State
 from pgcore.model.node import ControlState, NodeView
+from pgcore.model.world import Memory
 from unit.test_daemon_kit import Bench, Plugins, eventually, plugins_on_path, result_of, write_script
 
 pytestmark = pytest.mark.server
@@ -62,3 +63,24 @@ def test_a_primary_from_its_slots_to_its_end(make: Callable[..., Node], tmp_path
     assert member.callbacks.drain(5)
     assert (tmp_path / "out").read_text().splitlines() == ["before_stop", "on_stop primary demo"]
     member.tasks.cancel()
+
+
+def test_a_stop_is_told_before_the_hand_over_may_begin(
+    make: Callable[..., Node], root: Path, tmp_path: Path, plugins: Plugins  # noqa: F811
+) -> None:
+    """A postmaster that still archives holds nobody up: the callbacks hear ``on_stop`` first, then of the change of the role."""
+    archiving = f"while [ ! -e {root}/go ]; do sleep 0.05; done"
+    node = make("archiving", parameters={"archive_mode": "on", "archive_command": archiving}).bootstrap()
+    told = write_script(tmp_path / "told", f'echo "$@" >> {tmp_path}/out\n')
+    callbacks = dict.fromkeys(("on_stop", "on_role_change"), told)
+    member = Bench(tmp_path, registry=plugins.registry(), changes={"postgresql": {"callbacks": callbacks}})
+    member.ports.postgres = node.server
+    primary = member.world(memory=Memory(managed=True), role=Role.PRIMARY, is_primary=True)
+    assert member.performer.perform(a.StopServer(a.StopMode.FAST, 20), primary).ok
+    eventually(lambda: member.tasks.view is None or "shut_down_end" in member.tasks.view.progress)
+    assert member.tasks.kind is not None, "the server still archives"
+    assert member.performer.perform(a.SetRole(Role.DEMOTED), primary).ok
+    (root / "go").touch()
+    assert result_of(member.tasks, 20).ok
+    assert member.callbacks.drain(5)
+    assert (tmp_path / "out").read_text().splitlines() == ["on_stop primary demo", "on_role_change demoted demo"]

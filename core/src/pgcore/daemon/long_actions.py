@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pgcore.clock import now
@@ -103,12 +103,15 @@ class LongActions:
         postgres, role, before_stop = self._ports.postgres, world.node.role, self.before_stop(world)
         handing_over = world.holds and world.node.is_primary and action.mode is a.StopMode.FAST
         told = world.bootstrapping is None
+        tell_once = cache(partial(self._tell, "on_stop", role))
 
         def run(ctx: TaskContext) -> None:
             if action.mode is a.StopMode.FAST:
                 before_stop(ctx, action.timeout_s)
 
             def shut_down(control: ControlData) -> None:
+                if told:  # before the hand-over that this begins: the change of the role is told after the stop
+                    tell_once()
                 if control.checkpoint_end is not None:
                     ctx.report(shut_down_end=int(control.checkpoint_end))
 
@@ -122,7 +125,7 @@ class LongActions:
                 on_shut_down=shut_down,
             )
             if signalled and told:
-                self._tell("on_stop", role)
+                tell_once()
 
         self._begin(TaskKind.STOP, run)
 
