@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pgcore.model.basics import Instant
+from pgcore.testing.dcs import StoreContract
 from pgcore.testing.memory_store import MemoryServer, MemoryStore
-from pgcore.testing.store_contract import StoreContract
 
 
 class Clock:

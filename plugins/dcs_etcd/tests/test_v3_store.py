@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from pgcore.plugin import StoreRequest, Timing
-from pgcore.testing.store_contract import StoreContract
+from pgcore.testing.dcs import StoreContract
 from pgcore_dcs_etcd.section import Etcd3Section
 from pgcore_dcs_etcd.v3 import Etcd3Store
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pgcore.plugin import Instant, StoreRequest, Timing, now
-from pgcore.testing.store_contract import StoreContract
+from pgcore.testing.dcs import StoreContract
 from pgcore_dcs_raft.node import RaftNode
 from pgcore_dcs_raft.plugin import RaftSection
 from pgcore_dcs_raft.store import RaftStore

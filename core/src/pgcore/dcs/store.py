@@ -1,7 +1,7 @@
 """The narrow door to every distributed store: the ``Store`` protocol and the words it uses.
 
 A store moves text under key names. It knows nothing of JSON, roles or PostgreSQL. Every guarantee is stated once, here;
-``pgcore.testing.store_contract`` proves each of them against a real server.
+``pgcore.testing.dcs`` proves each of them against a real server.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 from pgcore_dcs_file.store import FileStore
 
 from pgcore.plugin import Timing
-from pgcore.testing.store_contract import StoreContract
+from pgcore.testing.dcs import StoreContract
 
 
 class TestFileStore(StoreContract):

@@ -9,7 +9,7 @@ import pytest
 
 from pgcore.dcs.store import MEMBERS, Key, Renewal
 from pgcore.model.basics import Timing
-from pgcore.testing.store_contract_base import StoreKit
+from pgcore.testing.dcs.base import StoreKit
 
 
 class LeaseContract(StoreKit):

@@ -1,4 +1,4 @@
-"""The fixtures and helpers of the store kit (``pgcore.testing.store_contract``)."""
+"""The fixtures and helpers of the store kit (``pgcore.testing.dcs``)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 from pgcore.clock import Deadline
 from pgcore.dcs.store import ANYTHING, Key, Renewal, Store, Stored, version
 from pgcore.errors import StoreUnavailableError
-from pgcore.testing.store_contract_base import StoreKit
+from pgcore.testing.dcs.base import StoreKit
 
 WATCHED = (Key.LEADER, Key.CONFIG, Key.FAILOVER, Key.SYNC, Key.INITIALIZE)
 SPURIOUS_WAKE_UPS = 5

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pgcore.dcs.store import ABSENT, ANYTHING, Key, Refused, Renewal, Store, Stored, version
-from pgcore.testing.store_contract_base import StoreKit
+from pgcore.testing.dcs.base import StoreKit
 
 
 class RecordsContract(StoreKit):
