@@ -4,10 +4,11 @@
 #
 # What is there already is used; what is missing is installed, as root by apt-get, otherwise without touching the system.
 # Writes .cache/env, which puts the programs found on PATH. Nothing else outside .venv and .cache is changed but by apt-get; and
-# Consul, a package of an older Debian, is unpacked into ~/.cache/pgcore, where the next clone finds it.
+# Consul, a package of an older Debian, is unpacked, and kube-apiserver built, in ~/.cache/pgcore, where the next clone finds them.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
+. scripts/debian.sh
 purpose=${1:-demo}
 case $purpose in demo | test) ;; *) echo "usage: $0 demo|test" >&2; exit 2 ;; esac
 mkdir -p .cache
@@ -175,29 +176,12 @@ unpack_packages() {
     (cd .cache/tools && for package in "$@"; do apt-get download -q "$package" && dpkg -x "$package"_*.deb . || exit 1; done)
 }
 
-# other_release SUITE PACKAGE DIRECTORY: unpack a package of another Debian release, the system's own packages untouched. Mirror and
-# keys are those that apt already uses for this release's `main`.
+# other_release SUITE PACKAGE DIRECTORY: unpack a package of another Debian release
 other_release() {
-    mkdir -p "$3/apt/lists/partial" "$3/apt/archives/partial"
-    codename=$(. /etc/os-release && say "$VERSION_CODENAME")
-    # shellcheck disable=SC2016
-    apt-get indextargets --format '$(REPO_URI) $(SOURCESENTRY)' \
-        'Created-By: Packages' "Codename: $codename" 'Component: main' >"$3/apt/mirror"
-    read -r mirror entry <"$3/apt/mirror" || return 1
-    keys=$(sed -n -e 's/^Signed-By: *//p' -e 's/.*signed-by=\([^] ]*\).*/\1/p' "${entry%:*}" | head -n 1)
-    say "deb ${keys:+[signed-by=$keys] }$mirror $1 main" >"$3/apt/sources.list"
-    cat >"$3/apt/apt.conf" <<CONF
-Dir::Etc::sourcelist "$3/apt/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::State::lists "$3/apt/lists";
-Dir::Cache "$3/apt";
-Acquire::Check-Valid-Until "false";
-Acquire::Languages "none";
-APT::Sandbox::User "";
-CONF
+    apt_of "$1" "$3" || return 1
     (
         export APT_CONFIG="$3/apt/apt.conf"
-        cd "$3" && apt-get update -q && apt-get download -q "$2/$1" && dpkg -x "$2"_*.deb . && rm -rf apt "$2"_*.deb
+        cd "$3" && apt-get download -q "$2/$1" && dpkg -x "$2"_*.deb . && rm -rf apt "$2"_*.deb
     )
 }
 
@@ -209,11 +193,22 @@ set_up_consul() {
     tool consul version || say "  consul is missing or does not run: the tests that need it are skipped (PGCORE_TEST_CONSUL can name one)"
 }
 
+set_up_kubernetes() {
+    { [ -n "${PGCORE_TEST_KUBE_APISERVER:-}" ] || tool kube-apiserver --version; } && return
+    if command -v apt-get >/dev/null 2>&1; then
+        step "kube-apiserver from Debian's sources into $kubernetes, once, in 5 to 15 minutes" \
+            sh scripts/build_kube_apiserver.sh "$kubernetes" || :
+    fi
+    tool kube-apiserver --version ||
+        say "  kube-apiserver is missing: the tests that need it are skipped (PGCORE_TEST_KUBE_APISERVER can name one)"
+}
+
 # A library of Java classes; no program of its own is on PATH
 zookeeper() { [ -e /usr/share/java/zookeeper.jar ] && java -version >/dev/null 2>&1; }
 
 set_up_test_servers() {
     set_up_consul
+    set_up_kubernetes
     missing=
     tool etcd --version || missing="$missing etcd-server"
     tool haproxy -v || missing="$missing haproxy"
@@ -235,8 +230,10 @@ set_up_test_servers() {
 # -- all together ---------------------------------------------------------------------------------------------------
 
 started=$(date +%s)
-consul=${XDG_CACHE_HOME:-$HOME/.cache}/pgcore/consul
-tools=$PWD/.cache/tools/usr/bin:$PWD/.cache/tools/usr/sbin:/usr/local/sbin:/usr/sbin:/sbin:$consul/usr/bin
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/pgcore
+consul=$cache/consul
+kubernetes=$cache/kubernetes
+tools=$PWD/.cache/tools/usr/bin:$PWD/.cache/tools/usr/sbin:/usr/local/sbin:/usr/sbin:/sbin:$consul/usr/bin:$kubernetes
 set_up_python
 set_up_postgres
 [ "$purpose" != test ] || set_up_test_servers

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from harness import Cluster, Node, wait_for
-from harness.certificates import Authority
 from harness.configuration import REST_PASSWORD, REST_USER, merged
 from harness.processes import free_port, send
+from pgcore.testing.certificates import Authority
 
 PASSWORD = {"Authorization": "Basic " + base64.b64encode(f"{REST_USER}:{REST_PASSWORD}".encode()).decode()}
 Reconfigure = Callable[..., None]

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness.certificates import Authority
 from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.model.basics import Lsn
 from pgcore.rest.server import RestServer
 from pgcore.rest.settings import RestSettings
+from pgcore.testing.certificates import Authority
 from unit.rest_board import leader_status
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.certificates import Authority
 from harness.processes import free_port
 from pgcore.config.load import load_local
 from pgcore.config.schema import option
@@ -16,6 +15,7 @@ from pgcore.daemon.board import Board
 from pgcore.daemon.mailbox import Mailbox
 from pgcore.rest.server import RestServer
 from pgcore.rest.settings import RestSettings
+from pgcore.testing.certificates import Authority
 from unit.rest_board import call
 
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs" / "rest.md").read_text(), re.DOTALL)

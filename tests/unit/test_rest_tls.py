@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.certificates import Authority
 from pgcore.errors import ConfigError
 from pgcore.rest import server as rest_server
 from pgcore.rest.server import RestServer
+from pgcore.testing.certificates import Authority
 from unit.rest_board import call, raw
 
 Open = Callable[..., RestServer]
