@@ -4,8 +4,9 @@ pysyncobj's own thread batches for a heartbeat period, which makes a write take 
 command wakes the thread through a pipe, an entry is sent at once, and the commit index follows it at once, so that a write is
 decided after a few messages. Between events the thread sleeps in ``poll`` for at most a heartbeat period.
 
-What the hardening issue has to change lies in three places: the journal (``_configured``: term, vote, fsync), the messages
-(``wire``) and who may connect (``_Transport``). The machine and the store know nothing of any of them.
+The log on disk is ``journal``, the form of the messages ``wire``, when they may leave ``transport``. While the journal cannot be
+written the node stands still: it ticks no more, neither votes nor leads nor acknowledges, and its verbs fail at once. To the
+others it is a member that hung up; when the disk has room it writes what it knows and goes on.
 """
 
 from __future__ import annotations
@@ -15,20 +16,19 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, SyncObjConsumer, SyncObjException, replicated  # type: ignore[import-untyped]
-from pysyncobj.monotonic import monotonic  # type: ignore[import-untyped]
-from pysyncobj.tcp_connection import CONNECTION_STATE  # type: ignore[import-untyped]
-from pysyncobj.transport import TCPTransport  # type: ignore[import-untyped]
 from pysyncobj.utility import TcpUtility, UtilityException  # type: ignore[import-untyped]
 
 from pgcore.plugin import ConfigError, Deadline, Instant, Json, StoreRejectedError, StoreUnavailableError, Timing, now
+from pgcore_dcs_raft.journal import Journal, open_journal
+from pgcore_dcs_raft.library import adapt, follow_members
 from pgcore_dcs_raft.machine import Lease, Machine
 from pgcore_dcs_raft.plugin import RaftSection, members, plain
-from pgcore_dcs_raft.wire import restrict_unpickling
+from pgcore_dcs_raft.transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ REQUEST_S = 1.0
 MAX_COMMAND_BYTES = 2**20
 BATCH_BYTES = 2**22
 """Above MAX_COMMAND_BYTES, because pysyncobj loses data when it cuts an entry just above a multiple of this size."""
+COMPACTED_BYTES = 2**22
+"""A journal larger than this is replaced by a dump."""
+COMPACTION_INTERVAL_S = 60.0
+NEVER_BY_ITSELF = 2**31
+STORAGE_RETRY_S = 1.0
 
 
 class _Replicated(SyncObjConsumer):
@@ -62,39 +67,6 @@ class _Replicated(SyncObjConsumer):
 
     def _deserialize(self, data: dict[str, Json]) -> None:
         self._machine.restore(data)
-
-
-class _Transport(TCPTransport):
-    """Tells the node about every message, which is how it knows that it is still in touch."""
-
-    def __init__(self, node: RaftNode, raft: SyncObj, self_node: Any, other_nodes: Any) -> None:
-        super().__init__(raft, self_node, other_nodes)
-        self._node = node
-        self.setOnUtilityMessageCallback("members", node.describe)
-
-    def _onMessageReceived(self, node: Any, message: Any) -> None:
-        super()._onMessageReceived(node, message)
-        if isinstance(message, dict):
-            self._node.heard(node, message)
-
-    def _connectIfNecessarySingle(self, node: Any) -> bool:
-        """Also give up an attempt that got no answer at all: the kernel's own retries back off to half a minute and more."""
-        connection = self._connections.get(node)
-        began = self._lastConnectAttempt.get(node)
-        if connection is not None and connection.state == CONNECTION_STATE.CONNECTING and began is not None \
-                and monotonic() - began > self._syncObj.conf.connectionTimeout:
-            connection.disconnect()
-        return bool(super()._connectIfNecessarySingle(node))
-
-    def ping(self, nodes: Iterable[Any]) -> None:
-        """Say a word to each of these nodes, which ignore it.
-
-        Followers have nothing to tell each other until they elect, and then the library drops a connection that was silent for
-        ``connection_timeout``, and the first request for a vote with it.
-        """
-        for node in nodes:
-            if self._syncObj.isNodeConnected(node):  # in the middle of the handshake a message would break it
-                self.send(node, {"type": "ping"})
 
 
 @dataclass(slots=True)
@@ -123,7 +95,7 @@ class RaftNode:
 
         Raises ConfigError if the node cannot listen on its address or write to its directory.
         """
-        restrict_unpickling()
+        adapt()
         self._section, self.clock = section, clock
         self.machine = Machine(clock)
         self._replicated = _Replicated(self.machine)
@@ -131,6 +103,8 @@ class RaftNode:
         self._next_ping = Instant(0.0)
         self._open_attempts: dict[int, _Attempt] = {}
         self._closing = threading.Event()
+        self._storage_trouble = ""
+        self._next_compaction = Instant(0.0)
         self._leader: str | None = None
         self._leader_since: Instant | None = None
         self._commit_at_election = 0
@@ -151,10 +125,10 @@ class RaftNode:
 
     def _configured(self, timing: Timing) -> SyncObjConf:
         section = self._section
-        files: dict[str, str] = {}
-        if self.address:
-            base = os.path.join(section.data_dir, self.address)
-            files = {"journalFile": base + ".journal", "fullDumpFile": base + ".dump"}
+        files: dict[str, Any] = {}
+        if self.address:  # compaction is ours to start: the library would try again and again on a full disk
+            files = {"fullDumpFile": os.path.join(section.data_dir, self.address) + ".dump",
+                     "logCompactionMinEntries": NEVER_BY_ITSELF, "logCompactionMinTime": NEVER_BY_ITSELF}
         return SyncObjConf(
             password=section.password, autoTick=False, appendEntriesUseBatch=False, commandsWaitLeader=False,
             dynamicMembershipChange=True, maxBindRetries=1,
@@ -173,20 +147,20 @@ class RaftNode:
         return max(section.max_timeout, timing.ttl / 6)
 
     def _opened(self, others: list[str]) -> SyncObj:
-        def transport(raft: SyncObj, self_node: Any, other_nodes: Any) -> _Transport:
-            self._transport = _Transport(self, raft, self_node, other_nodes)
+        def transport(raft: SyncObj, self_node: Any, other_nodes: Any) -> Transport:
+            self._transport = Transport(self, self._journal, raft, self_node, other_nodes)
             return self._transport
 
+        self._journal: Journal | None = None
         if self.address:
             self._check_port(self._conf.bindAddress)
             self._make_directory()
+            self._journal = open_journal(os.path.join(self._section.data_dir, self.address))
+        self._conf.journalFile = self._journal
         try:
             return SyncObj(self.address, others, self._conf, consumers=[self._replicated], transportClass=transport)
         except SyncObjException as error:
             raise _cannot_listen(self._section, str(error)) from error
-        except OSError as error:
-            raise ConfigError("raft.data_dir", f"the journal in {self._section.data_dir or '.'} cannot be opened: {error}",
-                              "make the directory writable for the user pgcore runs as") from error
 
     def _check_port(self, address: str) -> None:
         """Bind once ourselves: the library hides the reason of a failure, and opens the journal before it tries."""
@@ -212,10 +186,15 @@ class RaftNode:
 
     def _run(self) -> None:
         trouble = ""
+        self._raft.doTick(0.0)  # loads the dump
+        if self._journal is not None:
+            follow_members(self._raft, self._journal)
         while not self._closing.is_set():
             try:
-                self._raft.doTick(self._patience_s())
-                self._after_tick()
+                if self._is_written():
+                    self._raft.doTick(self._patience_s())
+                    if self._is_written():
+                        self._after_tick()
             except Exception as error:  # a bug or a hostile message must not end the thread silently: the lock hangs on it
                 if trouble != repr(error):
                     trouble = repr(error)
@@ -224,6 +203,36 @@ class RaftNode:
                 self._closing.wait(self._conf.appendEntriesPeriod)
         self._raft.destroy()
         _close_pipe(self._raft)
+
+    def _is_written(self) -> bool:
+        """Bring the journal to disk and send what waited for it. Waits a second if that fails."""
+        try:
+            self._transport.flush()
+        except OSError as error:
+            self._stand_still(error)
+            self._closing.wait(STORAGE_RETRY_S)
+            return False
+        if self._storage_trouble:
+            log.warning("The Raft member %s can write to %s again and takes part", self.address, self._directory)
+            self._storage_trouble = ""
+        return True
+
+    def _stand_still(self, error: OSError) -> None:
+        """Tell everybody who waits. What this node knew is no longer current: it may not have heard what the others decide."""
+        trouble = f"cannot write to {self._directory} (raft.data_dir): {error.strerror or error}"
+        self._transport.hang_up()
+        if trouble != self._storage_trouble:
+            log.error("The Raft member %s %s; it neither votes nor leads until it can", self.address, trouble)
+        with self._state:
+            self._storage_trouble, self._contact, self._heartbeat = trouble, NEVER, None
+            self._responses.clear()
+            self._state.notify_all()
+        for attempt in list(self._open_attempts.values()):
+            attempt.ended.set()
+
+    @property
+    def _directory(self) -> str:
+        return os.path.abspath(self._section.data_dir)
 
     def _patience_s(self) -> float:
         """How long the next ``poll`` may sleep. A cluster of one commits in the tick after the append; nothing would wake it."""
@@ -243,6 +252,9 @@ class RaftNode:
         if moment >= self._next_ping:
             self._next_ping = Instant(moment + self._conf.connectionTimeout / PINGS_PER_TIMEOUT)
             self._transport.ping(raft.otherNodes)
+        if self._journal is not None and self._journal.size() > COMPACTED_BYTES and moment >= self._next_compaction:
+            self._next_compaction = Instant(moment + COMPACTION_INTERVAL_S)
+            raft.forceLogCompaction()
         leader = raft._getLeader()
         self._note(None if leader is None else leader.id, self._contact_after_tick(moment))
 
@@ -351,9 +363,12 @@ class RaftNode:
 
     def _await(self, condition: Callable[[], bool], deadline: Deadline, problem: str) -> None:
         with self._state:
-            met = self._state.wait_for(lambda: self._closing.is_set() or condition(), deadline.left())
+            met = self._state.wait_for(lambda: self._closing.is_set() or bool(self._storage_trouble) or condition(),
+                                       deadline.left())
         if self._closing.is_set():
             raise StoreUnavailableError(f"Raft node {self.address or '(observer)'} is closed")
+        if self._storage_trouble:
+            raise self._undecided(self._storage_trouble)
         if not met or deadline.expired:
             raise self._undecided(problem)
 
