@@ -9,8 +9,8 @@ QUICK := $(wildcard tests/house tests/unit tests/rules)
 ORDER := $(QUICK) $(filter-out $(QUICK) tests/e2e tests/downstream,$(patsubst %/,%,$(wildcard tests/*/))) \
          $(wildcard plugins/*/tests) $(wildcard tests/downstream tests/e2e)
 
-# Two at a time, a file on one of them: the end-to-end tests mostly wait.
-PARALLEL := -n 2 --dist loadfile
+# One worker computes, two start servers and mostly wait for them (tests/conftest.py); a file stays on one of them.
+PARALLEL := -n 3 --dist loadfile
 
 .PHONY: help demo test check soak wheels clean
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from harness.stores import StoreKind
 
 _open_clusters: list[Cluster] = []
 MEASURED = "measured"
+BEGAN = pytest.StashKey[float]()
+"""When the set-up of a test began, on the monotonic clock."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,12 +38,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note when it begins."""
+    item.stash[BEGAN] = time.monotonic()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Attach the logs of every open cluster to a failed test."""
+    """Attach the logs of the clusters that a failed test had to do with."""
     report = yield
     if report.failed and Path(__file__).parent in Path(item.path).parents:
-        for cluster in _open_clusters:
+        for cluster in (each for each in _open_clusters if each.used_since(item.stash[BEGAN])):
             report.sections.append((f"logs of the {cluster.store} cluster", cluster.log_tails()))
             if directory := os.environ.get("PGCORE_E2E_LOGS"):
                 cluster.keep_logs(Path(directory) / item.name.replace("/", "_"))

@@ -246,16 +246,20 @@ class Cluster:
 
     # ending
 
+    def used_since(self, moment_s: float) -> bool:
+        """Whether a test has had to do with one of the nodes since this moment of the monotonic clock."""
+        return any(node.used_s >= moment_s for node in self.nodes)
+
     def log_tails(self, lines: int = LOG_TAIL_LINES) -> str:
         """The last lines of every log for the report of a failed test, which may be cut at its end.
 
-        So first what all agents said together, newest line first, then each agent alone, then the servers.
+        So first what all agents and servers said together, newest line first, then each alone.
         """
         agents = {node.name: node.log() for node in self.nodes}
-        logs = [(f"{name} agent", text) for name, text in agents.items()]
-        logs += [(f"{node.name} postgres", node.postgres_log()) for node in self.nodes]
-        tails = ["\n".join((f"--- {title}", *text.splitlines()[-lines:])) for title, text in logs]
-        return "\n".join(("--- all agents, newest line first", *newest_first(agents, lines), *tails))
+        servers = {f"{node.name} postgres": node.postgres_log() for node in self.nodes}
+        alone = [*((f"{name} agent", text) for name, text in agents.items()), *servers.items()]
+        tails = ["\n".join((f"--- {title}", *text.splitlines()[-lines:])) for title, text in alone]
+        return "\n".join(("--- all together, newest line first", *newest_first(agents | servers, 2 * lines), *tails))
 
     def keep_logs(self, directory: Path) -> None:
         """Copy all logs and writers' notes below ``directory``."""

@@ -51,6 +51,8 @@ class Node:
         self.prefix = prefix
         self._mark = mark
         self.process: subprocess.Popen[bytes] | None = None
+        self.used_s = 0.0
+        """When it was last started or asked something, on the monotonic clock."""
 
     @property
     def data_dir(self) -> Path:
@@ -74,6 +76,7 @@ class Node:
     def start(self, text: str | None = None) -> None:
         """Start the agent on its node file, or on ``text`` in its place; its output goes to ``log_file``."""
         assert not self.running, f"the agent of {self.name} runs already"
+        self.used_s = time.monotonic()
         self.write_file(text)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "PATRONI_"))}
         environment |= {MARKER: self._mark, "PYTHONUNBUFFERED": "1", "HOME": str(self.directory)}
@@ -198,6 +201,7 @@ class Node:
     @contextlib.contextmanager
     def connection(self, timeout_s: int = 2) -> Iterator[Any]:
         """An autocommit superuser connection to this server, closed afterwards."""
+        self.used_s = time.monotonic()
         link = psycopg2.connect(dsn([(self.host, self.pg_port)], connect_timeout_s=timeout_s))
         try:
             link.autocommit = True
@@ -244,6 +248,7 @@ class Node:
 
         ``raw_body`` is sent as it is. Without a body no length is sent either.
         """
+        self.used_s = time.monotonic()
         link = http.client.HTTPConnection(self.host, self.rest_port, timeout=timeout_s)
         token = base64.b64encode(f"{REST_USER}:{REST_PASSWORD}".encode()).decode()
         headers = {"Authorization": f"Basic {token}"} if authenticated else {}
