@@ -10,13 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import Cluster, Gap, wait_for
+from harness import UNDISTURBED_S, Cluster, Gap, wait_for
 from harness.cluster import lost_commits
 from harness.store_server import StoreServer
 from harness.stores import SERVERS, StoreKind
 
 ELSEWHERE = {"etcd3"}
-UNDISTURBED_S = 0.5
 BACK_S = 40.0
 
 

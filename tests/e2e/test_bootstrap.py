@@ -26,7 +26,7 @@ def test_new_nodes_become_one_primary_with_two_streaming_standbys(cluster: Clust
     primary.query("CREATE TABLE IF NOT EXISTS seen (word text)")
     primary.query("INSERT INTO seen VALUES ('hello')")
     for node in standbys:
-        wait_for(lambda node=node: node.ask("SELECT count(*) FROM seen"), 10, f"{node.name} replays the insert")  # type: ignore[misc]
+        wait_for(lambda node=node: node.ask("SELECT count(*) FROM seen"), 30, f"{node.name} replays the insert")  # type: ignore[misc]
     primary.query("DROP TABLE seen")
 
 

@@ -236,7 +236,7 @@ def test_what_is_scheduled_is_flushed(cluster: Cluster) -> None:
     primary = cluster.primary()
     cluster.wait_aware()
     assert "Switchover scheduled" in ctl(cluster, "switchover", "--scheduled", LATER, "--force").stdout
-    wait_for(lambda: "scheduled_switchover" in json.loads(primary.request("GET", "/cluster").text), 15, "it is known")  # type: ignore[union-attr]
+    wait_for(lambda: "scheduled_switchover" in json.loads(primary.request("GET", "/cluster").text), 30, "it is known")  # type: ignore[union-attr]
     assert ctl(cluster, "flush", cluster.scope, "switchover").stdout == "Success: scheduled switchover deleted\n"
     assert "leader" not in (cluster.etcd.get(cluster.key("failover")) or "")
     assert ctl(cluster, "flush", cluster.scope, "switchover").stdout == "No pending scheduled switchover\n"

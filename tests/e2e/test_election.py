@@ -87,12 +87,12 @@ def test_a_quorum_decides_who_leads_an_operator_may_name_another_and_a_standby_l
         node.start()
     cluster.wait_healthy()
     cluster.create_table()
-    wait_for(lambda: _sync(cluster) == ("n1", "n2", 0), 15, "n2 is synchronous")
+    wait_for(lambda: _sync(cluster) == ("n1", "n2", 0), 30, "n2 is synchronous")
     writer = cluster.writer().start()
 
     began = time.monotonic()
     assert n2.stop() == 0
-    writer.wait_resumed(time.monotonic(), 5)
+    writer.wait_resumed(time.monotonic(), 30)
     gap = writer.report().longest_gap(after_s=began)
     measured("synchronous standby stopped: write gap", gap)
     assert _sync(cluster) == ("n1", None, 0)
@@ -105,7 +105,7 @@ def test_a_quorum_decides_who_leads_an_operator_may_name_another_and_a_standby_l
     assert cluster.primary() is n1
     answer = n1.request("POST", "/failover", {"candidate": "n3"}, timeout_s=30)
     assert answer is not None and answer.text == 'Successfully failed over to "n3"', answer
-    writer.wait_resumed(time.monotonic(), 10)
+    writer.wait_resumed(time.monotonic(), 30)
     assert writer.report().missing(cluster.present(n3)) == []
     wait_for(lambda: _sync(cluster) == ("n3", "n1,n2", 1), 30, "n1 and n2 vote")
 

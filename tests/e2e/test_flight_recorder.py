@@ -44,9 +44,9 @@ def test_the_survivors_records_tell_who_took_over_from_whom_and_why(etcd_cluster
     old.kill_everything()
     new = etcd_cluster.wait_primary_other_than(old, etcd_cluster.ttl + 10)
     survivors = etcd_cluster.others(old)
-    wait_for(lambda: "leader.keep" in record_of(new).read_text().splitlines()[-1], 10, "the new primary has recorded its lead")
+    wait_for(lambda: "leader.keep" in record_of(new).read_text().splitlines()[-1], 30, "the new primary has recorded its lead")
     other = next(node for node in survivors if node is not new)
-    wait_for(lambda: f'"leader":"{new.name}"' in record_of(other).read_text(), 10, "the other one has recorded whom it follows")
+    wait_for(lambda: f'"leader":"{new.name}"' in record_of(other).read_text(), 30, "the other one has recorded whom it follows")
     copies = [Path(shutil.copy(record_of(node), tmp_path)) for node in survivors]
 
     found = pgcore("explain", *(f"--record={path}" for path in copies))
@@ -75,6 +75,6 @@ def test_the_survivors_records_tell_who_took_over_from_whom_and_why(etcd_cluster
     moved = {**new.document, "recorder": {"dir": str(new.directory / "elsewhere")}}
     new.write_file(yaml.safe_dump(moved))
     send(new.pid, signal.SIGHUP)
-    wait_for((new.directory / "elsewhere" / record_of(new).name).exists, 10, "a reload moves the record")
+    wait_for((new.directory / "elsewhere" / record_of(new).name).exists, 30, "a reload moves the record")
     new.write_file()
     send(new.pid, signal.SIGHUP)

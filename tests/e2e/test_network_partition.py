@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness import Cluster, Gap
+from harness import UNDISTURBED_S, Cluster, Gap
 from harness.agents import chosen_agent
 from harness.network import Network, namespaces_usable
 
@@ -87,4 +87,4 @@ def test_standby_cut_off_does_not_disturb_the_primary_and_catches_up(
     assert (primary.timeline(), primary.postmaster_pid()) == before
     assert cluster.primary() is primary
     assert report.missing(cluster.present()) == []
-    assert gap.seconds < 0.5
+    assert gap.seconds < UNDISTURBED_S

@@ -55,7 +55,7 @@ def test_a_wiped_and_a_frozen_store_change_nothing_in_maintenance_mode(paused: C
     assert _value(cluster, "leader") == primary.name
     assert _value(cluster, "initialize") == str(primary.system_identifier())
     assert json.loads(_value(cluster, "config") or "{}")["pause"] is True
-    wait_for(lambda: all(_card(cluster, node).get("pause") for node in cluster.nodes), 10, "every member is back, still paused")
+    wait_for(lambda: all(_card(cluster, node).get("pause") for node in cluster.nodes), 30, "every member is back, still paused")
 
     etcd.freeze()
     try:
@@ -76,7 +76,7 @@ def test_an_agent_that_ends_in_maintenance_mode_leaves_its_server_and_adopts_it_
     pids = {node.name: node.postmaster_pid() for node in cluster.nodes}
     assert [node.stop() for node in (primary, standby)] == [0, 0]
     assert _value(cluster, "leader") == primary.name, "the lock was left to its lease"
-    wait_for(lambda: not primary.helper_pids(), 5, "the guard has ended with its agent")
+    wait_for(lambda: not primary.helper_pids(), 30, "the guard has ended with its agent")
     _undisturbed(cluster, cluster.ttl + 3, primary)
     assert _value(cluster, "leader") is None
     for node in (primary, standby):
@@ -96,7 +96,7 @@ def test_what_is_stopped_by_hand_in_maintenance_mode_stays_stopped_until_it_ends
         assert pid is not None
         send(pid, signal.SIGINT)
         wait_for(lambda node=node: node.postmaster_pid() is None, 20, f"{node.name} is stopped by hand")  # type: ignore[misc]
-    wait_for(lambda: _value(cluster, "leader") is None, 10, "the holder without a server has given the lock back")
+    wait_for(lambda: _value(cluster, "leader") is None, 30, "the holder without a server has given the lock back")
     _undisturbed(cluster, cluster.ttl + 2, None)
     assert {node.name: _card(cluster, node)["state"] for node in (stopped, primary)} == dict.fromkeys(
         (stopped.name, primary.name), "stopped")

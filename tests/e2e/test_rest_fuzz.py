@@ -146,7 +146,7 @@ def test_what_is_no_request_is_answered_or_cut_off_and_disturbs_nobody(
         codes = collections.Counter(each.code for each in outcomes)
         assert set(codes) <= {None, 200, 400, 401, 404, 408, 411, 412, 413, 501, 502, 503, 505}, codes
         assert {None, 200, 400, 401, 408, 501, 503} <= set(codes), f"the fuzzer does not reach much: {codes}"
-        wait_for(lambda: thread_count(primary) == threads, 10, "as many threads as before")
+        wait_for(lambda: thread_count(primary) == threads, 30, "as many threads as before")
         assert (victim.primary(), primary.timeline()) == (primary, timeline)
 
 

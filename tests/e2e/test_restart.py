@@ -10,7 +10,7 @@ from harness import Cluster, Gap, Node
 from harness.cluster import lost_commits
 from harness.processes import wait_for
 
-RESTART_GAP_S = 2.5
+RESTART_GAP_S = 5.0
 
 
 def started_at(node: Node) -> str:
@@ -60,14 +60,14 @@ def test_a_scheduled_restart_runs_at_its_time(etcd_cluster: Cluster, measured: C
     assert ask(standby, "POST", "/restart", {"schedule": moment.isoformat()}) == (202, "Restart scheduled")
     assert ask(standby, "POST", "/restart", {"schedule": moment.isoformat()}) == (409, "Another restart is already scheduled")
     assert standby.status()["scheduled_restart"]["schedule"] == moment.isoformat()
-    wait_for(lambda: standby.ask("SELECT 1") is None or started_at(standby) not in (since, "None"), 10, "the restart began")
+    wait_for(lambda: standby.ask("SELECT 1") is None or started_at(standby) not in (since, "None"), 30, "the restart began")
     late = time.time() - moment.timestamp()
     measured("scheduled restart: late by", late)
     etcd_cluster.wait_healthy()
     assert started_at(standby) != since
     assert "scheduled_restart" not in standby.status()
     assert ask(standby, "DELETE", "/restart") == (404, "no restarts are scheduled")
-    assert -0.1 <= late < 1.5
+    assert -0.1 <= late < 5
 
 
 def test_a_restart_that_fails_on_the_holder_gives_the_lock_up(etcd_cluster: Cluster) -> None:
@@ -106,7 +106,7 @@ def test_a_reload_reaches_the_server_also_when_only_its_own_files_changed(etcd_c
     time.sleep(etcd_cluster.loop_wait + 1)
     assert standby.ask("SHOW work_mem") != "11MB"
     assert ask(standby, "POST", "/reload") == (202, "reload scheduled")
-    wait_for(lambda: standby.ask("SHOW work_mem") == "11MB", 10, "the server has read its file")
+    wait_for(lambda: standby.ask("SHOW work_mem") == "11MB", 30, "the server has read its file")
     auto_conf = standby.data_dir / "postgresql.auto.conf"
     auto_conf.write_text("".join(line for line in auto_conf.read_text().splitlines(True) if "11MB" not in line))
 

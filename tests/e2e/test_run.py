@@ -85,7 +85,7 @@ def test_the_first_process_reaps_and_passes_signals_on_and_the_manager_is_told(c
 
     enter = ["nsenter", f"--target={first}", "--pid", "--mount"]
     subprocess.run([*enter, "sh", "-c", "sleep 0.2 & sleep 0.4 &"], check=True, timeout=10, stdout=subprocess.DEVNULL)
-    wait_for(lambda: not [pid for pid in _children(first) if _name(pid) == "sleep"], 10, "orphans are reaped")
+    wait_for(lambda: not [pid for pid in _children(first) if _name(pid) == "sleep"], 30, "orphans are reaped")
 
     servers = [pid for pid in node.pids() if is_postgres(pid)]
     assert servers

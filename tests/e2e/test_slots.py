@@ -153,7 +153,7 @@ def test_nothing_is_missing_after_the_primary_died_and_only_the_latest_reads_rep
         time.sleep(0.1)
     insert(old, last, last + 9)  # never read from the old primary
     last += 9
-    wait_for(lambda: all_replayed(slot_cluster, old), 10, "everything is replayed")
+    wait_for(lambda: all_replayed(slot_cluster, old), 30, "everything is replayed")
     before = len(read)
     killed = time.monotonic()
     old.kill_everything()
@@ -183,9 +183,9 @@ def test_permanent_slots_move_and_foreign_ones_stay(slot_cluster: Cluster) -> No
         node.query("SELECT pg_create_physical_replication_slot('unknown', true)")
     insert(primary, 5000, 5010)
     target = primary.query("SELECT pg_current_wal_flush_lsn()::text, pg_current_wal_flush_lsn() - '0/0'")[0]
-    wait_for(lambda: all_replayed(slot_cluster, primary), 10, "everything is replayed")
+    wait_for(lambda: all_replayed(slot_cluster, primary), 30, "everything is replayed")
     primary.query(f"SELECT pg_replication_slot_advance('{PHYSICAL}', '{target[0]}')")
-    wait_for(lambda: all((slot(node, PHYSICAL) or (0,))[0] >= target[1] for node in standbys), 15, "the standbys followed")
+    wait_for(lambda: all((slot(node, PHYSICAL) or (0,))[0] >= target[1] for node in standbys), 30, "the standbys followed")
     wait_for(lambda: not any(slot(node, "unknown") for node in slot_cluster.nodes), 20, "the unknown slot is dropped")
     assert everywhere(slot_cluster, OTHERS)
 

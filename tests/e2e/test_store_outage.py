@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import Cluster, EtcdServer, Gap, wait_for
-
-UNDISTURBED_S = 0.5
+from harness import UNDISTURBED_S, Cluster, EtcdServer, Gap, wait_for
 
 
 def _out(etcd: EtcdServer, how: str) -> None:

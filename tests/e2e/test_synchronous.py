@@ -103,21 +103,21 @@ def test_the_mode_changes_under_load_without_an_error(make_cluster: Make) -> Non
     cluster = started(make_cluster)
     primary = cluster.primary()
     configure(cluster, postgresql={"use_pg_rewind": True, "parameters": {"synchronous_standby_names": "ANY 1 (n1,n2,n3)"}})
-    wait_for(lambda: primary.ask("SHOW synchronous_standby_names") == "ANY 1 (n1,n2,n3)", 10, "the user's own names are in force")
+    wait_for(lambda: primary.ask("SHOW synchronous_standby_names") == "ANY 1 (n1,n2,n3)", 30, "the user's own names are in force")
     writer = cluster.writer(interval_s=0.001).start()
     for mode, count in (("on", 1), ("on", 2), ("quorum", 2), ("quorum", 1), ("on", 1), ("quorum", 1)):
         configure(cluster, synchronous_mode=mode, synchronous_node_count=count)
-        wait_for(lambda: settled(cluster), 15, f"{count} standbys, {mode}")
+        wait_for(lambda: settled(cluster), 30, f"{count} standbys, {mode}")
     def rows() -> set[tuple[str, str]]:
         return {(row["application_name"], row["sync_state"]) for row in primary.status()["replication"]}
 
-    wait_for(lambda: rows() == {(node.name, "quorum") for node in cluster.others(primary)}, 5, "the status tells who confirms")
+    wait_for(lambda: rows() == {(node.name, "quorum") for node in cluster.others(primary)}, 30, "the status tells who confirms")
     configure(cluster, synchronous_mode="off")
     own = primary.ask
-    wait_for(lambda: sync_of(cluster) is None and own("SHOW synchronous_standby_names") == "ANY 1 (n1,n2,n3)", 15, "off again")
+    wait_for(lambda: sync_of(cluster) is None and own("SHOW synchronous_standby_names") == "ANY 1 (n1,n2,n3)", 30, "off again")
     assert lost_commits(cluster, writer) == []
     assert writer.errors() == []
-    assert writer.report().longest_gap().seconds < 2
+    assert writer.report().longest_gap().seconds < 4
     assert cluster.primary() is primary
 
 
@@ -127,10 +127,10 @@ def test_strict_mode_blocks_writes_without_a_standby_and_goes_on_when_one_comes(
     primary = cluster.primary()
     standby = cluster.others(primary)[0]
     writer = cluster.writer().start()
-    writer.wait_resumed(time.monotonic(), 10)
+    writer.wait_resumed(time.monotonic(), 30)
     told = primary.log().count("writes wait for one")
     standby.kill_everything()
-    wait_for(lambda: primary.log().count("writes wait for one") > told, 10, "the log says that writes wait")
+    wait_for(lambda: primary.log().count("writes wait for one") > told, 30, "the log says that writes wait")
     blocked = len(writer.report().acknowledged)
     time.sleep(3 * cluster.loop_wait)
     assert len(writer.report().acknowledged) == blocked
@@ -138,7 +138,7 @@ def test_strict_mode_blocks_writes_without_a_standby_and_goes_on_when_one_comes(
     began = time.monotonic()
     standby.start()
     writer.wait_resumed(began, 20)
-    wait_for(lambda: settled(cluster), 10, "the standby is synchronous again")
+    wait_for(lambda: settled(cluster), 30, "the standby is synchronous again")
     assert "writes do not wait for a missing standby any more" in primary.log()
     assert primary.log().count("writes wait for one") == told + 1
     assert lost_commits(cluster, writer) == []
@@ -156,8 +156,8 @@ def test_a_switchover_in_synchronous_mode_loses_nothing(make_cluster: Make, mode
         answer = cluster.switchover(old, candidate)
         assert answer is not None and answer.status == 200, answer
         assert cluster.primary() is candidate
-        writer.wait_resumed(began, 10)
+        writer.wait_resumed(began, 30)
         assert writer.report().missing(cluster.present(candidate)) == []
         wait_for(lambda: whole(cluster), 30, "all stream and are listed again", interval_s=0.1)
-        assert writer.report().longest_gap(after_s=began).seconds < 3
+        assert writer.report().longest_gap(after_s=began).seconds < 4
     assert lost_commits(cluster, writer) == []

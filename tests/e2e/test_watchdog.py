@@ -20,7 +20,7 @@ from harness.agents import POSTGRES_USER
 from harness.configuration import merged
 
 EVENTS = ("on_start", "on_stop", "on_restart", "on_reload", "on_role_change")
-LATE_S = 0.6
+LATE_S = 0.9
 """Between a renewal that etcd has counted and the keepalive that the reader has seen, on a busy machine."""
 
 
@@ -136,7 +136,7 @@ def watched(shared: Watched) -> Watched:
     shared.cluster.repair()
     timeline = shared.cluster.primary().timeline()
     for node in shared.cluster.nodes:
-        wait_for(lambda node=node: node.status().get("timeline") == timeline, 10, f"{node.name} is on {timeline}")  # type: ignore[misc]
+        wait_for(lambda node=node: node.status().get("timeline") == timeline, 30, f"{node.name} is on {timeline}")  # type: ignore[misc]
     return shared
 
 
@@ -169,7 +169,7 @@ def test_a_keepalive_follows_each_confirmed_renewal_and_nothing_else(watched: Wa
     time.sleep(watched.cluster.loop_wait + 0.3)
     assert pipe.since(frozen) == "", "no renewal can have been confirmed"
     watched.cluster.etcd.thaw()
-    wait_for(lambda: pipe.fed(frozen), watched.cluster.loop_wait + 3, "the watchdog is fed again")
+    wait_for(lambda: pipe.fed(frozen), watched.cluster.loop_wait + 20, "the watchdog is fed again")
 
 
 def test_whoever_does_not_lead_does_not_touch_its_watchdog(watched: Watched) -> None:
@@ -207,7 +207,7 @@ def test_a_frozen_agent_feeds_nothing_and_whoever_has_no_required_watchdog_does_
     assert watched.timeout_line in watched.pipes[new.name].since(frozen)
     assert watched.pipes[new.name].heard[-1][0] > frozen
     started = next(when for when, text in watched.pipes[new.name].heard if when > frozen and "T" in text)
-    assert started < promoted + 0.1
+    assert started < promoted + LATE_S
     old.thaw_agent()
     wait_for(lambda: pipe.since(frozen).endswith("V"), watched.cluster.ttl, "the thawed agent, a primary no more, stops it")
     watched.cluster.wait_healthy()
@@ -227,7 +227,7 @@ def test_an_orderly_end_stops_the_watchdog_and_maintenance_mode_too(watched: Wat
     watched.cluster.wait_healthy()
     pipe, began = watched.pipes[new.name], time.monotonic()
     watched.configure(pause=True)
-    wait_for(lambda: pipe.since(began).endswith("V"), watched.cluster.loop_wait + 3, "paused: the watchdog is stopped")
+    wait_for(lambda: pipe.since(began).endswith("V"), watched.cluster.loop_wait + 20, "paused: the watchdog is stopped")
     watched.cluster.wait_aware()  # the others as well: none may take a lock that ends meanwhile
     pid, paused = new.postmaster_pid(), time.monotonic()
     assert new.stop() == 0 and new.postmaster_pid() == pid
@@ -235,7 +235,7 @@ def test_an_orderly_end_stops_the_watchdog_and_maintenance_mode_too(watched: Wat
     new.start()
     watched.cluster.wait_aware(new)
     watched.configure(pause=None)
-    wait_for(lambda: len(pipe.fed(paused)) > 1, 3 * watched.cluster.loop_wait + 5, "resumed: the watchdog runs again")
+    wait_for(lambda: len(pipe.fed(paused)) > 1, 3 * watched.cluster.loop_wait + 20, "resumed: the watchdog runs again")
     assert watched.cluster.primary() is new and new.postmaster_pid() == pid
 
 
@@ -254,7 +254,7 @@ def test_callbacks_are_told_of_a_switchover_in_order_and_the_last_role_last(watc
     expected = {old: ["on_stop primary", "on_role_change demoted", "on_role_change replica"], new: ["on_role_change primary"]}
     for node, changes in expected.items():
         with suppress(AssertionError):
-            wait_for(lambda node=node, changes=changes: since(node) == changes, 10, "told")  # type: ignore[misc]
+            wait_for(lambda node=node, changes=changes: since(node) == changes, 30, "told")  # type: ignore[misc]
         assert since(node) == changes, f"{node.name}: what its callbacks were told"
 
 
@@ -263,12 +263,12 @@ def test_a_promotion_by_hand_is_told_once(watched: Watched) -> None:
     hasty = watched.cluster.node("n3")
     before = len(watched.told(hasty))
     watched.configure(pause=True)
-    wait_for(lambda: hasty.status().get("pause"), watched.cluster.loop_wait + 3, "n3 has seen the maintenance mode")
+    wait_for(lambda: hasty.status().get("pause"), watched.cluster.loop_wait + 20, "n3 has seen the maintenance mode")
     hasty.query("SELECT pg_promote()")
-    wait_for(lambda: "on_role_change primary" in watched.told(hasty)[before:], 5, "the promotion is told")
+    wait_for(lambda: "on_role_change primary" in watched.told(hasty)[before:], 30, "the promotion is told")
     time.sleep(watched.cluster.loop_wait + 0.5)
     assert watched.told(hasty)[before:].count("on_role_change primary") == 1
     watched.configure(pause=None)
     watched.cluster.wait_healthy()
-    wait_for(lambda: watched.told(hasty)[-1] == "on_role_change replica", 5, "its new role is told last")
+    wait_for(lambda: watched.told(hasty)[-1] == "on_role_change replica", 30, "its new role is told last")
     assert watched.told(hasty)[before:].count("on_role_change primary") == 1

@@ -10,9 +10,10 @@ from harness.cluster import Cluster
 from harness.etcd import EtcdServer
 from harness.node import Node, RestAnswer
 from harness.processes import free_port, kill_marked, wait_for
-from harness.writer import Gap, Writer, WriterReport
+from harness.writer import UNDISTURBED_S, Gap, Writer, WriterReport
 
 __all__ = [
+    "UNDISTURBED_S",
     "AgentKind",
     "Cluster",
     "EtcdServer",

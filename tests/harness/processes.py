@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ import psycopg2
 # Not PGCORE_..., which an agent would take for configuration and keep from its children.
 MARKER = "HARNESS_RUN_MARK"
 POLL_INTERVAL_S = 0.05
+SEGMENT_LINE = 6
+"""Where ``postmaster.pid`` has the key and the number of the server's segment."""
 
 Found = TypeVar("Found")
 
@@ -127,4 +130,14 @@ def kill_marked(mark: str, directory: Path | None = None, timeout_s: float = 10.
         time.sleep(0.02)
     if left:
         raise AssertionError(f"processes {left} survived SIGKILL for {timeout_s:g} s")
+    if directory is not None:
+        _free_shared_memory(directory)
     return killed
+
+
+def _free_shared_memory(directory: Path) -> None:
+    """Remove the segments of killed servers, each of which leaves one: without a free one no server starts on this machine."""
+    for path in directory.glob("*/data/postmaster.pid"):
+        lines = _read(str(path)).decode(errors="replace").splitlines()
+        if len(lines) > SEGMENT_LINE and (segment := lines[SEGMENT_LINE].split()[-1:]):
+            subprocess.run(["ipcrm", "-m", *segment], check=False, capture_output=True)

@@ -21,6 +21,10 @@ STEADY_S = 0.3
 _writers = itertools.count(1)
 
 
+UNDISTURBED_S = 1.5
+"""A gap up to this may come from a busy machine alone: nobody's connection or role need have changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
     """One write the server confirmed; instants are seconds of CLOCK_MONOTONIC. ``server`` is ``host:port``."""
