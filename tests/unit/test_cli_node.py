@@ -106,12 +106,11 @@ def test_plugins_are_shown_as_an_agent_with_this_file_uses_them(tmp_path: Path) 
     done = pgcore("-c", str(path), "plugins", "-f", "json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert {name: rows[name]["state"] for name in ("etcd3", "etcd", "raft", "initdb", "kubernetes", "gadget")} == {
-        "etcd3": "active", "etcd": "available", "raft": "refused", "initdb": "active", "kubernetes": "failed", "gadget": "failed"}
+        "etcd3": "active", "etcd": "available", "raft": "refused", "initdb": "active", "kubernetes": "active", "gadget": "failed"}
     assert rows["raft"]["reason"] == "blocked by plugins.block"
-    assert rows["kubernetes"]["reason"] == "is not installed: pip install pgcore-dcs-kubernetes"
     assert rows["etcd3"]["hooks"] == ["pgcore_stores"] and rows["etcd3"]["version"]
     alone = {row["name"]: row["state"] for row in json.loads(pgcore("plugins", "-f", "json").stdout)}
-    assert alone["etcd3"] == alone["raft"] == alone["initdb"] == "available" and "kubernetes" not in alone
+    assert alone["etcd3"] == alone["raft"] == alone["initdb"] == alone["kubernetes"] == "available"
 
 
 def test_the_agent_takes_the_file_of_the_global_option_too(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The Kubernetes API as a configuration store (section ``kubernetes``), and the role labels of pods."""
