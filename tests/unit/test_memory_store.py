@@ -35,6 +35,15 @@ class TestMemoryStore(StoreContract):
         return server.outage()
 
     @pytest.fixture
+    def wipe(self, server):
+        def forget():
+            with server.session():
+                for path in list(server.entries):
+                    server.remove(path)
+
+        return forget
+
+    @pytest.fixture
     def elapse(self, server):
         def move(seconds: float) -> None:
             server.clock.at += seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -34,6 +35,25 @@ def own_consul(program, tmp_path):
     """A Consul of the test's own, to be broken."""
     with ConsulServer(tmp_path) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def guarded(program, tmp_path_factory):
+    """A Consul whose default allows what no policy forbids, and its tokens: one that may do all, one that may only read keys."""
+    directory = tmp_path_factory.mktemp("guarded")
+    with ConsulServer(directory, options={"acl": {"enabled": True, "default_policy": "allow"}}) as server:
+        end = time.monotonic() + 20
+        while True:  # the ACL system begins a moment after the leader was elected
+            try:
+                server._token = server.ask("PUT", "/v1/acl/bootstrap")["SecretID"]
+                break
+            except ValueError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+        rules = 'key_prefix "service/" { policy = "read" }'
+        server.ask("PUT", "/v1/acl/policy", {"Name": "reader", "Rules": rules})
+        reader = server.ask("PUT", "/v1/acl/token", {"Policies": [{"Name": "reader"}]})["SecretID"]
+        yield server, server._token, reader
 
 
 @pytest.fixture

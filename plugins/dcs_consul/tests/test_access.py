@@ -26,25 +26,6 @@ def write_and_read(store, value):
     assert (records["config"].value, set(records)) == (value, {"config", "leader", "members/a"})
 
 
-@pytest.fixture(scope="module")
-def guarded(program, tmp_path_factory):
-    """A Consul whose default allows what no policy forbids, and its tokens: one that may do all, one that may only read keys."""
-    directory = tmp_path_factory.mktemp("guarded")
-    with ConsulServer(directory, options={"acl": {"enabled": True, "default_policy": "allow"}}) as server:
-        end = time.monotonic() + 20
-        while True:  # the ACL system begins a moment after the leader was elected
-            try:
-                server._token = server.ask("PUT", "/v1/acl/bootstrap")["SecretID"]
-                break
-            except ValueError:
-                assert time.monotonic() < end
-                time.sleep(0.1)
-        rules = 'key_prefix "service/" { policy = "read" }'
-        server.ask("PUT", "/v1/acl/policy", {"Name": "reader", "Rules": rules})
-        reader = server.ask("PUT", "/v1/acl/token", {"Policies": [{"Name": "reader"}]})["SecretID"]
-        yield server, server._token, reader
-
-
 def test_a_token_that_may_gets_in_and_watches(guarded, connect):
     server, token, _ = guarded
     a, b = (connect(name, host=server.host, token=token) for name in "ab")

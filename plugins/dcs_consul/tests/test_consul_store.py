@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from pgcore.plugin import StoreRequest, Timing
-from pgcore.testing.dcs import StoreContract
+from pgcore.testing.dcs import StoreContract, Wire
 from pgcore_dcs_consul.section import ConsulSection
 from pgcore_dcs_consul.store import ConsulStore
 
@@ -19,16 +19,40 @@ class TestConsulStore(StoreContract):
     timing = Timing(ttl=2, loop_wait=1, retry_timeout=1)
     expiry_slack_s = 1.2
     promptly_s = 1.0
+    races = 100  # each is some 30 requests; PGCORE_TEST_RACES=1000 takes half a minute
 
     @pytest.fixture
-    def cluster(self, consul):
+    def on(self):
+        """Opens stores on a fresh scope: ``on(host=…)`` is an ``OpenStore``."""
         path = f"/service/scope{next(scopes)}"
 
-        def open_store(member, timing, observer=False):
-            return ConsulStore(StoreRequest(ConsulSection(host=consul.host), path, member, timing, observer))
+        def opener(**keys):
+            return lambda member, timing, observer=False: ConsulStore(
+                StoreRequest(ConsulSection(**keys), path, member, timing, observer))
 
-        return open_store
+        return opener
+
+    @pytest.fixture
+    def cluster(self, on, consul):
+        return on(host=consul.host)
 
     @pytest.fixture
     def outage(self, consul):
         return consul.frozen()
+
+    @pytest.fixture
+    def restart(self, consul):
+        return consul.crash
+
+    @pytest.fixture
+    def wipe(self, consul):
+        return consul.wipe
+
+    @pytest.fixture
+    def wire(self, on, consul, line):
+        cable = line(consul.host)
+        return Wire(on(host=cable.host), cable)
+
+    @pytest.fixture
+    def stranger(self, on, guarded):
+        return on(host=guarded[0].host, token="00000000-dead-beef-0000-000000000000")

@@ -31,6 +31,13 @@ def own_etcd(tmp_path):
         yield server
 
 
+@pytest.fixture(scope="session")
+def trio(tmp_path_factory):
+    """Three etcds; whoever freezes one lets it go on."""
+    with EtcdCluster(tmp_path_factory.mktemp("trio")) as cluster:
+        yield cluster
+
+
 @pytest.fixture
 def etcds(tmp_path):
     """Three etcds of the test's own."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import threading
-import urllib.request
 
 import dns.message
 import dns.resolver
@@ -32,19 +30,10 @@ def write_and_read(store, value):
     assert (records["config"].value, set(records)) == (value, {"config", "leader", "members/a"})
 
 
-def call(server, method, path, body, headers=None):
-    request = urllib.request.Request(server.url + path, json.dumps(body).encode(), headers or {}, method=method)
-    with urllib.request.urlopen(request, timeout=5) as response:
-        return json.loads(response.read() or b"{}")
-
-
 @pytest.fixture
 def guarded(own_etcd):
-    """An etcd that wants a login for the v3 API."""
-    for path, body in (("user/add", {"name": "root", "password": PASSWORD}), ("role/add", {"name": "root"}),
-                       ("user/grant", {"user": "root", "role": "root"}), ("user/add", {"name": "weak", "password": PASSWORD}),
-                       ("enable", {})):
-        call(own_etcd, "POST", f"/v3/auth/{path}", body)
+    """An etcd that wants a login for either API."""
+    own_etcd.demand_login(PASSWORD, others=("weak",))
     return own_etcd
 
 
@@ -77,8 +66,8 @@ def test_a_restarted_etcd_that_forgot_the_token_gets_a_new_login(guarded, connec
 def test_a_changed_user_table_makes_the_old_token_invalid_but_not_the_store(guarded, connect):
     a = connect("a", host=guarded.host, username="root", password=PASSWORD)
     write_and_read(a, "1")
-    token = call(guarded, "POST", "/v3/auth/authenticate", {"name": "root", "password": PASSWORD})["token"]
-    call(guarded, "POST", "/v3/auth/user/add", {"name": "other", "password": "x"}, {"authorization": token})
+    token = guarded.ask("POST", "/v3/auth/authenticate", {"name": "root", "password": PASSWORD})["token"]
+    guarded.ask("POST", "/v3/auth/user/add", {"name": "other", "password": "x"}, {"authorization": token})
     write_and_read(a, "2")
 
 
@@ -96,11 +85,9 @@ def test_credentials_do_no_harm_where_etcd_wants_none(own_etcd, connect, api):
     write_and_read(connect("a", api=api, host=own_etcd.host, username="root", password=PASSWORD), "1")
 
 
-def test_the_v2_api_checks_passwords_too(own_etcd, connect):
-    call(own_etcd, "PUT", "/v2/auth/users/root", {"user": "root", "password": PASSWORD})
-    call(own_etcd, "PUT", "/v2/auth/enable", {})
-    write_and_read(connect("a", api="etcd", host=own_etcd.host, username="root", password=PASSWORD), "1")
-    store = connect("b", api="etcd", host=own_etcd.host, username="root", password="wrong")
+def test_the_v2_api_checks_passwords_too(guarded, connect):
+    write_and_read(connect("a", api="etcd", host=guarded.host, username="root", password=PASSWORD), "1")
+    store = connect("b", api="etcd", host=guarded.host, username="root", password="wrong")
     with pytest.raises(StoreRejectedError, match=r"etcd\.password"):
         store.read(fresh=True, deadline=soon())
 

@@ -7,11 +7,12 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pgcore.plugin import Instant, StoreRequest, Timing, now
-from pgcore.testing.dcs import StoreContract
+from pgcore.plugin import ANYTHING, Deadline, Instant, Key, StoreRequest, StoreUnavailableError, Timing, now
+from pgcore.testing.dcs import Minority, StoreContract
 from pgcore_dcs_raft.node import RaftNode
 from pgcore_dcs_raft.plugin import RaftSection
 from pgcore_dcs_raft.store import RaftStore
@@ -75,6 +76,7 @@ class TestRaftStore(StoreContract):
 
     timing = Timing(ttl=5, loop_wait=1, retry_timeout=2)
     expiry_slack_s = 2.0
+    races = 50  # each is ten entries of the log that three nodes of one process write and send one another
 
     @pytest.fixture
     def cluster(self, nodes):
@@ -93,3 +95,17 @@ class TestRaftStore(StoreContract):
     @pytest.fixture
     def outage(self, nodes):
         return frozen(nodes[1:])
+
+    @pytest.fixture
+    def minority(self, cluster, outage):
+        return Minority(cluster, outage)
+
+    def test_close_ends_a_verb_under_way(self, sections, start):
+        """With a node of its own, as agents have it, which finds no other; the stores of the other cases share theirs."""
+        a = start(sections(3)[0], "a")
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(a.put, Key.CONFIG, "x", expect=ANYTHING, deadline=Deadline.after(20))
+            time.sleep(0.3)  # let the verb begin to wait
+            a.close()
+            with pytest.raises(StoreUnavailableError):
+                writing.result(timeout=self.promptly_s)

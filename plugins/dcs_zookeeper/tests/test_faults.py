@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 from kazoo.client import KazooClient
@@ -23,7 +21,6 @@ from pgcore.plugin import (
     Timing,
     version,
 )
-from pgcore.testing.processes import LOOPBACK
 
 pytestmark = pytest.mark.server
 LONGER = Timing(ttl=6, loop_wait=1, retry_timeout=2)
@@ -46,77 +43,6 @@ def until(condition, within):
     while not condition():
         assert time.monotonic() < end, f"did not happen within {within} s"
         time.sleep(0.05)
-
-
-class Line:
-    """A TCP line to a server that notes the types of requests, can swallow the answer to one, and can be cut without a word."""
-
-    def __init__(self, target):
-        host, _, port = target.partition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self.host = f"{LOOPBACK}:{self._listener.getsockname()[1]}"
-        self.requests = []
-        self.connections = 0
-        self.swallow = None
-        """Type of the request whose answer is thrown away with the connection, once."""
-        self.cut = threading.Event()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with suppress(OSError):
-            while True:
-                client = self._listener.accept()[0]
-                self.connections += 1
-                server = socket.create_connection(self._target)
-                ends = {"swallow": False}
-                threading.Thread(target=self._upwards, args=(client, server, ends), daemon=True).start()
-                threading.Thread(target=self._downwards, args=(client, server, ends), daemon=True).start()
-
-    def _upwards(self, client, server, ends):
-        buffer, greeted = b"", False
-        with suppress(OSError):
-            while data := client.recv(65536):
-                buffer += data
-                while len(buffer) >= 4 and len(buffer) >= 4 + (size := struct.unpack("!i", buffer[:4])[0]):
-                    frame, buffer = buffer[:4 + size], buffer[4 + size:]
-                    if greeted:
-                        kind = struct.unpack("!i", frame[8:12])[0]
-                        self.requests.append(kind)
-                        if kind == self.swallow:
-                            self.swallow, ends["swallow"] = None, True
-                    greeted = True
-                    if not self.cut.is_set():
-                        server.sendall(frame)
-        server.close()
-
-    def _downwards(self, client, server, ends):
-        with suppress(OSError):
-            while data := server.recv(65536):
-                if ends["swallow"]:
-                    break
-                if not self.cut.is_set():
-                    client.sendall(data)
-        with suppress(OSError):
-            client.shutdown(socket.SHUT_RDWR)
-        client.close()
-
-    def close(self):
-        self._listener.close()
-
-
-@pytest.fixture
-def line():
-    """Makes lines: ``line("127.0.0.1:2181")``."""
-    lines = []
-
-    def make(target):
-        lines.append(Line(target))
-        return lines[-1]
-
-    yield make
-    for made in lines:
-        made.close()
 
 
 # -- the lease --------------------------------------------------------------------------------------------------------

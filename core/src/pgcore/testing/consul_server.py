@@ -73,8 +73,3 @@ class ConsulServer(ServerProcess):
             return json.loads(content) if content else None
         finally:
             connection.close()
-
-    def forget(self) -> None:
-        """Remove all data; only while it is not running."""
-        assert self.process is None
-        shutil.rmtree(self.directory / "data", ignore_errors=True)

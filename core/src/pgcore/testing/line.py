@@ -24,6 +24,9 @@ class HttpLine:
         """``POST /path`` of each, in order."""
         self.swallow = ""
         """The answer to the next request whose path holds this is thrown away and the connection closed; then it is empty."""
+        self.lost = False
+        """The answer that ``lose`` chose was thrown away."""
+        self._lose = 0
         self.meanwhile: Callable[[], object] = lambda: None
         """Called when an answer was swallowed, before the client notices."""
         self._open: list[socket.socket] = []
@@ -46,11 +49,24 @@ class HttpLine:
                 if first.endswith("HTTP/1.1"):
                     method, path, _ = first.split(" ")
                     self.requests.append(f"{method} {path}")
-                    if self.swallow and self.swallow in path:
-                        self.swallow = ""
+                    if self._chosen(path):
                         swallowed.set()
                 server.sendall(data)
         server.close()
+
+    def _chosen(self, path: str) -> bool:
+        """Whether the answer to this request is to be lost."""
+        if self.swallow and self.swallow in path:
+            self.swallow = ""
+            return True
+        self._lose -= 1
+        if self._lose == 0:
+            self.lost = True
+        return self._lose == 0
+
+    def lose(self, number: int) -> None:
+        """Throw away the answer to the request that many from now (1: the next) and close its connection. 0: to none."""
+        self._lose, self.lost = number, False
 
     def _downwards(self, client: socket.socket, server: socket.socket, swallowed: threading.Event) -> None:
         with suppress(OSError):

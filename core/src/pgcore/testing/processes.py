@@ -8,15 +8,16 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 LOOPBACK = "127.0.0.1"
 
@@ -103,6 +104,22 @@ class ServerProcess:
             self.process.kill()
             self.process.wait()
         self.process = None
+
+    def forget(self) -> None:
+        """Remove all data, where it is in ``data``; only while it is not running."""
+        assert self.process is None
+        shutil.rmtree(self.directory / "data", ignore_errors=True)
+
+    def crash(self) -> None:
+        """Kill it and start it again, with its data."""
+        self.kill()
+        self.start()
+
+    def wipe(self) -> None:
+        """Stop it and start it again without its data."""
+        self.stop()
+        self.forget()
+        self.start()
 
     def freeze(self) -> None:
         """Stop the process without closing its sockets (SIGSTOP); returns once each of its threads stands still."""
@@ -196,6 +213,30 @@ class EtcdServer(ServerProcess):
             connection.close()
 
 
+    def ask(self, method: str, path: str, body: object, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The JSON answer of a server without TLS. Raises OSError, HTTPException, or ValueError unless it answers with 2xx."""
+        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=5)
+        try:
+            connection.request(method, path, json.dumps(body), {"Content-Type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            content = answer.read()
+            if answer.status >= 300:
+                raise ValueError(f"{method} {path}: {answer.status} {content.decode(errors='replace')}")
+            return json.loads(content or b"{}")
+        finally:
+            connection.close()
+
+    def demand_login(self, password: str, others: Sequence[str] = ()) -> None:
+        """From now on both APIs want users with this password: ``root``, who may do all, and ``others``, who may do nothing."""
+        for name in ("root", *others):
+            self.ask("POST", "/v3/auth/user/add", {"name": name, "password": password})
+        self.ask("POST", "/v3/auth/role/add", {"name": "root"})
+        self.ask("POST", "/v3/auth/user/grant", {"user": "root", "role": "root"})
+        self.ask("POST", "/v3/auth/enable", {})
+        self.ask("PUT", "/v2/auth/users/root", {"user": "root", "password": password})
+        self.ask("PUT", "/v2/auth/enable", {})
+
+
 class EtcdCluster:
     """Several etcd servers (three by default) that form one cluster; ``servers`` can be stopped one by one."""
 
@@ -242,6 +283,15 @@ class EtcdCluster:
         """Stop all servers."""
         for server in self.servers:
             server.stop()
+
+    @contextmanager
+    def alone(self, survivor: ServerProcess) -> Iterator[None]:
+        """All but this one are frozen while entered."""
+        with ExitStack() as frozen:
+            for server in self.servers:
+                if server is not survivor:
+                    frozen.enter_context(server.frozen())
+            yield
 
     def __enter__(self) -> Self:
         return self.start()

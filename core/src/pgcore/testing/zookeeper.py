@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -119,6 +119,15 @@ class ZooKeeperEnsemble:
         """Stop all servers."""
         for server in self.servers:
             server.kill()
+
+    @contextmanager
+    def alone(self, survivor: ZooKeeperServer) -> Iterator[None]:
+        """All but this one are frozen while entered."""
+        with ExitStack() as frozen:
+            for server in self.servers:
+                if server is not survivor:
+                    frozen.enter_context(server.frozen())
+            yield
 
     def __enter__(self) -> Self:
         return self.start()

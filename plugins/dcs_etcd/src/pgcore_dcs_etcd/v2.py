@@ -31,6 +31,8 @@ from pgcore_dcs_etcd.v2_client import V2Gateway
 WATCHED = frozenset({Key.LEADER, Key.CONFIG, Key.FAILOVER, Key.SYNC, Key.INITIALIZE})
 MEMBER_LIST_TTLS = 10
 MEMBER_LIST_S = 1.0
+NO_INDEX = 2**62
+"""An index that no key has."""
 PAUSE_S = 0.2
 
 
@@ -166,18 +168,22 @@ class Etcd2Store:
 
     def watch(self, seen: str, *, timeout: float) -> bool:
         """Long polls on the whole scope; the rewriting of an unchanged lock is not a change."""
-        waiting = Deadline.after(timeout)
+        waiting, unsure = Deadline.after(timeout), True
         index = int(seen) if seen.isdigit() else 0
         while not waiting.expired and not self._watching.closing.is_set():
             # No poll is trusted for long: its server may be frozen or cut off.
             poll = waiting.within(max(1.0, self._timing.ttl / 10))
             try:
+                if unsure and self._newest(poll) < index:
+                    return True  # etcd was set back: it would be silent until it comes to this index again
+                unsure = False
                 event = self._watching.once(lambda client: client.read(
                     self._path, recursive=True, wait=True, waitIndex=index + 1 if index else None), poll)  # noqa: B023
             except etcd.EtcdEventIndexCleared:
                 return True
             except (HttpUnavailableError, StoreUnavailableError, etcd.EtcdException):
                 if not poll.expired:  # refused, not silent
+                    unsure = True
                     self._watching.closing.wait(min(PAUSE_S, waiting.left()))
                 continue
             index = max(index, event.modifiedIndex)
@@ -185,6 +191,13 @@ class Etcd2Store:
                 self._watched_index = max(self._watched_index, event.modifiedIndex)
                 return True
         return False
+
+    def _newest(self, deadline: Deadline) -> int:
+        """The index of the server that is watched; raises as it does."""
+        try:
+            return _index(self._watching.once(lambda client: client.read(self._path), deadline))
+        except etcd.EtcdKeyNotFound as error:
+            return _index(error)
 
     def _is_change(self, event: Any) -> bool:
         before = getattr(event, "_prev_node", None)
@@ -205,7 +218,10 @@ class Etcd2Store:
 def _condition(expect: Expect) -> dict[str, Any]:
     if expect.absent:
         return {"prevExist": False}
-    return {} if expect.version is None else {"prevIndex": expect.version}
+    if expect.version is None:
+        return {}
+    known = expect.version.isdigit() and int(expect.version) > 0
+    return {"prevIndex": expect.version if known else NO_INDEX}
 
 
 def _index(answer: Any) -> int:

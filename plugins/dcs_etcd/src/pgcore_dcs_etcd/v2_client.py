@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import etcd  # type: ignore[import-untyped]
 
@@ -45,7 +45,7 @@ class DeadlineClient(etcd.Client):
 
     def api_execute(self, path: str, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         """Send one request. Raises HttpUnavailableError or what python-etcd makes of an error answer."""
-        fields = urlencode(params or {})
+        path, fields = quote(path), urlencode(params or {})
         headers, body = dict(self._get_headers()), None
         if method in ("PUT", "POST"):
             headers["Content-Type"], body = "application/x-www-form-urlencoded", fields.encode()

@@ -294,7 +294,8 @@ def _silence_s(timing: Timing) -> float:
 
 
 def _revision(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
+    """The revision of a version of ours; one that no key has for any other text, as 0 would mean absent."""
+    return int(text) if text and text.isdigit() and int(text) > 0 else -1
 
 
 def _put(path: str, value: str, lease: str = "0") -> Json:

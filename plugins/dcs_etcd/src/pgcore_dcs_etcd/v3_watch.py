@@ -83,7 +83,10 @@ class Watcher:
         if stream.status != 200:
             parse(stream.status, stream.line(opening.left()))
             raise EtcdError(-1, f"HTTP status {stream.status}")
-        self._take(stream.line(opening.left()))
+        known = self._take(stream.line(opening.left()))
+        if known < start:  # it lags behind, or was set back: only a read can tell
+            self._lose(EtcdError(-1, f"it knows nothing newer than revision {known}"), waiting)
+            return True
         return not start
 
     def _hear(self, stream: LineStream, waiting: Deadline) -> bool:
@@ -107,8 +110,8 @@ class Watcher:
         finally:
             client.close()
 
-    def _take(self, line: bytes) -> None:
-        """Note what a message says. Raises EtcdError if it ends the stream."""
+    def _take(self, line: bytes) -> int:
+        """Note what a message says; the server's revision. Raises EtcdError if it ends the stream."""
         self._heard_at = now()
         result: Json = parse(200, line)
         if result.get("canceled"):
@@ -116,13 +119,14 @@ class Watcher:
                 # What happened in between is lost: whatever the caller knows, it has to look again.
                 self._last_change = self.position = max(self.position, int(result["compact_revision"]) - 1)
                 self._drop()
-                return
+                return self.position
             raise EtcdError(-1, str(result.get("cancel_reason") or "the watch was cancelled"))
         for event in result.get("events", ()):
             revision = int(event["kv"]["mod_revision"])
             if decode(event["kv"]["key"]).removeprefix(self._prefix) in WATCHED:
                 self._last_change = max(self._last_change, revision)
             self.position = max(self.position, revision)
+        return int(result["header"]["revision"])
 
     def _lose(self, error: Exception, waiting: Deadline) -> None:
         """Drop the stream; the next one goes to another server, at once until all were tried, then with growing pauses."""

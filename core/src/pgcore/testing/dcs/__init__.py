@@ -12,23 +12,28 @@
             return unreadable(tmp_path)
 
 Every test states one guarantee of ``pgcore.dcs.store``. The kit speaks to the store through its verbs only, so it runs against
-a real server. What a backend cannot show (no ``outage`` fixture) is skipped with the words *not proven*, never silently.
+a real server. Fault cases need hooks, which are fixtures to override: ``outage`` (freeze), ``restart``, ``wipe``, ``wire`` (cut
+connections, lose answers), ``stranger`` (wrong credentials), ``minority``; see ``pgcore.testing.dcs.base``. What a backend cannot
+show for want of one is skipped with the words *not proven*, never silently.
 """
 
 from __future__ import annotations
 
 import pytest
 
-PARTS = ("base", "records", "lease", "events")
+PARTS = ("base", "records", "lease", "events", "faults", "lost_answers", "members")
 pytest.register_assert_rewrite(*(f"pgcore.testing.dcs.{part}" for part in PARTS))
 
-from pgcore.testing.dcs.base import OpenStore  # noqa: E402 - assertions must be rewritten before
+from pgcore.testing.dcs.base import Line, Minority, OpenStore, Wire  # noqa: E402 - assertions must be rewritten before
 from pgcore.testing.dcs.events import EventsContract  # noqa: E402
+from pgcore.testing.dcs.faults import FaultsContract  # noqa: E402
 from pgcore.testing.dcs.lease import LeaseContract  # noqa: E402
+from pgcore.testing.dcs.lost_answers import LostAnswersContract  # noqa: E402
+from pgcore.testing.dcs.members import MembersContract  # noqa: E402
 from pgcore.testing.dcs.records import RecordsContract  # noqa: E402
 
-__all__ = ["OpenStore", "StoreContract"]
+__all__ = ["Line", "Minority", "OpenStore", "StoreContract", "Wire"]
 
 
-class StoreContract(RecordsContract, LeaseContract, EventsContract):
-    """Subclass it as ``TestMyStore`` and define the fixture ``cluster``; ``outage`` and ``elapse`` are optional."""
+class StoreContract(RecordsContract, LeaseContract, EventsContract, MembersContract, FaultsContract, LostAnswersContract):
+    """Subclass it as ``TestMyStore`` and define the fixture ``cluster``; the other hooks are optional."""

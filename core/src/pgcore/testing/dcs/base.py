@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import pytest
@@ -23,6 +25,40 @@ class OpenStore(Protocol):
     def __call__(self, member: str, timing: Timing, observer: bool = False) -> Store: ...
 
 
+class Line(Protocol):
+    """What lies between a client and the store and can be spoilt; ``pgcore.testing.line.HttpLine`` is one."""
+
+    lost: bool
+    """The answer that was to be lost is lost."""
+    meanwhile: Callable[[], object]
+    """Called when an answer was lost, before the client notices."""
+
+    def lose(self, number: int) -> None:
+        """Of the requests from now on, let this one (1: the next) be carried out, but not answered. 0: none any more."""
+
+    def cut(self) -> None:
+        """End the connections that are open; new ones work."""
+
+
+@dataclass(frozen=True)
+class Wire:
+    """``cluster`` opens stores, on the scope of the test, whose requests travel by ``line``."""
+
+    cluster: OpenStore
+    line: Line
+
+
+@dataclass(frozen=True)
+class Minority:
+    """``cluster`` opens stores on servers that lose their majority while ``alone`` is entered."""
+
+    cluster: OpenStore
+    alone: contextlib.AbstractContextManager[object]
+
+
+SPURIOUS_WAKE_UPS = 5
+
+
 class StoreKit:
     """Fixtures and helpers all parts of the kit share; the attributes may be overridden."""
 
@@ -34,6 +70,12 @@ class StoreKit:
     """Time given to a verb of a healthy store."""
     promptly_s = 2.0
     """Upper bound of the time from a change to the return of ``watch``, generous for a busy machine."""
+    hurry_s = 0.3
+    """Time given to a verb that must not succeed."""
+    names: tuple[str, ...] = ("n", "Knoten 語.%2F+&?#:ü", "n" * 200)
+    """Member names that must come back as they are; override them where the backend gives rules for names."""
+    races = 1000
+    """How often ten nodes race for the lock; fewer, with the reason, where that takes long. ``PGCORE_TEST_RACES`` goes first."""
 
     # -- fixtures ------------------------------------------------------------------------------------------------------
 
@@ -44,8 +86,33 @@ class StoreKit:
 
     @pytest.fixture
     def outage(self) -> contextlib.AbstractContextManager[object]:
-        """Override: a context manager that makes the store unreachable while entered, without losing its data."""
-        pytest.skip("not proven: this backend's tests have no `outage` fixture")
+        """Override: a context manager that freezes the store while entered, or makes it unreachable, without losing its data."""
+        pytest.skip("not proven: this backend's tests have no `outage` fixture (freeze the store)")
+
+    @pytest.fixture
+    def restart(self) -> Callable[[], object]:
+        """Override: kills the store as a crash would and starts it again, with its data; returns when it answers."""
+        pytest.skip("not proven: this backend's tests have no `restart` fixture (kill the store and start it again)")
+
+    @pytest.fixture
+    def wipe(self) -> Callable[[], object]:
+        """Override: as ``restart``, without its data."""
+        pytest.skip("not proven: this backend's tests have no `wipe` fixture (start the store again without its data)")
+
+    @pytest.fixture
+    def wire(self) -> Wire:
+        """Override: stores that reach the scope of ``cluster`` by a line that loses answers and can be cut."""
+        pytest.skip("not proven: this backend's tests have no `wire` fixture (a line between client and store)")
+
+    @pytest.fixture
+    def minority(self) -> Minority:
+        """Override: stores on a server that can be cut off from the majority of its peers."""
+        pytest.skip("not proven: this backend's tests have no `minority` fixture (a server without its peers)")
+
+    @pytest.fixture
+    def stranger(self) -> OpenStore:
+        """Override: opens stores with credentials that the store does not accept."""
+        pytest.skip("not proven: this backend's tests have no `stranger` fixture (wrong credentials)")
 
     @pytest.fixture
     def elapse(self) -> Callable[[float], None]:
@@ -120,3 +187,44 @@ class StoreKit:
     def acquire(self, store: Store, force: bool = False) -> bool:
         """Acquire within the usual deadline."""
         return store.acquire(force=force, deadline=self.soon)
+
+    def verbs(self, store: Store, deadline: Callable[[], Deadline]) -> dict[str, Callable[[], object]]:
+        """Every verb of a store as a call."""
+        return {
+            "read": lambda: store.read(fresh=False, deadline=deadline()),
+            "fresh read": lambda: store.read(fresh=True, deadline=deadline()),
+            "put": lambda: store.put(Key.CONFIG, "x", expect=ANYTHING, deadline=deadline()),
+            "delete": lambda: store.delete(Key.SYNC, expect=ANYTHING, deadline=deadline()),
+            "announce": lambda: store.announce("news", deadline=deadline()),
+            "withdraw": lambda: store.withdraw(deadline=deadline()),
+            "clear": lambda: store.clear(deadline=deadline()),
+            "acquire": lambda: store.acquire(force=False, deadline=deadline()),
+            "renew": lambda: store.renew({}, deadline=deadline()),
+            "release": lambda: store.release({}, deadline=deadline()),
+        }
+
+    def change(self, store: Store, key: Key) -> None:
+        """Change one key in the way a member does."""
+        if key is Key.LEADER:
+            assert self.acquire(store)
+        else:
+            self.put(store, key, "changed")
+
+    def latency(self, watcher: Store, change: Callable[[], object], timeout: float = 15.0) -> float:
+        """Seconds from the change to the return of ``watch``. A spurious wake-up before the change is forgiven a few times."""
+
+        def sit(seen: str) -> float:
+            assert watcher.watch(seen, timeout=timeout) is True
+            return time.monotonic()
+
+        with ThreadPoolExecutor(1) as pool:
+            for _ in range(SPURIOUS_WAKE_UPS):
+                waiting = pool.submit(sit, watcher.read(fresh=True, deadline=self.soon).revision)
+                time.sleep(0.3)  # let the watch reach the server
+                if not waiting.done():
+                    break
+            else:
+                pytest.fail("the watch returned again and again though nothing had changed")
+            before = time.monotonic()
+            change()
+            return waiting.result() - before

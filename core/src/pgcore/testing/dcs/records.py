@@ -102,6 +102,16 @@ class RecordsContract(StoreKit):
         assert self.value(a, "sync") is None
         assert a.delete(Key.SYNC, expect=version(second), deadline=self.soon) == Refused()
 
+    @pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
+    def test_a_version_that_never_was_matches_nothing(self, join, present):
+        a = join("a")
+        if present:
+            self.put(a, Key.SYNC, "1")
+        for never in ("no version of this store", "0"):
+            assert a.put(Key.SYNC, "2", expect=version(never), deadline=self.soon) == Refused()
+            assert a.delete(Key.SYNC, expect=version(never), deadline=self.soon) == Refused()
+        assert self.value(a, "sync") == ("1" if present else None)
+
     def test_delete_of_a_missing_key_succeeds_unless_a_version_is_expected(self, join):
         a = join("a")
         assert isinstance(a.delete(Key.SYNC, expect=ANYTHING, deadline=self.soon), Stored)

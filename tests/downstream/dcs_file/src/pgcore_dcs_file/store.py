@@ -160,7 +160,7 @@ class FileStore:
         while not self._closed.wait(min(LOOK_EVERY_S, deadline.left())) and not deadline.expired:
             try:
                 with self._state(deadline) as state:
-                    if state.watched > int(seen or 0):
+                    if state.watched > int(seen or 0) or state.revision < int(seen or 0):  # the latter: somebody removed the file
                         return True
             except StoreUnavailableError:
                 continue
