@@ -43,7 +43,12 @@ def _command_line(arguments: list[str]) -> int:
     return command_line(arguments)
 
 
-PROGRAMS: dict[str, Callable[[list[str]], int]] = {"patroni": _patroni, "patronictl": _command_line}
+def _witness(arguments: list[str]) -> int:
+    return _command_line(arguments if arguments == ["--version"] else ["raft-witness", *arguments])
+
+
+PROGRAMS: dict[str, Callable[[list[str]], int]] = {
+    "patroni": _patroni, "patronictl": _command_line, "patroni_raft_controller": _witness}
 """What runs when the program is called under another name than ``pgcore``."""
 
 

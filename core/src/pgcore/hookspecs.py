@@ -364,6 +364,9 @@ class CliSession(Protocol):
     def cluster(self, name: str | None) -> AbstractContextManager[CliCluster]:
         """Its store, open for reading. Raises ConfigError, PluginError."""
 
+    def section(self, name: str, file: str | None = None) -> object:
+        """A section that a plugin brings, of the configuration or of the file named instead. Raises ConfigError, PluginError."""
+
 
 class ContributionSpecs:
     """Additions to configuration, metrics, REST and the member card. Start-up failures are fatal, later ones are counted."""

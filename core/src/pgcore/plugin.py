@@ -3,6 +3,7 @@
 from pgcore.clock import Deadline, now
 from pgcore.config.schema import option
 from pgcore.daemon.board import Status
+from pgcore.daemon.systemd import Notifier, take_notify_address
 from pgcore.dcs.store import (
     ABSENT,
     ANYTHING,
@@ -52,10 +53,12 @@ from pgcore.model.options import option_pairs
 from pgcore.mpp import COORDINATOR_GROUP, Group, GroupMember, MppHandler, NodeTools, SqlSession
 
 __all__ = [
-    "ABSENT", "ANYTHING", "COORDINATOR_GROUP", "MEMBERS", "hookimpl", "now", "option", "option_pairs", "version",
+    "ABSENT", "ANYTHING", "COORDINATOR_GROUP", "MEMBERS", "hookimpl", "now", "option", "option_pairs", "take_notify_address",
+    "version",
     "BootstrapMethod", "BootstrapRequest", "CallbackEvent", "CancelledError", "CliCluster", "CliSession", "CommandFailedError",
     "ConfigError", "ConfigSection", "Deadline", "Expect", "Facts", "GateRequest", "Group", "GroupMember", "Instant", "Json",
-    "Key", "MppHandler", "NodeTools", "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod", "ReplicaRequest",
-    "RestRequest", "RestResponse", "Role", "Route", "Sample", "ServerError", "Snapshot", "SqlSession", "Status", "Store",
-    "StoreBackend", "StoreRejectedError", "StoreRequest", "StoreUnavailableError", "Stored", "TaskContext", "Timing", "Veto",
+    "Key", "MppHandler", "NodeTools", "Notifier", "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod",
+    "ReplicaRequest", "RestRequest", "RestResponse", "Role", "Route", "Sample", "ServerError", "Snapshot", "SqlSession", "Status",
+    "Store", "StoreBackend", "StoreRejectedError", "StoreRequest", "StoreUnavailableError", "Stored", "TaskContext", "Timing",
+    "Veto",
 ]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pgcore.plugin import Deadline, Store, StoreRequest, Timing
+from pgcore.testing.processes import freeze
 from pgcore_dcs_raft.plugin import RaftSection, open_store
 
 QUICK = {"min_timeout": 0.3, "max_timeout": 0.7, "append_entries_period": 0.08}
@@ -70,3 +77,35 @@ def start(quick: Timing) -> Iterator[Callable[..., Store]]:
 def soon() -> Callable[[], Deadline]:
     """A deadline for a verb of a cluster that works or is about to."""
     return lambda: Deadline.after(10)
+
+
+class Member:
+    """One child process."""
+
+    def __init__(self, name: str, section: RaftSection, timing: Timing) -> None:
+        described = {"member": name, "section": dataclasses.asdict(section), "timing": dataclasses.asdict(timing)}
+        self.name = name
+        program = str(Path(__file__).with_name("member_process.py"))
+        self.process = subprocess.Popen([sys.executable, program, json.dumps(described)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def call(self, verb: str, seconds: float = 10.0) -> Any:
+        self.process.stdin.write(json.dumps([verb, seconds]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def freeze(self) -> None:
+        freeze(self.process.pid)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def run_member() -> type[Member]:
+    """Starts a member in a process of its own; the caller ends it."""
+    return Member

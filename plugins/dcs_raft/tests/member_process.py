@@ -6,7 +6,8 @@ import json
 import sys
 from typing import Any
 
-from pgcore.plugin import ANYTHING, Deadline, Key, StoreRequest, StoreUnavailableError, Timing
+from pgcore.plugin import ANYTHING, Deadline, Key, StoreRejectedError, StoreRequest, StoreUnavailableError, Timing
+from pgcore_dcs_raft.membership import VOTERS
 from pgcore_dcs_raft.plugin import RaftSection, open_store
 
 
@@ -22,6 +23,7 @@ def main() -> None:
         "put": lambda until: store.put(Key.STATUS, "1", expect=ANYTHING, deadline=until).version,
         "read": lambda until: {k: r.value for k, r in store.read(fresh=False, deadline=until).records.items()},
         "fresh": lambda until: {k: r.value for k, r in store.read(fresh=True, deadline=until).records.items()},
+        "registered": lambda until: len(store._node.machine.entries(VOTERS)),
         "leads": lambda until: store._node._raft._isLeader(),
     }
     for line in sys.stdin:
@@ -30,6 +32,8 @@ def main() -> None:
             answer = verbs[verb](Deadline.after(seconds))
         except StoreUnavailableError:
             answer = "unavailable"
+        except StoreRejectedError as error:
+            answer = f"rejected: {error}"
         print(json.dumps(answer), flush=True)
     store.close()
 

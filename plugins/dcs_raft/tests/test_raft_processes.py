@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pgcore.plugin import Timing
-from pgcore.testing.processes import freeze
 from pgcore_dcs_raft.plugin import RaftSection
 
 pytestmark = pytest.mark.server
@@ -23,37 +17,11 @@ pytestmark = pytest.mark.server
 TTL_S = 3
 
 
-class Member:
-    """One child process."""
-
-    def __init__(self, name: str, section: RaftSection, timing: Timing) -> None:
-        described = {"member": name, "section": dataclasses.asdict(section), "timing": dataclasses.asdict(timing)}
-        self.name = name
-        program = str(Path(__file__).with_name("member_process.py"))
-        self.process = subprocess.Popen([sys.executable, program, json.dumps(described)],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def call(self, verb: str, seconds: float = 10.0) -> Any:
-        self.process.stdin.write(json.dumps([verb, seconds]) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def freeze(self) -> None:
-        freeze(self.process.pid)
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
 @pytest.fixture
-def trio(sections: Callable[..., list[RaftSection]]) -> Iterator[list[Member]]:
+def trio(sections: Callable[..., list[RaftSection]], run_member: Callable[..., Any]) -> Iterator[list[Any]]:
     """Three members that have a Raft leader; the leader comes first."""
     timing = Timing(TTL_S, 1, 1)
-    started = [Member(name, section, timing) for name, section in zip("abc", sections(3, password="secret"), strict=True)]
+    started = [run_member(name, section, timing) for name, section in zip("abc", sections(3, password="secret"), strict=True)]
     try:
         for member in started:
             assert member.call("put") != "unavailable"

@@ -136,6 +136,15 @@ class Session:
         finally:
             store.close()
 
+    def section(self, name: str, file: str | None = None) -> object:
+        """A section that a plugin brings, of the configuration or of the file named instead. Raises ConfigError, PluginError."""
+        session = self if file is None else replace(self, config_file=file)
+        client = session.client
+        if name not in client.plugin_sections:
+            session._registry.activate([name])
+            raise ConfigError(name, "the configuration has no such section", "name a file that has one", client.source)
+        return client.plugin_sections[name]
+
     def own_group(self, group: int | None) -> int | None:
         """The group as named, else that of the configuration (``citus.group``): for commands that are about one group."""
         own = self.client.citus

@@ -1,75 +1,188 @@
-"""Life of the Raft cluster besides the agents: a voter without PostgreSQL, and who is a member.
-
-These are functions for the command line and for operators' scripts. None of them touches PostgreSQL.
-"""
+"""Who votes and how they are, removing and admitting voters, and a voter without PostgreSQL. Nothing here touches PostgreSQL."""
 
 from __future__ import annotations
 
-import signal
+import json
+import logging
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pgcore.plugin import StoreRejectedError, StoreUnavailableError, Timing
 from pgcore_dcs_raft.plugin import RaftSection, checked, members, plain
 
+log = logging.getLogger(__name__)
 
-def run_voter(section: RaftSection, timing: Timing, stop: threading.Event) -> None:
+CHANGE_S = 20.0
+"""How long a change of members is tried: an election may be under way, or be needed first."""
+PAUSE_S = 0.3
+LOOK_S = 1.0
+
+
+def run_voter(section: RaftSection, timing: Timing, stop: threading.Event, started: Callable[[], None] = lambda: None) -> None:
     """Vote and keep the log until ``stop`` is set: the third member of a cluster with two PostgreSQL nodes.
 
-    Needs ``raft.self_addr``. Raises ConfigError or StoreRejectedError if the node cannot start.
+    ``started`` is called when it listens. Needs ``raft.self_addr``. Raises ConfigError or StoreRejectedError if it cannot start.
     """
     checked(section, observer=False)
     from pgcore_dcs_raft.node import RaftNode
 
     node = RaftNode(section, timing)
+    started()
+    told = None
     try:
-        stop.wait()
+        while not stop.wait(LOOK_S):
+            if node.leader != told:
+                told = node.leader
+                log.info("Raft leader: %s", told or "none is known")
     finally:
         node.close()
 
 
-def stop_on_signals(stop: threading.Event) -> None:
-    """Let SIGTERM and SIGINT end ``run_voter``. To be called in the main thread."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """One voter as somebody sees it who asks everybody."""
+
+    address: str
+    state: str
+    """``leader``, ``follower``, ``waiting`` (it does not take part yet), or ``silent``."""
+    term: int | None = None
+    applied: int | None = None
+    """Index of the last log entry in its state."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it counts towards a majority now."""
+        return self.state in ("leader", "follower")
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The cluster by the word of those who answer. ``leader`` is None without a majority."""
+
+    voters: tuple[Voter, ...]
+    leader: str | None
+    removed: Mapping[str, str]
+    """Address to when and how it was removed, of those that are not admitted again."""
+
+    @property
+    def healthy(self) -> int:
+        """How many voters count towards a majority now."""
+        return sum(voter.is_healthy for voter in self.voters)
+
+    @property
+    def needed(self) -> int:
+        """How many voters are a majority."""
+        return len(self.voters) // 2 + 1
+
+    def without(self, address: str) -> Survey:
+        """The same cluster when that voter is removed."""
+        return replace(self, voters=tuple(voter for voter in self.voters if voter.address != address))
+
+
+def survey(section: RaftSection) -> Survey:
+    """Ask every configured member, and those they name. Raises ConfigError, and StoreUnavailableError if nobody answers."""
+    checked(section, observer=True)
+    from pgcore_dcs_raft.utility import ask_all
+
+    configured = members(section)
+    answers = ask_all(section, configured, ["members"])
+    answers |= ask_all(section, _named(answers) - set(configured), ["members"])
+    if not answers:
+        raise StoreUnavailableError(f"no Raft member of {', '.join(configured)} answers; check the addresses and the password")
+    word = max(answers.values(), key=lambda answer: (answer["leader"] is not None, answer["term"], answer["applied"]))
+    entries = {address: json.loads(value)["removed"] for address, (value, _) in word["voters"].items()}
+    seen = Survey(tuple(_voter(address, answers.get(address)) for address in word["members"]), word["leader"],
+                  {address: reason for address, reason in entries.items() if reason})
+    # A leader that has lost the others takes itself for one for a moment longer.
+    return seen if seen.healthy >= seen.needed else replace(seen, leader=None)
+
+
+def _named(answers: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    return {address for answer in answers.values() for address in answer["members"]}
+
+
+def _voter(address: str, answer: Mapping[str, Any] | None) -> Voter:
+    if answer is None:
+        return Voter(address, "silent")
+    state = "waiting" if answer["held"] else "leader" if answer["leads"] else "follower"
+    return Voter(address, state, answer["term"], answer["applied"])
 
 
 def list_members(section: RaftSection) -> tuple[str, ...]:
-    """The voters by the word of a configured member that has a leader. Raises StoreUnavailableError if there is none."""
-    _, answer = _first_answer(section, ["members"], _has_leader)
-    return tuple(answer["members"])
+    """The voters by the word of a member that has a leader. Raises StoreUnavailableError if there is none."""
+    return tuple(voter.address for voter in _led(section).voters)
+
+
+def _led(section: RaftSection) -> Survey:
+    seen = survey(section)
+    if seen.leader is None:
+        raise StoreUnavailableError(f"{seen.healthy} of {len(seen.voters)} Raft voters answer and none of them has a leader; "
+                                    f"{seen.needed} are needed")
+    return seen
+
+
+def check_removal(section: RaftSection, address: str) -> Survey:
+    """The cluster as it is, if that voter may be removed. Raises StoreRejectedError if it is none, or would end the majority."""
+    address, seen = plain(address), _led(_besides(section, address))
+    if address not in {voter.address for voter in seen.voters}:
+        hint = "it was removed before" if address in seen.removed else "see pgcore raft members"
+        raise StoreRejectedError(f"{address} is no voter ({hint})")
+    rest = seen.without(address)
+    if not rest.voters or rest.healthy < rest.needed:
+        raise StoreRejectedError(
+            f"{address} is not removed: of the {len(rest.voters)} voters that remain {rest.healthy} are well and {rest.needed} "
+            "are needed, so nothing could be written any more. Start a silent one first")
+    return seen
 
 
 def remove_member(section: RaftSection, address: str) -> None:
-    """Take a voter out of the cluster for good. Stop it first, and delete its journal and dump if it is ever to come back.
+    """Take a voter out of the cluster for good; if it runs, it stops taking part. It comes back only after ``admit_member``.
 
-    Needed after a machine is lost: a dead voter counts in every majority. A voter that still runs would ask to be added again.
-    Raises StoreRejectedError if the cluster refuses, StoreUnavailableError if no member answers.
+    Raises StoreRejectedError as ``check_removal``, StoreUnavailableError if it is not done in time: some of it may be.
     """
     address = plain(address)
-    others = replace(section, self_addr=None, partner_addrs=tuple(m for m in members(section) if m != address))
-    if address not in list_members(others):
-        return
-    member, answer = _first_answer(others, ["remove", address], lambda answer: isinstance(answer, str))
-    if not answer.startswith("SUCCESS"):
-        raise StoreRejectedError(f"Raft member {member} refused to remove {address} ({answer}): stop {address} first, wait until "
-                                 "another member leads, and try again; only one change of members at a time is possible")
+    voters = check_removal(section, address).voters
+    others = _besides(section, address, *(voter.address for voter in voters))
+
+    def is_done() -> bool:
+        seen = survey(others)
+        return seen.leader not in (None, address) and address in seen.removed and address not in {v.address for v in seen.voters}
+
+    _order(others, ["remove", address], is_done)
 
 
-def _has_leader(answer: Any) -> bool:
-    return isinstance(answer, dict) and bool(answer.get("leader"))
+def admit_member(section: RaftSection, address: str) -> None:
+    """Let a removed voter come again, with an empty data directory. Raises StoreRejectedError if it was not removed."""
+    address = plain(address)
+    others = _besides(section, address)
+    if address not in _led(others).removed:
+        raise StoreRejectedError(f"{address} was not removed, so it need not be let in: a new voter joins when it is started")
+    _order(others, ["admit", address], lambda: address not in survey(others).removed)
 
 
-def _first_answer(section: RaftSection, command: list[str], fits: Callable[[Any], bool]) -> tuple[str, Any]:
-    """Ask one member after the other until an answer fits."""
-    checked(section, observer=True)
-    from pgcore_dcs_raft.node import ask
+def _besides(section: RaftSection, address: str, *more: str) -> RaftSection:
+    """The section of somebody who asks everybody but that address."""
+    addresses = dict.fromkeys((*members(section), *more))
+    return replace(section, self_addr=None, bind_addr=None, partner_addrs=tuple(each for each in addresses if each != address))
 
-    for address in members(section):
-        answer = ask(section, address, list(command))
-        if fits(answer):
-            return address, answer
-    raise StoreUnavailableError(f"no Raft member of {', '.join(members(section))} answers that it has a leader; "
-                                "check the addresses, the password and that a majority runs")
+
+def _order(section: RaftSection, command: list[str], is_done: Callable[[], bool]) -> None:
+    """Tell members until it is done: it is refused while another change or an election is under way."""
+    from pgcore_dcs_raft.utility import ask
+
+    end, answer = time.monotonic() + CHANGE_S, None
+    while time.monotonic() < end:
+        for address in members(section):
+            if isinstance(answer := ask(section, address, command) or answer, str) and answer.startswith("SUCCESS"):
+                break
+        try:
+            if is_done():
+                return
+        except StoreUnavailableError as error:
+            log.info("%s", error)
+        time.sleep(PAUSE_S)
+    raise StoreUnavailableError(f"{' '.join(command)}: the Raft cluster did not do it within {CHANGE_S:.0f} s "
+                                f"(last answer: {answer}); see pgcore raft members, and repeat it")

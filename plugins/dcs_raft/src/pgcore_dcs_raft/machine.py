@@ -123,6 +123,12 @@ class Machine:
                      for path, entry in self._data.items() if path.startswith(prefix) and self._is_live(entry, contact)}
             return shown, self.revision(scope)
 
+    def entries(self, prefix: str) -> dict[str, tuple[str, int]]:
+        """Value and version of every permanent entry below a path that is no scope."""
+        with self.changed:
+            return {path.removeprefix(prefix): (entry["value"], entry["index"])
+                    for path, entry in self._data.items() if path.startswith(prefix)}
+
     def revision(self, scope: str) -> str:
         """Changes whenever a watched key of the scope does; meaningful for this node only. Needs ``changed`` held."""
         return f"{self._restored}.{self._revisions.get(scope, 0)}"

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, SyncObjConsumer, SyncObjException, replicated  # type: ignore[import-untyped]
-from pysyncobj.utility import TcpUtility, UtilityException  # type: ignore[import-untyped]
 
 from pgcore.plugin import ConfigError, Deadline, Instant, Json, StoreRejectedError, StoreUnavailableError, Timing, now
 from pgcore_dcs_raft.journal import Journal, open_journal
 from pgcore_dcs_raft.library import adapt, follow_members
 from pgcore_dcs_raft.machine import Lease, Machine
+from pgcore_dcs_raft.membership import Membership
 from pgcore_dcs_raft.plugin import RaftSection, members, plain
 from pgcore_dcs_raft.transport import Transport
 
@@ -38,8 +38,6 @@ PAUSE_S = 0.02
 """Between an attempt that failed at once and the next."""
 NEVER = Instant(float("-inf"))
 PINGS_PER_TIMEOUT = 3
-JOIN_INTERVAL_S = 2.0
-REQUEST_S = 1.0
 MAX_COMMAND_BYTES = 2**20
 BATCH_BYTES = 2**22
 """Above MAX_COMMAND_BYTES, because pysyncobj loses data when it cuts an entry just above a multiple of this size."""
@@ -112,14 +110,19 @@ class RaftNode:
         self._heartbeat: tuple[Instant, int] | None = None
         self._responses: dict[str, Instant] = {}
         self._proposed: dict[Lease, Instant] = {}
+        self.membership: Membership | None = None
         self.address = plain(section.self_addr) if section.self_addr and not observer else None
         others = [address for address in members(section) if address != self.address]
         self._conf = self._configured(timing)
+        if self.address:
+            self._check_port(self._conf.bindAddress)
+            self._make_directory()
+            self.membership = Membership(self, section, self.address, others)
         self._raft = self._opened(others)
         self._thread = threading.Thread(target=self._run, name="raft", daemon=True)
         self._thread.start()
-        if self.address and others:
-            threading.Thread(target=self._join, args=(self.address, others), name="raft-join", daemon=True).start()
+        if self.membership:
+            self.membership.start()
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
@@ -153,14 +156,16 @@ class RaftNode:
 
         self._journal: Journal | None = None
         if self.address:
-            self._check_port(self._conf.bindAddress)
-            self._make_directory()
             self._journal = open_journal(os.path.join(self._section.data_dir, self.address))
         self._conf.journalFile = self._journal
         try:
-            return SyncObj(self.address, others, self._conf, consumers=[self._replicated], transportClass=transport)
+            raft = SyncObj(self.address, others, self._conf, consumers=[self._replicated], transportClass=transport)
         except SyncObjException as error:
             raise _cannot_listen(self._section, str(error)) from error
+        if self.membership:  # later than the library, whose own answers to some of these are replaced
+            for command in ("members", "add", "remove", "admit"):
+                self._transport.setOnUtilityMessageCallback(command, getattr(self.membership, command))
+        return raft
 
     def _check_port(self, address: str) -> None:
         """Bind once ourselves: the library hides the reason of a failure, and opens the journal before it tries."""
@@ -189,7 +194,7 @@ class RaftNode:
         self._raft.doTick(0.0)  # loads the dump
         if self._journal is not None:
             follow_members(self._raft, self._journal)
-        while not self._closing.is_set():
+        while not self._closing.is_set() and not (self.membership and self.membership.ended):
             try:
                 if self._is_written():
                     self._raft.doTick(self._patience_s())
@@ -255,6 +260,8 @@ class RaftNode:
         if self._journal is not None and self._journal.size() > COMPACTED_BYTES and moment >= self._next_compaction:
             self._next_compaction = Instant(moment + COMPACTION_INTERVAL_S)
             raft.forceLogCompaction()
+        if self.membership:
+            self.membership.examine()
         leader = raft._getLeader()
         self._note(None if leader is None else leader.id, self._contact_after_tick(moment))
 
@@ -289,11 +296,6 @@ class RaftNode:
         elif kind == "next_node_idx":
             self._responses[node.id] = self.clock()
 
-    def describe(self, arguments: list[Any], answer: Callable[[Any, Any], None]) -> None:
-        """Answer the utility command ``members`` (Raft thread)."""
-        nodes = [node.id for node in self._raft.otherNodes] + ([self.address] if self.address else [])
-        answer({"members": sorted(nodes), "leader": self._leader}, None)
-
     def _expire(self, moment: Instant, leader_since: Instant) -> None:
         """Propose the end of every lease that has run out, again after a second if nothing came of it."""
         self._proposed = {lease: at for lease, at in self._proposed.items() if moment < at + ATTEMPT_S}
@@ -303,25 +305,51 @@ class RaftNode:
                 self._replicated.apply(json.dumps({"op": "expire", "session": lease.session, "extended": lease.extended}),
                                        callback=_ignore)
 
-    # -- joining -------------------------------------------------------------------------------------------------------
+    # -- members -------------------------------------------------------------------------------------------------------
 
-    def _join(self, own: str, others: list[str]) -> None:
-        """Until a leader has spoken to us, ask the others whether we are a member and if not, to be added (dcs-layout 10).
+    @property
+    def held(self) -> bool:
+        """Whether this node may not take part yet."""
+        return self.membership is not None and self.membership.held
 
-        A leader speaks to members only, so hearing one ends this thread.
-        """
-        while not self._closing.is_set() and self._contact == NEVER:
-            for address in others:
-                answer = ask(self._section, address, ["members"])
-                if isinstance(answer, dict) and answer.get("leader"):
-                    if own not in answer["members"]:
-                        log.info("Asking Raft member %s to add this node, %s", address, own)
-                        ask(self._section, address, ["add", own])
-                    break
-                if self._closing.is_set():
-                    return
-            with self._state:
-                self._state.wait_for(lambda: self._closing.is_set() or self._contact > NEVER, JOIN_INTERVAL_S)
+    @property
+    def leader(self) -> str | None:
+        """The address of the Raft leader as this node knows it."""
+        return self._leader
+
+    @property
+    def closing(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closing.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait that long, or until the node is closed."""
+        self._closing.wait(seconds)
+
+    def wake(self) -> None:
+        """Let the verbs that wait look again."""
+        with self._state:
+            self._state.notify_all()
+
+    def is_in_touch(self, within_s: float) -> bool:
+        """Whether this node's state was known to be recent at most that long ago."""
+        return self._contact >= self.clock() - within_s
+
+    def described(self) -> dict[str, Any]:
+        """This node for people (Raft thread)."""
+        raft = self._raft
+        nodes = [node.id for node in raft.otherNodes] + ([self.address] if self.address else [])
+        return {"members": sorted(nodes), "leader": self._leader, "leads": bool(raft._isLeader()), "term": raft.raftCurrentTerm,
+                "applied": raft.raftLastApplied, "commit": raft.raftCommitIndex}
+
+    def propose(self, command: Mapping[str, Json], callback: Callable[[Any, int], None]) -> None:
+        """Have a command decided, once; the callback gets its result and pysyncobj's reason if it failed."""
+        self._replicated.apply(json.dumps(command), callback=callback)
+
+    def change_members(self, change: str, address: str, callback: Callable[[Any, int], None]) -> None:
+        """``add`` a voter or ``remove`` one. Denied while another change is under way, and for the Raft leader itself."""
+        method = self._raft.addNodeToCluster if change == "add" else self._raft.removeNodeFromCluster
+        method(address, callback=callback)
 
     # -- callers -------------------------------------------------------------------------------------------------------
 
@@ -363,14 +391,20 @@ class RaftNode:
 
     def _await(self, condition: Callable[[], bool], deadline: Deadline, problem: str) -> None:
         with self._state:
-            met = self._state.wait_for(lambda: self._closing.is_set() or bool(self._storage_trouble) or condition(),
-                                       deadline.left())
+            met = self._state.wait_for(
+                lambda: self._closing.is_set() or bool(self._refusal or self._storage_trouble) or condition(), deadline.left())
+        if self._refusal is not None:
+            raise StoreRejectedError(self._refusal)
         if self._closing.is_set():
             raise StoreUnavailableError(f"Raft node {self.address or '(observer)'} is closed")
         if self._storage_trouble:
             raise self._undecided(self._storage_trouble)
         if not met or deadline.expired:
             raise self._undecided(problem)
+
+    @property
+    def _refusal(self) -> str | None:
+        return self.membership.refusal if self.membership else None
 
     def _undecided(self, problem: str) -> StoreUnavailableError:
         """An observer's user did not start the members, so he is told where they are looked for."""
@@ -394,14 +428,6 @@ class RaftNode:
 
 def _ignore(result: Any, error: int) -> None:
     """The callback of a proposal nobody waits for."""
-
-
-def ask(section: RaftSection, address: str, command: list[str]) -> Any:
-    """The answer of a member to a utility command, or None."""
-    try:
-        return TcpUtility(password=section.password, timeout=REQUEST_S).executeCommand(address, command)
-    except UtilityException:
-        return None
 
 
 def _cannot_listen(section: RaftSection, reason: str) -> ConfigError:

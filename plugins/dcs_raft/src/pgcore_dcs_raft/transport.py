@@ -27,7 +27,6 @@ class Transport(TCPTransport):
         self._node, self._journal = node, journal
         self._outbox: list[tuple[Any, Any]] = []
         self._confirmed: int | None = None
-        self.setOnUtilityMessageCallback("members", node.describe)
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
@@ -98,10 +97,20 @@ class Transport(TCPTransport):
         return message | {"prevLogIdx": last, "prevLogTerm": last_term, "entries": [],
                           "commit_index": min(message["commit_index"], index)}
 
+    def _onIncomingMessageReceived(self, conn: Any, message: Any) -> None:
+        """A node that is held answers questions, which are lists, and takes no other part."""
+        if self._node.held and isinstance(message, str):
+            conn.disconnect()
+            self._unknownConnections.discard(conn)
+        else:
+            super()._onIncomingMessageReceived(conn, message)
+
     # -- connections ---------------------------------------------------------------------------------------------------
 
     def _connectIfNecessarySingle(self, node: Any) -> bool:
         """Also give up an attempt that got no answer at all: the kernel's own retries back off to half a minute and more."""
+        if self._node.held:
+            return False
         connection = self._connections.get(node)
         began = self._lastConnectAttempt.get(node)
         if connection is not None and connection.state == CONNECTION_STATE.CONNECTING and began is not None \
