@@ -1,8 +1,7 @@
 """The store ``kubernetes`` keeps every promise of the store protocol, on a real API server: each verb in each of its three modes.
 
-The cases that wait for leases take most of the time, so each of them runs in one mode: those of the lock, which all modes judge
-alike, on ConfigMaps, those of the card on Leases and, where a pod is no Lease, on Endpoints. ``PGCORE_TEST_KUBERNETES_MODES=all``
-runs all of them in all modes.
+Most of the time goes into the cases that wait: for the end of leases, for a server that is frozen, restarted or races. What all
+modes have in common is shown in one of them; ``PGCORE_TEST_KUBERNETES_MODES=all`` runs everything in all.
 """
 
 from __future__ import annotations
@@ -12,27 +11,35 @@ import os
 import pytest
 
 from pgcore.plugin import Timing
-from pgcore.testing.store_contract import StoreContract
+from pgcore.testing.dcs import Minority, StoreContract, Wire
+from pgcore.testing.kube_apiserver import WRONG
+from pgcore.testing.line import HttpLine
 
 pytestmark = pytest.mark.server
 
-OF_THE_LOCK = (
-    "test_a_renewed_lock_outlives_its_ttl", "test_an_abandoned_lock_ends_after_its_ttl_and_not_before",
+OF_ONE_MODE = (
     "test_a_lock_acquired_under_an_older_lease_gets_a_full_ttl", "test_a_shorter_ttl_takes_effect_without_losing_the_lock",
     "test_whoever_slept_through_the_lease_learns_that_the_lock_is_gone",
-    "test_whoever_slept_through_the_lease_learns_that_the_lock_is_taken",
-    "test_a_successor_takes_over_the_lock_of_its_predecessor_by_renewing",
-    "test_every_verb_is_undecided_at_its_deadline_during_an_outage", "test_a_watch_waits_out_an_outage_and_works_after_it")
-OF_THE_CARD = (
-    "test_a_card_announced_again_unchanged_outlives_its_ttl", "test_a_longer_ttl_takes_effect_without_losing_the_lock",
-    "test_a_successor_replaces_the_card_of_its_predecessor_at_once")
-OF_A_POD = ("test_an_abandoned_card_ends_after_its_ttl_and_not_before", "test_an_expired_card_is_written_again_though_unchanged")
+    "test_whoever_slept_through_the_lease_learns_that_the_lock_is_taken", "test_clocks_on_the_wall_may_be_wrong_by_hours",
+    "test_a_watch_waits_out_an_outage_and_works_after_it", "test_a_store_that_lost_everything_is_believed",
+    "test_a_server_without_its_majority_decides_nothing_and_proves_nothing", "test_the_store_recovers_after_an_outage",
+    "test_a_restart_of_the_store_loses_no_key_and_gives_nobody_the_lock", "test_an_uneventful_watch_waits_for_its_timeout",
+    "test_a_change_that_was_undone_before_its_answer_was_lost_is_not_called_refused",
+    "test_connections_that_are_cut_are_made_anew_and_the_lock_is_kept", "test_of_ten_nodes_that_race_exactly_one_wins_each_time",
+    "test_close_ends_a_verb_under_way", "test_a_closed_store_leaves_no_thread_and_no_socket_behind")
+OF_TWO_MODES = (
+    "test_what_is_renewed_outlives_its_ttl", "test_what_is_abandoned_ends_after_its_ttl_and_not_before",
+    "test_a_successor_takes_over_the_lock_and_the_card_of_its_predecessor", "test_no_lost_answer_makes_a_verb_say_what_is_not_so",
+    "test_a_longer_ttl_takes_effect_without_losing_the_lock", "test_every_verb_is_undecided_at_its_deadline_during_an_outage")
+"""ConfigMaps and Leases: cards are annotations of pods or Leases. Endpoints have their cards where ConfigMaps have them."""
 
 
 class KubernetesContract(StoreContract):
     timing = Timing(ttl=2, loop_wait=1, retry_timeout=1)
     expiry_slack_s = 1.8
     promptly_s = 1.0
+    names = ("n", "node-1.example", "n" * 200)
+    races = 20  # each is some 60 requests to a server that takes 5 ms for one; PGCORE_TEST_RACES=1000 takes minutes
     mode: dict[str, bool] = {}
 
     @pytest.fixture
@@ -43,27 +50,50 @@ class KubernetesContract(StoreContract):
     def outage(self, kubernetes):
         return kubernetes.frozen()
 
+    @pytest.fixture
+    def restart(self, kubernetes):
+        return kubernetes.crash
+
+    @pytest.fixture
+    def wipe(self, wipe_all):
+        return wipe_all
+
+    @pytest.fixture
+    def wire(self, connect, gate, by, lines):
+        line = lines.enter_context(HttpLine(gate.host))
+        return Wire(lambda member, timing, observer=False: connect(
+            member, timing=timing, observer=observer, config=by(line.host), **self.mode), line)
+
+    @pytest.fixture
+    def minority(self, cluster, kubernetes):
+        """The API server without its etcd."""
+        return Minority(cluster, kubernetes.etcd.frozen())
+
+    @pytest.fixture
+    def stranger(self, connect, kubernetes):
+        return lambda member, timing, observer=False: connect(
+            member, timing=timing, observer=observer, config=kubernetes.kubeconfig(WRONG), **self.mode)
+
 
 def without(*cases):
     """Leaves cases of the kit to another mode."""
     def cut(kit):
         for case in cases if os.environ.get("PGCORE_TEST_KUBERNETES_MODES") != "all" else ():
-            assert callable(getattr(kit, case)), f"the kit has no {case} any more"
+            assert callable(getattr(kit, case, None)), f"the kit has no {case} any more"
             setattr(kit, case, None)
         return kit
     return cut
 
 
-@without(*OF_THE_CARD, *OF_A_POD)
 class TestConfigMapsStore(KubernetesContract):
     pass
 
 
-@without(*OF_THE_LOCK, *OF_THE_CARD)
+@without(*OF_ONE_MODE, *OF_TWO_MODES)
 class TestEndpointsStore(KubernetesContract):
     mode = {"use_endpoints": True}
 
 
-@without(*OF_THE_LOCK, *OF_A_POD)
+@without(*OF_ONE_MODE)
 class TestLeaseStore(KubernetesContract):
     mode = {"use_leases": True}

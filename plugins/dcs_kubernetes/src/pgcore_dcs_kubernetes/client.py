@@ -22,7 +22,8 @@ from pgcore_dcs_kubernetes.access import Access
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
-PATCH_TYPE = "application/strategic-merge-patch+json"
+PATCH_TYPE = "application/merge-patch+json"
+"""Not Kubernetes' own strategic kind: where an object has no annotations, that turns the removal of one into an empty text."""
 JSON = "application/json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "deletecollection"}

@@ -144,8 +144,8 @@ def _word(name: str, value: Json) -> str | None:
 def _join(key: Key, annotations: Annotations) -> str | None:
     """The text in Patroni's annotations; None if the fields that make one are not there."""
     names = _FIELDS.get(key, ())
-    fields = {name: annotations[name] for name in names if name in annotations}
-    if not fields or (key is Key.SYNC and not fields.get("leader")) or (key is Key.STATUS and "optime" not in fields):
+    fields = {name: annotations[name] for name in names if annotations.get(name)}
+    if not fields or (key is Key.SYNC and "leader" not in fields) or (key is Key.STATUS and "optime" not in fields):
         return None
     document: dict[str, Json] = {}
     for name in names:

@@ -115,7 +115,7 @@ class PodMember(Member):
         self._objects.fill(self._gateway, fresh=True, deadline=deadline)
         for name in self._mirror.pods():
             pod = self._mirror.get(name, pod=True)
-            if pod is not None and CARD in pod.annotations:
+            if pod is not None and pod.annotations.get(CARD):
                 try:
                     self._patch_pod(name, {"annotations": CARD_REMOVED}, deadline)
                 except NotFoundError:

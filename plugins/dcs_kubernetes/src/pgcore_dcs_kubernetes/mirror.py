@@ -133,10 +133,7 @@ class Mirror:
             if order < began:
                 if not fresh:
                     return False
-                self._objects, self._pods = _Shelf(), _Shelf()
-                self._locks.clear()
-                self._cards.clear()
-                self.epoch += 1
+                self._forget()
                 shelf = self._pods if pod else self._objects
             present = set()
             for item in items:
@@ -147,6 +144,25 @@ class Mirror:
                 shelf.gone[name] = order
             shelf.listed = version
             return True
+
+    def _forget(self) -> None:
+        self._objects, self._pods = _Shelf(), _Shelf()
+        self._locks.clear()
+        self._cards.clear()
+        self.epoch += 1
+
+    def certain(self, found: Thing, began: int) -> None:
+        """An object as a majority has it. ``began``: its ``order`` when that was asked; an older one means a set-back, too."""
+        with self._change:
+            if found.order < began:
+                self._forget()
+            self._add(self._objects, found, now())
+
+    def order(self, name: str) -> int:
+        """The resourceVersion of an object that was seen, or of its end."""
+        with self._change:
+            known = self._objects.things.get(name)
+            return max(known.order if known else 0, self._objects.gone.get(name, 0))
 
     def newest(self, *, pod: bool = False) -> int:
         """The largest resourceVersion seen of an object of this kind."""
@@ -217,7 +233,7 @@ class Mirror:
 
     def _card(self, records: dict[str, Record], prefix: str, member: str, found: Thing) -> None:
         card = found.annotations.get(CARD)
-        if not member or card is None:
+        if not member or not card:
             return
         life, sight = card_life(found.annotations), self._cards.get(found.name)
         if life is None or sight is None or now() - sight.since < CARD_GRACE * life[0]:

@@ -73,13 +73,13 @@ class Objects:
 
     def get(self, gateway: Gateway, name: str, deadline: Deadline) -> Thing | None:
         """One object as a majority has it."""
-        path = self.resource.path(gateway.namespace, name)
+        path, began = self.resource.path(gateway.namespace, name), self._mirror.order(name)
         try:
             found = thing(gateway.call(f"a read of {name}", "GET", path, deadline)[0])
         except NotFoundError:
             self._mirror.remove(name)
             return None
-        self._mirror.add(found)
+        self._mirror.certain(found, began)
         return found
 
     def stream(self, gateway: Gateway, place: str, longest_s: float, deadline: Deadline) -> LineStream:
@@ -90,16 +90,19 @@ class Objects:
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    def change(self, gateway: Gateway, name: str, plan: Plan, deadline: Deadline, *,
-               patient: bool = False) -> Thing | Refused | None:
+    def change(self, gateway: Gateway, name: str, plan: Plan, deadline: Deadline, *, patient: bool = False,
+               lenient: bool = False) -> Thing | Refused | None:
         """Bring an object to what ``plan`` says of its present state, each attempt on condition that this still is its state.
 
-        The object as the edit left it, None if there was nothing to do. Raises StoreUnavailableError when undecided.
+        The object as the edit left it, None if there was nothing to do. Raises StoreUnavailableError when undecided: also when
+        an edit may have happened and been undone since, unless ``lenient``, for plans that only ask what is so now.
         """
-        found, certain = self._mirror.get(name), False
+        found, certain, doubtful = self._mirror.get(name), False, False
         while True:
             edit = plan(found)
             if not isinstance(edit, Edit):
+                if certain and doubtful and isinstance(edit, Refused) and not lenient:
+                    raise StoreUnavailableError(f"an answer about {name} was lost; the change may have happened")
                 if certain:
                     return edit
                 found, certain = self.get(gateway, name, deadline), True
@@ -116,6 +119,7 @@ class Objects:
                 found, certain = self.get(gateway, name, deadline), True
                 if error.repeated and found is not None and edit.happened(found):
                     return found
+                doubtful = doubtful or error.repeated
                 if deadline.expired:
                     raise StoreUnavailableError(f"{name} changed again and again while it was to be written") from error
                 continue

@@ -147,7 +147,7 @@ class KubernetesStore:
             before = found.lock if found is not None else Lock()
             return self._taking(before, found, holder != self._member, {}, deadline)
 
-        return not isinstance(self._objects.change(self._gateway, self._leader, plan, deadline), Refused)
+        return not isinstance(self._objects.change(self._gateway, self._leader, plan, deadline, lenient=True), Refused)
 
     def _taking(self, before: Lock, found: Thing | None, anew: bool, riders: Change, deadline: Deadline) -> Edit:
         lock = before.taken(self._member, self._mirror.ttl, anew=anew)
@@ -165,7 +165,7 @@ class KubernetesStore:
                 return Refused()
             return self._taking(found.lock, found, False, carried, deadline)
 
-        if isinstance(self._objects.change(self._gateway, self._leader, plan, deadline, patient=True), Refused):
+        if isinstance(self._objects.change(self._gateway, self._leader, plan, deadline, patient=True, lenient=True), Refused):
             return outcome[0]
         return Renewal.HELD
 

@@ -1,7 +1,7 @@
 """Watches in the thread that asks: the objects' own stream of changes, and the end of a lock that nobody renews.
 
-A stream goes on where the last list or event ended, bookmarks included. Where Kubernetes no longer knows that place (410), or
-says anything else but changes, the objects are listed anew.
+A stream goes on where the last list or event ended, bookmarks included. After any trouble, such as a place that Kubernetes no
+longer knows (410), the objects are listed anew.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Watcher:
                 self._troubled, pause_s = False, FIRST_PAUSE_S
             except TROUBLE as error:
                 self._drop()
+                self._place = ""  # it may be too long ago (410), or of a past that was taken back: list anew
                 if self._gateway.closing.is_set():
                     break
                 level = logging.DEBUG if self._troubled else logging.INFO  # said once until something is heard again
@@ -82,14 +83,12 @@ class Watcher:
         self._stream = self._objects.stream(self._gateway, self._place, self._longest_s, opening)
         self._ends = Instant(now() + self._longest_s)
         if self._stream.status != 200:
-            self._place = ""
             raise ConnectionResetError(f"the answer was {self._stream.status}")
 
     def _take(self, line: bytes) -> None:
         event: Json = json.loads(line)
         kind, found = event["type"], event["object"]
         if kind not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK"):
-            self._place = ""  # 410 mostly: too long ago
             raise ConnectionResetError(str(found.get("message") or kind))
         self._place = str(found["metadata"]["resourceVersion"])
         if kind == "DELETED":
