@@ -109,6 +109,8 @@ class Cluster:
                                  directory=directory, store=self._store_section(name, directory), dynamic=self._dynamic,
                                  client_network=f"{self.network.subnet}.0/24" if self.network else "127.0.0.0/8")
         directory.mkdir()
+        if self.server is not None:
+            self.server.expect(self.scope, name, directory)
         if self.store == "raft":
             (directory / "raft").mkdir()
             shutil.chown(directory / "raft", POSTGRES_USER, POSTGRES_USER)

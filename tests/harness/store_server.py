@@ -35,6 +35,9 @@ class StoreServer(ServerProcess):
         """End every lease at once, as an operator could; false where nobody can."""
         return False
 
+    def expect(self, scope: str, member: str, home: Path) -> None:
+        """A member of this name, whose agent has ``home`` as its home, will use this store; it runs or will be started first."""
+
     def section(self) -> dict[str, Any]:
         """The part of a node file that leads an agent here, ``{"etcd3": {...}}``."""
         raise NotImplementedError

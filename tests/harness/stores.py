@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.consul import ConsulStoreServer
 from harness.etcd import EtcdServer
+from harness.kubernetes import KubernetesServer
 from harness.store_server import StoreServer
 from harness.zookeeper import ZooKeeperServer
 
@@ -11,5 +12,6 @@ StoreKind = str
 SERVERS: dict[StoreKind, type[StoreServer]] = {
     "consul": ConsulStoreServer,
     "etcd3": EtcdServer,
+    "kubernetes": KubernetesServer,
     "zookeeper": ZooKeeperServer,
 }

@@ -89,11 +89,15 @@ class KubeApiServer(ServerProcess):
         path.write_text(json.dumps(document, indent=1))
         return path
 
-    def launch(self) -> None:
-        """Start etcd, unless it runs, and then the API server, without waiting for that."""
+    def prepare(self) -> None:
+        """Make what the API server needs: certificates, the file of tokens, and its etcd running."""
         self._certify()
         if self.etcd.process is None:
             self.etcd.start()
+
+    def launch(self) -> None:
+        """Start etcd, unless it runs, and then the API server, without waiting for that."""
+        self.prepare()
         super().launch()
 
     def stop(self) -> None:
@@ -152,6 +156,15 @@ class KubeApiServer(ServerProcess):
         if not 200 <= answer.status < 300:
             raise Refused(f"{method} {path}", answer.status, content)
         return json.loads(content) if content.startswith(("{", "[")) else content
+
+    def apply(self, document: dict[str, Any], namespace: str = "default") -> None:
+        """Create the object of a manifest, in its own namespace or this one. Raises Refused."""
+        version, kind = document["apiVersion"], document["kind"]
+        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        place = document["metadata"].get("namespace", namespace)
+        plural = kind.lower() + ("" if kind.endswith("s") else "s")
+        # Servers before 1.25 ignore the query.
+        self.ask("POST", f"{root}/namespaces/{place}/{plural}?fieldValidation=Strict", document)
 
     def create_pod(self, name: str, labels: dict[str, str], *, namespace: str = "default", ip: str = "") -> None:
         """Make a Pod object, unless there is one; with ``ip`` as its address, as a kubelet would note it."""
