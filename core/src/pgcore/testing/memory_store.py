@@ -74,13 +74,13 @@ class MemoryServer:
         with self.changed:
             self.changed.notify_all()
 
-    def grant(self, ttl: int) -> int:
+    def grant(self, ttl: float) -> int:
         """A new lease that ends in ``ttl`` seconds."""
         self._leases_granted += 1
         self._lease_ends[self._leases_granted] = Instant(self.clock() + ttl)
         return self._leases_granted
 
-    def extend(self, lease: int, ttl: int) -> bool:
+    def extend(self, lease: int, ttl: float) -> bool:
         """Let a lease end ``ttl`` seconds from now; false if it has ended already."""
         if lease not in self._lease_ends:
             return False

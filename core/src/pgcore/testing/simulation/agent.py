@@ -186,7 +186,7 @@ class AgentLife:
         local = local_config(machine.config)
         configuration = _Configuration(machine, local)
         timing = configuration.effective.timing
-        store = SimulatedStore(world.store, world.network, machine.name, local.node.name, timing)
+        store = world.store.client(world.network, machine.name, local.node.name, timing)
         if not self._store_answers(store, configuration):
             return self._over()
         registry: Registry = _Guests(machine)  # type: ignore[assignment]

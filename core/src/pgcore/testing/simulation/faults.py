@@ -132,6 +132,13 @@ def _store_wipe(world: World, machines: list[Machine], fault: Fault) -> None:
     world.store.wipe()
 
 
+@kind("session-lost", lasts=False)
+def _session_lost(world: World, machines: list[Machine], fault: Fault) -> None:
+    """A member's session ends in the store before its time: an operator destroyed it, or the local agent of the store left."""
+    for machine in machines:
+        world.store.lose_session(machine.name)
+
+
 @kind("store-stale", targets=("all",), args=lambda dice: {"share": dice.choice((0.2, 0.5, 0.9))})
 def _store_stale(world: World, machines: list[Machine], fault: Fault) -> Undo:
     """Reads that need not be fresh are answered from the past."""

@@ -102,7 +102,8 @@ SPICE: tuple[dict[str, Json], ...] = (
 
 def cluster(*sizes: int, own: Callable[[tuple[str, ...], Random], Mapping[str, Mapping[str, Json]]] | None = None,
             local: Mapping[str, Json] | None = None, drift: float = 0.0, wall_offset: float = 0.0,
-            choices: Mapping[str, tuple[Json, ...]] | None = None, **dynamic: Json) -> Callable[[Random], Setup]:
+            choices: Mapping[str, tuple[Json, ...]] | None = None, backend: str = "",
+            **dynamic: Json) -> Callable[[Random], Setup]:
     """Clusters of these sizes with this dynamic configuration; of ``choices`` each setting gets one of its values."""
 
     def setup(dice: Random) -> Setup:
@@ -110,7 +111,7 @@ def cluster(*sizes: int, own: Callable[[tuple[str, ...], Random], Mapping[str, M
         drawn = {name: dice.choice(values) for name, values in (choices or {}).items()}
         chosen = {name: value for name, value in drawn.items() if value is not None}
         document = {**dice.choice(TIMINGS), **dice.choice(SPICE), **dynamic, **chosen}
-        return Setup(nodes, document, local or {}, own(nodes, dice) if own else {}, drift, wall_offset)
+        return Setup(nodes, document, local or {}, own(nodes, dice) if own else {}, drift, wall_offset, backend=backend)
 
     return setup
 
@@ -149,6 +150,8 @@ def _cascading(nodes: tuple[str, ...], dice: Random) -> dict[str, dict[str, Json
         tags.setdefault(nodes[-1], {})["nofailover"] = True
     return {name: {"tags": values} for name, values in tags.items()}
 
+
+SOME_SYNC: Mapping[str, tuple[Json, ...]] = {"synchronous_mode": (None, None, True)}
 
 SLOTS = {"archive": {"type": "physical"}, "orders": {"type": "logical", "database": "postgres", "plugin": "pgoutput"}}
 
@@ -197,6 +200,14 @@ PROFILES: dict[str, Profile] = {profile.name: profile for profile in (
     Profile("disk", "Disks fill up or vanish, servers do not start, rewinds fail.",
             {**DISK, "crash": 6, "power-loss": 5, "partition": 4, "store-cut": 3, "switchover": 4, "reinitialize": 1},
             cluster(2, 3, local=MENDS), bound_s=240.0),
+    Profile("consul", "A store like Consul: sessions last up to twice their time, a lock rests for a while, sessions get lost.",
+            {**COMMON, "session-lost": 4, "switchover": 4}, cluster(2, 3, 3, backend="consul", choices=SOME_SYNC), bound_s=300.0),
+    Profile("zookeeper", "A store like ZooKeeper: who gives the lock away loses its card, a new leader resets all sessions.",
+            {**COMMON, "store-new-leader": 8, "store-stale": 4, "session-lost": 4, "switchover": 4},
+            cluster(2, 3, 3, backend="zookeeper", choices=SOME_SYNC)),
+    Profile("kubernetes", "A store like Kubernetes: nobody ends a lock, each observer judges it by its own clock, which drifts.",
+            {**COMMON, "store-stale": 4, "freeze": 8, "freeze-agent": 6, "switchover": 4},
+            cluster(2, 3, 3, backend="kubernetes", drift=0.01, choices={**SOME_SYNC, "failsafe_mode": (None, True)})),
     Profile("bootstrap", "A cluster comes into being while things fail.",
             {**COMMON, "copy-fails": 6, "bootstrap-fails": 4, "disk-full": 3, "power-loss": 8, "kill-agent": 8},
             cluster(2, 3, 3, choices={"synchronous_mode": (None, True)}), bursts=(1, 1), thick=(2, 8), calm_s=(0.0, 12.0),

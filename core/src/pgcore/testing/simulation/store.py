@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from pgcore.clock import Deadline
-from pgcore.dcs.store import Expect, Key, Record, Refused, Renewal, Snapshot, Stored
+from pgcore.dcs.store import MEMBERS, Expect, Key, Record, Refused, Renewal, Snapshot, Stored
 from pgcore.errors import StoreUnavailableError
 from pgcore.model.basics import Instant, Timing
 from pgcore.testing.memory_store import MemoryServer, MemoryStore
@@ -81,12 +81,12 @@ class StoreServer(MemoryServer):
         while self._past[0][0] < now - STALE_S:
             self._past.popleft()
 
-    def grant(self, ttl: int) -> int:
+    def grant(self, ttl: float) -> int:
         lease = super().grant(ttl)
         self.scheduler.after(ttl + 1e-6, self.lapse)
         return lease
 
-    def extend(self, lease: int, ttl: int) -> bool:
+    def extend(self, lease: int, ttl: float) -> bool:
         extended = super().extend(lease, ttl)
         if extended:
             self.scheduler.after(ttl + 1e-6, self.lapse)
@@ -114,6 +114,27 @@ class StoreServer(MemoryServer):
         for path in list(self.entries):
             self.remove(path)
 
+    def end(self, lease: int | None) -> None:
+        """This lease is over before its time: its session was closed."""
+        if lease in self._lease_ends:
+            self._lease_ends[lease] = self.clock()
+            self.expire()
+
+    def lose_session(self, member: str) -> None:
+        """Somebody ends the lease of this member without asking it."""
+        entry = self.entries.get(MEMBERS + member)
+        if entry is not None and entry.lease is not None:
+            self.wiped = True  # no agent can know: its belief in its lease is not held against it
+            self.end(entry.lease)
+
+    def member(self, name: str, timing: Timing) -> MemoryStore:
+        """What the requests of this member do here."""
+        return MemoryStore(self, name, timing)
+
+    def client(self, network: Network, machine: str, member: str, timing: Timing) -> SimulatedStore:
+        """A member's way to it, for the process that asks."""
+        return SimulatedStore(self, network, machine, member, timing)
+
     def cut_off(self, machine: str) -> None:
         """The member of the store that this machine talks to goes on alone; ``minority.pop`` takes it back."""
         records = {path: Record(entry.value, str(entry.revision)) for path, entry in self.entries.items()}
@@ -131,7 +152,7 @@ class SimulatedStore:
 
     def __init__(self, server: StoreServer, network: Network, machine: str, member: str, timing: Timing) -> None:
         self._server, self._network, self._scheduler, self._machine = server, network, server.scheduler, machine
-        self._inner = MemoryStore(server, member, timing)
+        self._inner = server.member(member, timing)
         self._there = network.line(Traffic.STORE, machine, STORE)
         self._back = network.line(Traffic.STORE, STORE, machine)
         self._seen = 0
@@ -250,11 +271,16 @@ class SimulatedStore:
         """Sleep until a watched key is newer than ``seen``; without a connection it is looked for again each second."""
         end = Deadline.after(timeout)
         while not end.expired:
-            connected = self._connected
-            if connected and self._server.watched_revision > int(seen or 0):
+            if self._news(seen):
                 return True
-            self._changed.wait(end.left() if connected else min(1.0, end.left()))
+            self._changed.wait(min(self._patience(), end.left()))
         return False
+
+    def _news(self, seen: str) -> bool:
+        return self._connected and self._server.watched_revision > int(seen or 0)
+
+    def _patience(self) -> float:
+        return float("inf") if self._connected else 1.0
 
     @property
     def _connected(self) -> bool:

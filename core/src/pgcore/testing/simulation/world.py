@@ -20,6 +20,7 @@ from pgcore.dcs.store import Key, Record, Snapshot
 from pgcore.model.basics import Json
 from pgcore.model.cluster import ClusterView
 from pgcore.testing.simulation.agent import config_text
+from pgcore.testing.simulation.backends import BACKENDS
 from pgcore.testing.simulation.checker import Checker
 from pgcore.testing.simulation.clients import Clients
 from pgcore.testing.simulation.http import Doors
@@ -29,7 +30,6 @@ from pgcore.testing.simulation.postgres import SimulatedPostgres
 from pgcore.testing.simulation.replication import Fleet
 from pgcore.testing.simulation.scheduler import Scheduler, inside
 from pgcore.testing.simulation.server import Server
-from pgcore.testing.simulation.store import StoreServer
 from pgcore.testing.simulation.watchdogs import WatchdogJudge
 from pgcore.testing.simulation.watching import Listener
 
@@ -60,6 +60,8 @@ class Setup:
     wall_offset: float = 0.0
     write_s: float = 1.0
     scope: str = "simulated"
+    backend: str = ""
+    """Whose peculiarities the store has: a name of ``BACKENDS``."""
 
 
 class World:
@@ -74,7 +76,7 @@ class World:
         self._inside = inside(self.scheduler)
         self._inside.__enter__()
         self.network = Network(self.dice)
-        self.store = StoreServer(self.scheduler)
+        self.store = BACKENDS[setup.backend](self.scheduler, self.dice)
         self.usual: Mapping[str, Json] = {}
         """The dynamic configuration that operators come back to."""
         self.cycles = 0
