@@ -26,11 +26,12 @@ OF_ONE_MODE = (
     "test_a_restart_of_the_store_loses_no_key_and_gives_nobody_the_lock", "test_an_uneventful_watch_waits_for_its_timeout",
     "test_a_change_that_was_undone_before_its_answer_was_lost_is_not_called_refused",
     "test_connections_that_are_cut_are_made_anew_and_the_lock_is_kept", "test_of_ten_nodes_that_race_exactly_one_wins_each_time",
+    "test_a_successor_takes_over_the_lock_and_the_card_of_its_predecessor",
+    "test_a_longer_ttl_takes_effect_without_losing_the_lock", "test_every_verb_is_undecided_at_its_deadline_during_an_outage",
     "test_close_ends_a_verb_under_way", "test_a_closed_store_leaves_no_thread_and_no_socket_behind")
 OF_TWO_MODES = (
     "test_what_is_renewed_outlives_its_ttl", "test_what_is_abandoned_ends_after_its_ttl_and_not_before",
-    "test_a_successor_takes_over_the_lock_and_the_card_of_its_predecessor", "test_no_lost_answer_makes_a_verb_say_what_is_not_so",
-    "test_a_longer_ttl_takes_effect_without_losing_the_lock", "test_every_verb_is_undecided_at_its_deadline_during_an_outage")
+    "test_no_lost_answer_makes_a_verb_say_what_is_not_so")
 """ConfigMaps and Leases: cards are annotations of pods or Leases. Endpoints have their cards where ConfigMaps have them."""
 
 
