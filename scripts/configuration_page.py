@@ -13,6 +13,7 @@ from pgcore.config.schema import alternatives, describe, field_types, is_section
 from pgcore.config.sections import (
     DISTRIBUTION_OF,
     LOCAL_ONLY,
+    PLUGIN_SECTIONS,
     SECTIONS,
     DynamicSection,
     NodeSection,
@@ -45,6 +46,10 @@ def page() -> str:
     parts += [_table(TITLES.get(name, f"`{name}` (node file)"), cls, (name,), variables) for name, cls in SECTIONS.items()]
     parts += [_table(f"`{name}` (node file, distribution `{DISTRIBUTION_OF[name]}`)", cls, (name,), variables)
               for name, cls in _stores().items()]
+    registry = Registry()
+    registry.activate(PLUGIN_SECTIONS)
+    parts += [_table(f"`{name}` (node file, distribution `{distribution}`)", registry.sections()[name], (name,), variables)
+              for name, distribution in PLUGIN_SECTIONS.items()]
     parts += [_dynamic()]
     return HEAD + "".join(f"\n{part}" for part in parts)
 

@@ -65,8 +65,9 @@ def test_an_active_plugin_is_reported_with_its_hooks(install: Install) -> None:
 
 @pytest.mark.parametrize(("section", "distribution"), [
     ("consul", "pgcore-dcs-consul"), ("exhibitor", "pgcore-dcs-zookeeper"), ("kubernetes", "pgcore-dcs-kubernetes"),
+    ("aws", "pgcore-callbacks-aws"),
 ])
-def test_a_store_that_is_not_installed_is_named_with_its_cure(section: str, distribution: str) -> None:
+def test_a_plugin_of_ours_that_is_not_installed_is_named_with_its_cure(section: str, distribution: str) -> None:
     assert cure(section) == f"pip install {distribution}"
     registry = Registry()
     if section in registry.names:

@@ -184,6 +184,8 @@ class CallbackEvent:
     """Whether a newer event wants this one to end."""
     report: Callable[[str], None] = lambda result: None
     """Say how it ended, for the metrics: ``ok``, ``failed``, ``timeout`` or ``cancelled``. Who did nothing says nothing."""
+    sections: Mapping[str, Json] = field(default_factory=dict, repr=False)
+    """The sections of the node file that belong to plugins, parsed, by name, as they are in force now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ SAMPLES_S = 1.0
 _DISTRIBUTIONS = {
     "etcd": "pgcore-dcs-etcd", "etcd3": "pgcore-dcs-etcd", "consul": "pgcore-dcs-consul", "zookeeper": "pgcore-dcs-zookeeper",
     "exhibitor": "pgcore-dcs-zookeeper", "kubernetes": "pgcore-dcs-kubernetes", "raft": "pgcore-dcs-raft",
+    "aws": "pgcore-callbacks-aws",
 }
 _AT_START = frozenset({
     "pgcore_stores", "pgcore_replica_methods", "pgcore_bootstrap_methods", "pgcore_config_sections", "pgcore_rest_routes",

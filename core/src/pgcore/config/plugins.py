@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pgcore.config.sections import DISTRIBUTION_OF, SECTIONS
+from pgcore.config.sections import DISTRIBUTION_OF, PLUGIN_SECTIONS, SECTIONS
 from pgcore.model.basics import Json
 
 
 def named_plugins(tree: Mapping[str, Json], installed: Collection[str]) -> list[str]:
     """Those whose section is there, that make replicas or clusters, or that ``plugins.use`` names.
 
-    A known store and a name of ``plugins.use`` count although they are not installed: the agent does not work without.
+    A known section and a name of ``plugins.use`` count although they are not installed: the agent does not work without.
     """
     own = SECTIONS.keys() - {"citus"} | {"tags", "plugins"}
-    named = [name for name in tree if name in DISTRIBUTION_OF or (name in installed and name not in own)]
+    known = DISTRIBUTION_OF.keys() | PLUGIN_SECTIONS.keys()
+    named = [name for name in tree if name in known or (name in installed and name not in own)]
     named += [name for name in named_methods(tree) if name in installed]
     return list(dict.fromkeys([*named, *_words(tree, "use")]))
 

@@ -22,6 +22,8 @@ DISTRIBUTION_OF: Mapping[str, str] = {
     "zookeeper": "pgcore-dcs-zookeeper",
 }
 """The known store sections in the order of config 3, and the distribution that brings each."""
+PLUGIN_SECTIONS: Mapping[str, str] = {"aws": "pgcore-callbacks-aws"}
+"""Sections of our plugins that are no stores, and the distribution that brings each."""
 
 LEVELS = ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL")
 PLACEHOLDER_NAME = "__patroni_strict_sync_replica_placeholder__"

@@ -370,4 +370,5 @@ def event_for(ports: Ports, event: str, role: Role) -> CallbackEvent:
     shared = configuration.effective.postgresql
     server = configuration.server
     limit, kill = shared.callback_timeout, shared.callback_kill_running
-    return CallbackEvent(event, role.told, server.scope, server.name, command, limit, kill)
+    sections = configuration.local.plugin_sections
+    return CallbackEvent(event, role.told, server.scope, server.name, command, limit, kill, sections=sections)
