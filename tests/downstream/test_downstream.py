@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +15,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from pgcore.testing.processes import EtcdServer, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN_DIR = "/usr/lib/postgresql/15/bin"
-TOY = ROOT / "tests" / "downstream" / "dcs_file"
+PAGE = ROOT / "docs" / "plugins" / "first-plugins.md"
 NOTES = ROOT / "tests" / "downstream" / "notes"
 
 
@@ -58,7 +59,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A wheel of every distribution, by the folder it was built from."""
     target = tmp_path_factory.mktemp("wheels")
     found = {}
-    for folder in (ROOT / "core", *(path.parent for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))), TOY, NOTES):
+    for folder in (ROOT / "core", *(path.parent for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))), NOTES):
         built = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", target / folder.name, folder],
                                capture_output=True, text=True, check=False)
         assert built.returncode == 0, built.stdout + built.stderr
@@ -66,13 +67,45 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+@dataclass(frozen=True)
+class Journey:
+    """What came of following the page: the environment it made, the folder, and what the shell printed."""
+
+    environment: Environment
+    folder: Path
+    printed: str
+
+
 @pytest.fixture(scope="session")
-def stranger(tmp_path_factory: pytest.TempPathFactory, wheels: dict[str, Path]) -> Environment:
-    """An environment with the core, its kit and the toy plugins."""
-    environment = Environment(tmp_path_factory.mktemp("stranger"))
-    venv.create(environment.path, with_pip=True)
-    environment.pip_install(f"{wheels['core']}[testing]", wheels["dcs_file"], wheels["notes"])
-    return environment
+def journey(wheels: dict[str, Path]) -> Iterator[Journey]:
+    """Runs every command of the page in one shell that stops at the first failure, in a folder with nothing but our wheel."""
+    folder = Path(tempfile.mkdtemp(prefix="pgcore-journey-"))
+    folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
+    (folder / "dist").mkdir()
+    shutil.copy(wheels["core"], folder / "dist")
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
+    for port in ("8008", "5432"):
+        script = script.replace(port, str(free_port()))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV", "PGCORE_"))}
+    environment |= {"PATH": f"{os.environ.get('PGCORE_BIN_DIR', BIN_DIR)}:{os.environ['PATH']}", "COLUMNS": "200"}
+    shell = subprocess.Popen(["bash", "-euxc", script], cwd=folder, env=environment, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        printed, _ = shell.communicate(timeout=280)
+        assert shell.returncode == 0, printed[-5000:]
+        yield Journey(Environment(folder / "venv"), folder, printed)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stranger(journey: Journey, wheels: dict[str, Path]) -> Environment:
+    """The environment at the end of the page, with core, kit and two plugins, and the toy of this folder beside them."""
+    journey.environment.pip_install(wheels["notes"])
+    return journey.environment
 
 
 def neighbour(environment: Environment, name: str, source: str) -> None:
@@ -98,7 +131,7 @@ def node_file(tmp_path: Path, section: dict[str, Any]) -> Path:
 
 def test_the_toy_store_is_listed_and_the_built_ins_stand_beside_it(stranger: Environment) -> None:
     rows = stranger.plugins()
-    assert (rows["file"]["distribution"], rows["file"]["version"]) == ("pgcore-dcs-file", "3.2.1")
+    assert (rows["file"]["distribution"], rows["file"]["version"]) == ("pgcore-dcs-file", "0.1.0")
     assert (rows["file"]["state"], rows["file"]["hooks"]) == ("available", ["pgcore_stores"])
     for name in ("basebackup", "initdb", "callback_command"):
         assert (rows[name]["distribution"], rows[name]["state"]) == ("pgcore", "available"), rows[name]
@@ -107,7 +140,7 @@ def test_the_toy_store_is_listed_and_the_built_ins_stand_beside_it(stranger: Env
 def test_the_list_for_people_has_a_line_per_plugin(stranger: Environment) -> None:
     lines = stranger.must("pgcore", "plugins").splitlines()
     (line,) = [line for line in lines if line.strip().startswith("file ")]
-    assert line.split() == ["file", "pgcore-dcs-file", "3.2.1", "available", "stores"]
+    assert line.split() == ["file", "pgcore-dcs-file", "0.1.0", "available", "stores"]
 
 
 def test_endpoints_metrics_and_commands_of_a_plugin_are_listed_where_people_look(stranger: Environment) -> None:
@@ -118,9 +151,23 @@ def test_endpoints_metrics_and_commands_of_a_plugin_are_listed_where_people_look
     assert "Show the notes of all members" in stranger.must("pgcore", "notes", "--help")
 
 
-def test_the_kit_proves_the_toy_store(stranger: Environment) -> None:
-    alone = ("--confcutdir", TOY / "tests")  # a stranger has nothing of this tree's
-    closing = stranger.must("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *alone, TOY / "tests").splitlines()[-1]
+def test_the_first_plugins_take_the_way_of_their_page(journey: Journey) -> None:
+    """The shell stops at a command that fails; this is what the reader is promised to see."""
+    summaries = re.findall(r"^(\d+) passed(.*) in ", journey.printed, re.MULTILINE)
+    assert len(summaries) == 2 and int(summaries[0][0]) > 50, summaries
+    for count, reason in re.findall(r"^SKIPPED \[(\d+)\] \S+: (.*)$", journey.printed, re.MULTILINE):
+        assert re.match("not proven: .* `(wire|restart|stranger|minority)` fixture|this store carries nothing", reason), (count, reason)
+    assert re.search(r"^\W*a\W.*Leader.*running", journey.printed, re.MULTILINE), journey.printed[-3000:]
+    assert '"leader": ["a", ' in journey.printed
+    assert "Traceback" not in (journey.folder / "node.log").read_text()
+
+
+@pytest.mark.parametrize("kind", ["replica", "bootstrap", "gate", "rest", "metrics", "command"])
+def test_every_other_kind_of_plugin_is_written_with_tests_that_pass(stranger: Environment, tmp_path: Path, kind: str) -> None:
+    stranger.must("pgcore", "plugin", "new", "my_own", "--kind", kind, "-o", tmp_path)
+    (project,) = tmp_path.iterdir()
+    alone = ("-o", f"pythonpath={project / 'src'}", "--rootdir", project, "-p", "no:cacheprovider")
+    closing = stranger.must("python", "-m", "pytest", "-q", *alone, project / "tests").splitlines()[-1]
     assert "passed" in closing and "skipped" not in closing
 
 
@@ -150,7 +197,7 @@ def test_bad_neighbours_are_reported_and_stop_only_who_selects_them(stranger: En
 
 
 def test_our_own_plugins_install_beside_it_without_a_search(stranger: Environment, wheels: dict[str, Path]) -> None:
-    ours = [wheel for name, wheel in wheels.items() if name not in ("core", "dcs_file", "notes")]
+    ours = [wheel for name, wheel in wheels.items() if name not in ("core", "notes")]
     began = time.monotonic()
     stranger.pip_install(*ours)
     assert time.monotonic() - began < 120, "pip went looking through old releases: bound the requirement it could not settle"

@@ -21,7 +21,7 @@ from pgcore.hookspecs import SPECS
 from unit.test_daemon_kit import Plugins, plugins_on_path, write_node_file
 
 SOURCE = Path(pgcore.__file__).parent
-MANUAL = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+MANUAL = (Path(__file__).parents[2] / "docs" / "plugins" / "README.md").read_text()
 HOOKS = sorted(name for family in SPECS for name in vars(family) if name.startswith("pgcore_"))
 
 
