@@ -156,7 +156,8 @@ def test_the_first_plugins_take_the_way_of_their_page(journey: Journey) -> None:
     summaries = re.findall(r"^(\d+) passed(.*) in ", journey.printed, re.MULTILINE)
     assert len(summaries) == 2 and int(summaries[0][0]) > 50, summaries
     for count, reason in re.findall(r"^SKIPPED \[(\d+)\] \S+: (.*)$", journey.printed, re.MULTILINE):
-        assert re.match("not proven: .* `(wire|restart|stranger|minority)` fixture|this store carries nothing", reason), (count, reason)
+        known = "not proven: .* `(wire|restart|stranger|minority)` fixture|this store carries nothing"
+        assert re.match(known, reason), f"{count} skipped: {reason}"
     assert re.search(r"^\W*a\W.*Leader.*running", journey.printed, re.MULTILINE), journey.printed[-3000:]
     assert '"leader": ["a", ' in journey.printed
     assert "Traceback" not in (journey.folder / "node.log").read_text()
