@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 import socket
 import statistics
-import struct
 import threading
 import time
-import zlib
 from typing import Any
 
 import pytest
@@ -211,29 +208,6 @@ def test_a_wrong_password_neither_joins_nor_reads(sections, start):
         stranger.close()
     assert list(list_members(parts[0])) == sorted(part.self_addr for part in parts)
     assert values(stores[2])["config"] == "hidden"
-
-
-class Bomb:
-    """A pickle that creates a file when it is loaded."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (self.path,)
-
-
-def test_a_pickle_that_calls_a_function_is_not_obeyed(sections, start, tmp_path):
-    section, = sections(1)
-    store = start(section, "a")
-    put(store, "1")
-    data = zlib.compress(pickle.dumps(Bomb(str(tmp_path / "boom")), 2))
-    host, port = section.self_addr.split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as stranger:
-        stranger.sendall(struct.pack("i", len(data)) + data)
-        assert stranger.recv(1) == b"", "the connection is dropped"
-    assert not (tmp_path / "boom").exists()
-    assert put(store, "2")
 
 
 def test_an_address_in_use_is_named(sections, start):

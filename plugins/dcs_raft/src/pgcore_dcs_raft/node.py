@@ -23,6 +23,7 @@ from typing import Any
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, SyncObjConsumer, SyncObjException, replicated  # type: ignore[import-untyped]
 
 from pgcore.plugin import ConfigError, Deadline, Instant, Json, StoreRejectedError, StoreUnavailableError, Timing, now
+from pgcore_dcs_raft.channel import secret_of
 from pgcore_dcs_raft.journal import Journal, open_journal
 from pgcore_dcs_raft.library import adapt, follow_members
 from pgcore_dcs_raft.machine import Lease, Machine
@@ -133,7 +134,7 @@ class RaftNode:
             files = {"fullDumpFile": os.path.join(section.data_dir, self.address) + ".dump",
                      "logCompactionMinEntries": NEVER_BY_ITSELF, "logCompactionMinTime": NEVER_BY_ITSELF}
         return SyncObjConf(
-            password=section.password, autoTick=False, appendEntriesUseBatch=False, commandsWaitLeader=False,
+            autoTick=False, appendEntriesUseBatch=False, commandsWaitLeader=False,
             dynamicMembershipChange=True, maxBindRetries=1,
             # Always given: without it the library listens on every interface, whatever self_addr says.
             bindAddress=plain(section.bind_addr or self.address) if self.address else None,
@@ -151,7 +152,7 @@ class RaftNode:
 
     def _opened(self, others: list[str]) -> SyncObj:
         def transport(raft: SyncObj, self_node: Any, other_nodes: Any) -> Transport:
-            self._transport = Transport(self, self._journal, raft, self_node, other_nodes)
+            self._transport = Transport(self, self._journal, secret_of(self._section.password), raft, self_node, other_nodes)
             return self._transport
 
         self._journal: Journal | None = None

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pysyncobj import SyncObj  # type: ignore[import-untyped]
+from pysyncobj.dns_resolver import globalDnsResolver  # type: ignore[import-untyped]
 from pysyncobj.monotonic import monotonic  # type: ignore[import-untyped]
 from pysyncobj.tcp_connection import CONNECTION_STATE  # type: ignore[import-untyped]
 from pysyncobj.transport import TCPTransport  # type: ignore[import-untyped]
 
+from pgcore_dcs_raft.connection import MOST_CONNECTIONS, MOST_STRANGERS, Connection, Listener
+
 if TYPE_CHECKING:
     from pgcore_dcs_raft.journal import Journal
     from pgcore_dcs_raft.node import RaftNode
+
+
+log = logging.getLogger(__name__)
 
 
 class Transport(TCPTransport):
@@ -22,9 +31,11 @@ class Transport(TCPTransport):
     leader appends go at once: it counts itself in the next tick, after ``flush``. Its term is on disk since its election.
     """
 
-    def __init__(self, node: RaftNode, journal: Journal | None, raft: SyncObj, self_node: Any, other_nodes: Any) -> None:
+    def __init__(self, node: RaftNode, journal: Journal | None, secret: bytes | None,
+                 raft: SyncObj, self_node: Any, other_nodes: Any) -> None:
+        self._node, self._journal, self._secret = node, journal, secret
+        self._timeout_s = raft.conf.connectionTimeout
         super().__init__(raft, self_node, other_nodes)
-        self._node, self._journal = node, journal
         self._outbox: list[tuple[Any, Any]] = []
         self._confirmed: int | None = None
 
@@ -97,15 +108,59 @@ class Transport(TCPTransport):
         return message | {"prevLogIdx": last, "prevLogTerm": last_term, "entries": [],
                           "commit_index": min(message["commit_index"], index)}
 
-    def _onIncomingMessageReceived(self, conn: Any, message: Any) -> None:
-        """A node that is held answers questions, which are lists, and takes no other part."""
-        if self._node.held and isinstance(message, str):
-            conn.disconnect()
-            self._unknownConnections.discard(conn)
-        else:
-            super()._onIncomingMessageReceived(conn, message)
-
     # -- connections ---------------------------------------------------------------------------------------------------
+
+    def _createServer(self) -> None:
+        host, _, port = self._syncObj.conf.bindAddress.rpartition(":")
+        self._server = Listener(self._syncObj._poller, globalDnsResolver().resolve(host), int(port), self._accepted)
+
+    def _accepted(self, accepted: socket.socket) -> None:
+        """Keep a bounded number: of those that have not said who they are the oldest makes room."""
+        strangers = sorted(self._unknownConnections, key=lambda connection: connection.since)
+        if len(strangers) >= MOST_STRANGERS:
+            strangers[0].disconnect()
+        if len(self._connections) >= MOST_CONNECTIONS:
+            log.warning("The Raft port has %d connections and takes no more", len(self._connections))
+            accepted.close()
+            return
+        self._onNewIncomingConnection(Connection(self._syncObj._poller, self._secret, self._timeout_s, accepted))
+
+    def _onIncomingMessageReceived(self, conn: Any, message: Any) -> None:
+        """The first message: who it is, or a question. A node that is held answers questions and takes no other part."""
+        if isinstance(message, list) and message and isinstance(message[0], str):
+            if not self._onUtilityMessage(conn, message):
+                conn.disconnect()
+        elif isinstance(message, str) and not self._node.held:
+            earlier = self._connections.get(self._nodeAddrToNode.get(message))
+            super()._onIncomingMessageReceived(conn, message)
+            if earlier is not None:
+                earlier.disconnect()
+        else:
+            conn.disconnect()
+
+    def _onDisconnected(self, conn: Any) -> None:
+        node = self._connToNode(conn)
+        super()._onDisconnected(conn)
+        if node is not None and node not in self._nodes:
+            self._connections.pop(node, None)  # an observer never comes back as the same node
+
+    def _onTick(self) -> None:
+        super()._onTick()
+        if self._server is not None:
+            self._server.resume()
+        for connection in list(self._unknownConnections):
+            if monotonic() - connection.since > self._timeout_s:
+                connection.disconnect()
+
+    def addNode(self, node: Any) -> None:
+        """See ``TCPTransport.addNode``."""
+        super().addNode(node)
+        if node in self._connections and self._shouldConnect(node):
+            connection = Connection(self._syncObj._poller, self._secret, self._timeout_s)
+            connection.setOnConnectedCallback(functools.partial(self._onOutgoingConnected, connection))
+            connection.setOnMessageReceivedCallback(functools.partial(self._onMessageReceived, node))
+            connection.setOnDisconnectedCallback(functools.partial(self._onDisconnected, connection))
+            self._connections[node] = connection
 
     def _connectIfNecessarySingle(self, node: Any) -> bool:
         """Also give up an attempt that got no answer at all: the kernel's own retries back off to half a minute and more."""

@@ -6,9 +6,13 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pysyncobj.utility import TcpUtility, UtilityException  # type: ignore[import-untyped]
+from pysyncobj.dns_resolver import globalDnsResolver  # type: ignore[import-untyped]
+from pysyncobj.monotonic import monotonic  # type: ignore[import-untyped]
+from pysyncobj.poller import createPoller  # type: ignore[import-untyped]
+from pysyncobj.tcp_connection import CONNECTION_STATE  # type: ignore[import-untyped]
 
-from pgcore_dcs_raft.library import adapt
+from pgcore_dcs_raft.channel import secret_of
+from pgcore_dcs_raft.connection import Connection
 from pgcore_dcs_raft.plugin import RaftSection
 
 REQUEST_S = 1.0
@@ -16,11 +20,18 @@ REQUEST_S = 1.0
 
 def ask(section: RaftSection, address: str, command: list[str]) -> Any:
     """The answer of a member to a utility command, or None."""
-    adapt()
-    try:
-        return TcpUtility(password=section.password, timeout=REQUEST_S).executeCommand(address, command)
-    except UtilityException:
-        return None
+    answers: list[Any] = []
+    poller = createPoller("auto")
+    connection = Connection(poller, secret_of(section.password), REQUEST_S)
+    connection.setOnConnectedCallback(lambda: connection.send(command))
+    connection.setOnMessageReceivedCallback(answers.append)
+    host, _, port = address.rpartition(":")
+    end = monotonic() + REQUEST_S
+    connection.connect(globalDnsResolver().resolve(host), int(port))
+    while not answers and connection.state != CONNECTION_STATE.DISCONNECTED and monotonic() < end:
+        poller.poll(0.1)
+    connection.disconnect()
+    return answers[0] if answers else None
 
 
 def ask_all(section: RaftSection, addresses: Iterable[str], command: list[str]) -> dict[str, dict[str, Any]]:
