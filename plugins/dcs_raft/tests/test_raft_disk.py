@@ -100,7 +100,7 @@ def promises(trace: Path, journal: str, scratch: Path) -> Iterator[tuple[dict[st
                     if isinstance(message, dict):
                         yield message, disk.after_power_failure(journal, scratch)
                 streams[path] = stream
-        elif name == "write" and moment == "begin" and path not in disk.written and texts and texts[0].startswith(b'{"decided'):
+        elif name == "write" and moment == "begin" and texts and texts[0].startswith(b'{"decided'):
             yield {"type": "answer", **json.loads(texts[0])}, disk.after_power_failure(journal, scratch)
         elif moment == ("end" if "sync" in name or name == "rename" else "begin"):
             disk.call(name, path, texts)

@@ -95,6 +95,10 @@ def member(sections, start, free_addresses) -> Any:
 
         def start(self) -> None:
             self.store = start(section, "a")
+            end = time.monotonic() + 20
+            while self.store._node.held:  # until it knows that none of the others objects
+                assert time.monotonic() < end
+                time.sleep(0.02)
 
         def restart(self) -> None:
             self.store.close()
@@ -112,6 +116,10 @@ def member(sections, start, free_addresses) -> Any:
             """Index and term of what a restart would find."""
             return [(index, term) for _, index, term in Journal(self.path)[:]]
 
+    os.makedirs(section.data_dir)
+    journal = Journal(Lone.path)  # a new directory would wait for a majority
+    journal.add(b"\x01", 1, 0)
+    journal.sync()
     lone = Lone()
     lone.start()
     return lone
