@@ -131,7 +131,8 @@ def test_nothing_is_said_that_a_power_failure_at_that_moment_would_make_untrue(s
     described, trace = json.dumps(dataclasses.asdict(parts[0])), tmp_path / "trace"
     os.makedirs(parts[0].data_dir)
     strace = ["strace", "-f", "-y", "-xx", "-s", "1000000", "-e", f"trace={TRACED}", "-o", str(trace)]
-    traced = subprocess.Popen([*strace, sys.executable, "-c", PROGRAM, described], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    traced = subprocess.Popen([*strace, sys.executable, "-c", PROGRAM, described],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         for number in range(15):
             assert json.loads(traced.stdout.readline()) == {"decided": f"traced {number}"}
