@@ -212,7 +212,10 @@ set_up_test_servers() {
     missing=
     tool etcd --version || missing="$missing etcd-server"
     tool haproxy -v || missing="$missing haproxy"
-    if [ "$(uname)" = Linux ]; then tool ip -V || missing="$missing iproute2"; fi
+    if [ "$(uname)" = Linux ]; then
+        tool ip -V || missing="$missing iproute2"
+        tool strace -V || missing="$missing strace"
+    fi
     if ! zookeeper && can_be_root; then missing="$missing zookeeper default-jre-headless"; fi
     [ -n "$missing" ] || return 0
     if can_be_root; then
