@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import click
 
 from pgcore.cli.context import Session
+from pgcore.cli.plugins_check import check
 from pgcore.config.load import load_client
 from pgcore.config.plugins import blocked_plugins, named_plugins
 from pgcore.model.basics import Json
@@ -19,16 +20,20 @@ from pgcore.registry import BUILTINS, PluginRow, PluginState, cure
 _STYLES = {PluginState.AVAILABLE: "green", PluginState.ACTIVE: "green", PluginState.REFUSED: "yellow", PluginState.FAILED: "red"}
 
 
-@click.command("plugins")
+@click.group("plugins", invoke_without_command=True)
 @click.option("-f", "--format", "style", type=click.Choice(["pretty", "json"]), default="pretty", show_default=True,
               help="How to print the list.")
-@click.pass_obj
-def plugins(session: Session, style: str) -> None:
-    """List the installed plugins and whether each of them would load.
+@click.pass_context
+def plugins(ctx: click.Context, style: str) -> None:
+    """List the installed plugins and whether each of them would load; check one of them.
 
     With a configuration (-c before the command, or the environment) the state is what it would be for an agent with it: active,
     or blocked; a plugin that it names and that is not installed is listed too.
     """
+    if ctx.invoked_subcommand is not None:
+        return
+    session = ctx.find_object(Session)
+    assert session is not None
     rows = probe()
     tree = load_client(session.config_file, dict(session.environ), {}).tree
     if tree:
@@ -37,6 +42,9 @@ def plugins(session: Session, style: str) -> None:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
     else:
         _print_table(rows)
+
+
+plugins.add_command(check)
 
 
 def _in_use(rows: list[PluginRow], tree: Mapping[str, Json]) -> list[PluginRow]:

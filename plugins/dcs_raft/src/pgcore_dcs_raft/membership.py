@@ -294,10 +294,6 @@ class Membership:
         else:
             answer(None, FAIL_REASON.REQUEST_DENIED)
 
-    def bar(self, address: str, reason: str, deadline: Deadline) -> None:
-        """Decide that an address is removed, without asking who else votes: for the recovery, when nobody else does."""
-        self._node.submit(self._put(address, self.known(address).after_removal(reason)), deadline)
-
 
 def moment() -> str:
     """Now, for people."""
