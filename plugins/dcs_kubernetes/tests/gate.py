@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -39,32 +40,45 @@ class Gate:
                 client.close()
                 continue
             self._open += [client, server]
-            threading.Thread(target=self._upwards, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._downwards, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._carry, args=(client, server), daemon=True).start()
 
-    def _upwards(self, client: socket.socket, server: socket.socket) -> None:
+    def _carry(self, client: socket.socket, server: ssl.SSLSocket) -> None:
+        """Both ways in one thread: OpenSSL knows no reading and writing of one connection at a time."""
         with suppress(OSError, ValueError):
-            while data := client.recv(65536):
-                first = data.split(b"\r\n")[0].decode("latin-1")
-                if first.endswith("HTTP/1.1"):
-                    request = first.removesuffix(" HTTP/1.1")
-                    self.requests.append(request)
-                    answer = self.instead(request)
-                    if answer is not None:
-                        client.sendall(answer)
+            while True:
+                ready = [server] if server.pending() else select.select([client, server], [], [])[0]
+                if server in ready:
+                    server.settimeout(0)
+                    try:
+                        data = server.recv(65536)
+                    except ssl.SSLWantReadError:  # a record that carries no data, or a part of one
+                        pass
+                    else:
+                        if not data:
+                            break
+                        client.sendall(data)
+                    server.settimeout(None)
+                if client in ready:
+                    data = client.recv(65536)
+                    if not data or not self._forwarded(data, client, server):
                         break
-                server.sendall(data)
-        with suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-
-    def _downwards(self, client: socket.socket, server: socket.socket) -> None:
-        with suppress(OSError, ValueError):
-            while data := server.recv(65536):
-                client.sendall(data)
         for end in (client, server):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    def _forwarded(self, data: bytes, client: socket.socket, server: ssl.SSLSocket) -> bool:
+        """Send a part of a request on; false if the gate answered in the server's place, which ends the connection."""
+        first = data.split(b"\r\n")[0].decode("latin-1")
+        if first.endswith("HTTP/1.1"):
+            request = first.removesuffix(" HTTP/1.1")
+            self.requests.append(request)
+            answer = self.instead(request)
+            if answer is not None:
+                client.sendall(answer)
+                return False
+        server.sendall(data)
+        return True
 
     def close(self) -> None:
         """End the way."""

@@ -33,14 +33,20 @@ class HttpLine:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
+        while True:
+            try:
                 client = self._listener.accept()[0]
+            except OSError:
+                return
+            try:
                 server = socket.create_connection(self._target)
-                self._open += [client, server]
-                swallowed = threading.Event()
-                threading.Thread(target=self._upwards, args=(client, server, swallowed), daemon=True).start()
-                threading.Thread(target=self._downwards, args=(client, server, swallowed), daemon=True).start()
+            except OSError:
+                client.close()
+                continue
+            self._open += [client, server]
+            swallowed = threading.Event()
+            threading.Thread(target=self._upwards, args=(client, server, swallowed), daemon=True).start()
+            threading.Thread(target=self._downwards, args=(client, server, swallowed), daemon=True).start()
 
     def _upwards(self, client: socket.socket, server: socket.socket, swallowed: threading.Event) -> None:
         with suppress(OSError):
