@@ -135,8 +135,14 @@ def test_a_witness_gives_two_nodes_their_third_vote(cluster, program, tmp_path):
         print(f"\na witness takes {resident_mib:.0f} MiB")
         assert resident_mib < 64
         assert not {"psycopg2", "cherrypy"} & set(Path(f"/proc/{witness.pid}/maps").read_text().replace("-", "/").split("/"))
+        told = ""
+        while "Raft leader: " not in told:  # it looks once a second
+            line = witness.stderr.readline()
+            assert line, told
+            told += line
         witness.send_signal(signal.SIGTERM)
-        _, told = witness.communicate(timeout=LONG_S)
+        witness.wait(LONG_S)
+        told += witness.stderr.read()
         assert (witness.returncode, notices.recv(100)) == (0, b"STOPPING=1")
     assert f"Raft witness {two.address('c')} starts" in told and told.rstrip().endswith("has ended") and "Raft leader: " in told
     assert two.call("a", "put") != "unavailable"
@@ -208,6 +214,7 @@ def test_a_voter_that_was_down_learns_of_its_removal_when_it_starts(cluster):
     assert three.call("c", "put") != "unavailable"
     eventually(lambda: set(three.voters("a").values()) == {"leader", "follower"}, "all are well")
     three.kill("c")
+    eventually(lambda: "leader" in three.voters("a").values(), "a or b leads")
     refused = three.pgcore("a", "raft", "remove", three.address("b"), "--force")
     assert refused.returncode == 1 and "1 are well and 2 are needed" in refused.stderr
     stranger = three.pgcore("a", "raft", "remove", "127.0.0.1:9", "--force")
