@@ -155,8 +155,9 @@ def test_a_witness_gives_two_nodes_their_third_vote(cluster, program, tmp_path):
 def test_the_witness_is_also_the_program_patroni_knows(sections, tmp_path):
     link = tmp_path / "patroni_raft_controller"
     link.symlink_to(Path(sys.executable).with_name("pgcore"))
-    section, = sections(1)
-    environment = os.environ | {"PATRONI_RAFT_SELF_ADDR": section.self_addr, "PATRONI_RAFT_DATA_DIR": section.data_dir}
+    section, other = sections(2)
+    environment = os.environ | {"PATRONI_RAFT_SELF_ADDR": section.self_addr, "PATRONI_RAFT_DATA_DIR": section.data_dir,
+                                "PATRONI_RAFT_PARTNER_ADDRS": other.self_addr}
     with subprocess.Popen([str(link)], env=environment, stderr=subprocess.PIPE, text=True) as witness:
         try:
             eventually(lambda: Path(section.data_dir, f"{section.self_addr}.journal").exists(), "it keeps a journal")
@@ -169,7 +170,8 @@ def test_the_witness_is_also_the_program_patroni_knows(sections, tmp_path):
 
 @pytest.mark.parametrize(("told", "words"), [
     ({}, "has no such section"), ({"raft": {"partner_addrs": ["127.0.0.1:2"]}}, "raft.self_addr"),
-    ({"raft": {"self_addr": "10.0.0.1:2"}}, "raft.password")])
+    ({"raft": {"self_addr": "10.0.0.1:2"}}, "raft.password"),
+    ({"raft": {"self_addr": "127.0.0.1:2", "partner_adrs": ["127.0.0.1:3"]}}, "raft.partner_addrs")])
 def test_a_witness_that_cannot_start_says_which_key_is_wrong(told, words, tmp_path):
     file = tmp_path / "witness.yml"
     file.write_text(yaml.safe_dump({"scope": "demo"} | told))

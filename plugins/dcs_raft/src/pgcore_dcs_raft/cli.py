@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 import click
 
-from pgcore.plugin import CliSession, Notifier, Timing, hookimpl, take_notify_address
+from pgcore.plugin import CliSession, ConfigError, Notifier, Timing, hookimpl, take_notify_address
 from pgcore_dcs_raft.controller import Survey, admit_member, check_removal, remove_member, run_voter, survey
 from pgcore_dcs_raft.plugin import RaftSection, checked
 
@@ -76,9 +76,11 @@ def witness(session: CliSession, file: str | None) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s: %(message)s", force=True)
     log.setLevel(min(logging.INFO, log.getEffectiveLevel()))
     section = checked(_section(session, file), observer=False)
+    if not section.partner_addrs:  # alone it would elect itself and be a cluster of its own
+        raise ConfigError("raft.partner_addrs", "names nobody, and a witness votes for others", "name the other members")
     notifier, stop = Notifier(take_notify_address(os.environ)), threading.Event()
     log.info("Raft witness %s starts, data in %s, other voters: %s", section.self_addr, section.data_dir or ".",
-             ", ".join(section.partner_addrs) or "none")
+             ", ".join(section.partner_addrs))
     with _stopped_by_signals(stop):
         run_voter(section, Timing(), stop, notifier.ready)
         notifier.stopping()
