@@ -9,8 +9,8 @@ QUICK := $(wildcard tests/house tests/unit tests/rules)
 ORDER := $(QUICK) $(filter-out $(QUICK) tests/e2e tests/downstream,$(patsubst %/,%,$(wildcard tests/*/))) \
          $(wildcard plugins/*/tests) $(wildcard tests/downstream tests/e2e)
 
-# One worker computes, two start servers and mostly wait for them (tests/conftest.py); a file stays on one of them.
-PARALLEL := -n 3 --dist loadfile
+# One worker computes, three start servers and mostly wait for them (tests/conftest.py); a file stays on one of them.
+PARALLEL := -n 4 --dist loadfile
 
 .PHONY: help demo test check soak wheels clean
 

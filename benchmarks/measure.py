@@ -93,6 +93,7 @@ class Measurement:
         agents = len(after)
         figures = self.result.figures
         figures["memory of agent and helpers"] = sum(weight.pss_bytes for weight in after) / agents
+        figures["resident memory of agent and helpers"] = sum(weight.rss_bytes for weight in after) / agents
         figures["threads"] = sum(weight.threads for weight in after) / agents
         figures["processes"] = sum(weight.processes for weight in after) / agents
         figures["processor time, idle"] = (sum(w.cpu_s for w in after) - sum(w.cpu_s for w in before)) / agents / elapsed
@@ -100,7 +101,7 @@ class Measurement:
             figures["store requests, whole cluster"] = (sum(asked_after.values()) - sum(asked.values())) / elapsed
 
     def _store_requests(self) -> dict[str, float]:
-        return self.cluster.etcd.requests() if self.cluster.etcd else {}
+        return self.cluster.server.requests() if self.cluster.server else {}
 
     def switchover(self) -> None:
         """A switchover through REST to a healthy standby, named."""

@@ -22,6 +22,7 @@ from report import table
 from harness.agents import AgentKind, patroni_agent, pgcore_agent
 from harness.configuration import BIN_DIR
 from harness.predecessor import default_cache, install
+from harness.stores import SERVERS
 
 
 def timing(text: str) -> dict[str, int]:
@@ -34,7 +35,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds per system, each on a new cluster (3)")
     parser.add_argument("--systems", default="pgcore,patroni", help="comma-separated: pgcore, patroni")
-    parser.add_argument("--store", choices=("etcd3", "raft"), default="etcd3")
+    parser.add_argument("--store", choices=(*SERVERS, "raft"), default="etcd3")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help=f"comma-separated, of {','.join(SCENARIOS)}")
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long an idle cluster is watched (30)")
     parser.add_argument("--timing", type=timing, default={}, metavar="TTL,LOOP_WAIT,RETRY_TIMEOUT",

@@ -193,6 +193,18 @@ set_up_consul() {
     tool consul version || say "  consul is missing or does not run: the tests that need it are skipped (PGCORE_TEST_CONSUL can name one)"
 }
 
+# What WAL-E can still back up while it runs. Where the user postgres can enter, with the libraries of that release
+set_up_postgresql_13() {
+    { [ -e "$postgresql_13/usr/lib/postgresql/13/bin/postgres" ] || ! command -v apt-get >/dev/null 2>&1; } && return
+    step "PostgreSQL 13 of Debian 11, unpacked into $postgresql_13" old_postgresql || rm -rf "$postgresql_13"
+}
+old_postgresql() {
+    for package in libicu67 libldap-2.4-2 libssl1.1 postgresql-client-13 postgresql-13; do
+        other_release bullseye "$package" "$postgresql_13" || return 1
+    done
+    chmod -R a+rX "$postgresql_13"
+}
+
 set_up_kubernetes() {
     { [ -n "${PGCORE_TEST_KUBE_APISERVER:-}" ] || tool kube-apiserver --version; } && return
     if command -v apt-get >/dev/null 2>&1; then
@@ -208,6 +220,7 @@ zookeeper() { [ -e /usr/share/java/zookeeper.jar ] && java -version >/dev/null 2
 
 set_up_test_servers() {
     set_up_consul
+    set_up_postgresql_13
     set_up_kubernetes
     missing=
     tool etcd --version || missing="$missing etcd-server"
@@ -215,6 +228,10 @@ set_up_test_servers() {
     if [ "$(uname)" = Linux ]; then
         tool ip -V || missing="$missing iproute2"
         tool strace -V || missing="$missing strace"
+        tool pgbackrest version || missing="$missing pgbackrest"
+        tool barman --version || missing="$missing barman"
+        tool lzop --version || missing="$missing lzop"
+        tool pv --version || missing="$missing pv"
     fi
     if ! zookeeper && can_be_root; then missing="$missing zookeeper default-jre-headless"; fi
     [ -n "$missing" ] || return 0
@@ -236,6 +253,7 @@ started=$(date +%s)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/pgcore
 consul=$cache/consul
 kubernetes=$cache/kubernetes
+postgresql_13=${PGCORE_CACHE:-${TMPDIR:-/tmp}/pgcore-cache}/postgresql-13
 tools=$PWD/.cache/tools/usr/bin:$PWD/.cache/tools/usr/sbin:/usr/local/sbin:/usr/sbin:/sbin:$consul/usr/bin:$kubernetes
 set_up_python
 set_up_postgres

@@ -17,18 +17,33 @@ COMPUTING = ("tests/house/", "tests/rules/", "tests/unit/", "tests/sim/")
 """Where tests compute; elsewhere they start servers and wait for them."""
 
 LONGEST = (
+    "tests/downstream/test_downstream.py",
     "tests/e2e/test_synchronous.py",
-    "tests/e2e/test_agent_trouble.py",
     "tests/e2e/test_backends.py",
+    "tests/e2e/test_rolling_migration.py",
+    "tests/e2e/test_mixed_operators.py",
+    "tests/e2e/test_mixed_crashes.py",
+    "tests/e2e/test_mixed_outages.py",
+    "tests/e2e/test_mixed_quorum.py",
+    "tests/e2e/test_mixed_requests.py",
+    "tests/e2e/test_mixed_stores.py",
+    "tests/e2e/test_agent_trouble.py",
+    "tests/e2e/test_divergence.py",
+    "tests/e2e/test_cli_actions.py",
+    "tests/e2e/test_bad_input.py",
+    "tests/e2e/test_failsafe.py",
+    "tests/e2e/test_election.py",
+    "plugins/dcs_kubernetes/tests/test_kubernetes_store.py",
     "tests/e2e/test_haproxy.py",
     "tests/e2e/test_store_outage.py",
     "tests/e2e/test_patronictl.py",
-    "tests/e2e/test_bad_input.py",
     "tests/contract/test_postgres_server.py",
     "tests/e2e/test_watchdog.py",
-    "tests/e2e/test_cli_actions.py",
     "tests/e2e/test_unready_candidate.py",
     "tests/e2e/test_exhaustion.py",
+    "tests/e2e/test_ways_to_make_nodes.py",
+    "tests/e2e/test_raft_witness.py",
+    "tests/e2e/test_wal_e.py",
 )
 """Files that take the better part of a minute. They begin first, lest one of them is left to a single worker in the end."""
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from harness.processes import free_shared_memory
 from pgcore.builtin import basebackup, initdb
 from pgcore.clock import Deadline
 from pgcore.hookspecs import BootstrapMethod, ReplicaMethod
@@ -101,6 +102,7 @@ class Node:
     def end(self) -> None:
         self.server.terminate()
         postmaster.clear_orphans(self.settings.data_dir)
+        free_shared_memory(Path(self.settings.data_dir))
         self.server.close()
 
 

@@ -26,6 +26,7 @@ def test_a_standby_that_has_chosen_a_dead_end_streams_only_after_a_start(make: C
     standby = make("standby", parameters={"logging_collector": "on"}).standby_of(primary)
     eventually(lambda: streams(standby))
     primary.stop()
+    time.sleep(1.0)  # what it has received is replayed
     replayed = standby.look().replayed
     directory = Path(standby.settings.data_dir)
     (directory / "pg_wal" / "00000002.history").write_text(f"1\t{replayed}\tno recovery target specified\n")

@@ -26,8 +26,9 @@ SELECTED = "?labelSelector=cluster-name%3Ddemo"
 
 
 def documents() -> list[dict[str, Any]]:
-    """Every object of every manifest; the account stands before what names it."""
-    return [document for path in sorted(MANIFESTS.glob("*.yml")) for document in yaml.safe_load_all(path.read_text())]
+    """Every object of every manifest of a cluster in Endpoints; the account stands before what names it."""
+    paths = sorted(set(MANIFESTS.glob("*.yml")) - set(MANIFESTS.glob("role-*.yml")))
+    return [document for path in paths for document in yaml.safe_load_all(path.read_text())]
 
 
 def of_kind(kind: str) -> dict[str, Any]:
@@ -95,6 +96,30 @@ def test_the_role_allows_no_more(server: KubeApiServer, method: str, path: str) 
     with pytest.raises(Refused) as refused:
         server.ask(method, path, {} if method == "POST" else None, token=server.account_token("pgcore"))
     assert refused.value.status == 403, refused.value
+
+
+@pytest.mark.parametrize(("mode", "objects", "others"), [
+    ("configmaps", "/api/v1/namespaces/configmaps/configmaps", ("/apis/coordination.k8s.io/v1/namespaces/configmaps/leases",)),
+    ("leases", "/apis/coordination.k8s.io/v1/namespaces/leases/leases",
+     ("/api/v1/namespaces/leases/configmaps", "/api/v1/namespaces/leases/pods"))])
+def test_the_roles_of_the_other_modes_replace_the_first_and_allow_no_more(
+        server: KubeApiServer, mode: str, objects: str, others: tuple[str, ...]) -> None:
+    """That they suffice is shown by whole clusters (``tests/e2e/test_kubernetes_modes.py``)."""
+    server.ask("POST", "/api/v1/namespaces", {"metadata": {"name": mode}})
+    for file in ("access.yml", f"role-{mode}.yml"):
+        for document in yaml.safe_load_all((MANIFESTS / file).read_text()):
+            server.apply(document, mode)
+    token = server.account_token("pgcore", mode)
+    assert server.ask("GET", objects, token=token)["items"] == [] and server.ask("DELETE", objects, token=token)
+    core = f"/api/v1/namespaces/{mode}"
+    for path in (*others, f"{core}/secrets", f"{core}/endpoints", objects.replace(f"/{mode}/", "/default/", 1)):
+        with pytest.raises(Refused) as refused:
+            server.ask("GET", path, token=token)
+        assert refused.value.status == 403, path
+    for path in (f"{core}/services", f"{core}/pods"):
+        with pytest.raises(Refused) as refused:
+            server.ask("POST", path, {}, token=token)
+        assert refused.value.status == 403, path
 
 
 # -- the entrypoint ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from contract.postgres_node import (
     root,
     template,
 )
-from pgcore.builtin import basebackup
 from pgcore.clock import Deadline, now
 from pgcore.errors import CancelledError, ServerError, ServerUnavailableError
 from pgcore.hookspecs import BootstrapMethod
@@ -409,12 +408,11 @@ def test_an_unreachable_leader_is_undecided(template: Node) -> None:
         template.server.leader_timeline(Upstream("127.0.0.1", free_port(), "nobody"), Deadline.after(2))
 
 
-def test_a_clone_that_fails_leaves_nothing_and_names_the_reason(make: Callable[..., Node],
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(basebackup, "PAUSE_S", 0.1)
+def test_a_clone_that_fails_leaves_nothing_and_names_the_reason(make: Callable[..., Node]) -> None:
     node = make("noclone")
+    methods = [(method, {"attempt-pause": 0.1}) for method, _ in BASEBACKUP]
     with pytest.raises(ServerError, match=r"basebackup: .*pg_basebackup exited with 1"):
-        node.server.clone(node.ctx, BASEBACKUP, Upstream("127.0.0.1", free_port(), "nobody"))
+        node.server.clone(node.ctx, methods, Upstream("127.0.0.1", free_port(), "nobody"))
     assert not os.path.exists(node.settings.data_dir) and node.look().data_dir == DataDir.EMPTY
 
 

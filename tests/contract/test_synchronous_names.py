@@ -163,7 +163,7 @@ def test_alter_system_is_named_as_the_culprit(node: Node) -> None:
     node.sql("ALTER SYSTEM SET synchronous_standby_names = 'y'")
     assert not names(node).settled
     with pytest.raises(ServerError, match="ALTER SYSTEM RESET"):
-        name(node, "z", 0.3)
+        name(node, "z", 3)
 
 
 def test_fewer_confirmations_wait_for_the_sender_to_take_notice(make: Make, node: Node) -> None:

@@ -1,10 +1,12 @@
 """One cluster on each store that has no files of its own here: it forms, switches over, fails over, and outlives its store.
 
-etcd and Raft are proven more closely elsewhere. A further store is a class in ``harness`` and a line in ``harness.stores``.
+etcd and Raft are proven more closely elsewhere. A further store is a class in ``harness`` and a line in ``harness.stores``. Other
+ways to use the same servers take part with ``PGCORE_TEST_STORES=all``; their stores are proven by the kit in every run.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -13,9 +15,9 @@ import pytest
 from harness import UNDISTURBED_S, Cluster, Gap, wait_for
 from harness.cluster import lost_commits
 from harness.store_server import StoreServer
-from harness.stores import SERVERS, StoreKind
+from harness.stores import SERVERS, WAYS, StoreKind
 
-ELSEWHERE = {"etcd3"}
+ELSEWHERE = {"etcd3"} | (set() if os.environ.get("PGCORE_TEST_STORES") == "all" else set(WAYS))
 BACK_S = 40.0
 
 

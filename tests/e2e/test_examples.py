@@ -1,9 +1,10 @@
-"""The README's etcd section as a new user follows it: the files of examples/ as they are, but for ports and directories."""
+"""The README's etcd section as a new user follows it: its commands and the files of examples/, but for ports and directories."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,109 +15,112 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import psycopg2
 import pytest
 
 from harness.configuration import BIN_DIR
-from pgcore.testing.processes import EtcdServer, free_port
+from pgcore.testing.processes import free_port
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+FILES = (*(f"postgres{number}.yml" for number in range(3)), "haproxy.cfg")
+PGCORE = Path(sys.executable).with_name("pgcore")
+UNIT = "ExecStart=/usr/bin/patroni {file}"
+"""The line of the unit that distributions ship for Patroni."""
+Terminals = Callable[[str], "subprocess.Popen[bytes]"]
+
+
+def section() -> tuple[list[str], list[str]]:
+    """The commands of the README's section: those for a terminal of their own, and those for a look at the cluster."""
+    text = (ROOT / "README.md").read_text().partition("## Run it with etcd\n")[2].partition("\n## ")[0]
+    blocks = [[line.partition(" #")[0].strip() for line in block.splitlines()]
+              for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    return [line for line in blocks[0] if not line.startswith("pip ")], blocks[1]
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that the server's account can reach."""
+    """A directory that the server's account can reach, with ``bin`` for links of other names."""
     path = Path(tempfile.mkdtemp(prefix="pgcore-examples-"))
     path.chmod(0o755)
+    (path / "bin").mkdir()
+    for name in ("patroni", "patronictl"):
+        (path / "bin" / name).symlink_to(PGCORE)
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
-def run(place: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts programs as in terminals of their own; ends them with SIGTERM, in reverse order."""
+def ports(place: Path) -> dict[str, str]:
+    """Copies of the example files in ``place``, which stands for /tmp/pgcore-demo too; free ports in place of theirs."""
+    texts = {name: (ROOT / "examples" / name).read_text() for name in FILES}
+    found = {port for text in texts.values() for port in re.findall(r"(?::|check port )(\d{4})\b", text)}
+    chosen = {port: str(free_port()) for port in sorted(found)}
+    (place / "examples").mkdir()
+    for name, text in texts.items():
+        text = re.sub(r"(:|check port )(\d{4})\b", lambda match: match[1] + chosen[match[2]], text)
+        (place / "examples" / name).write_text(text.replace("/tmp/pgcore-demo", str(place / "data")))
+    return chosen
+
+
+@pytest.fixture
+def environment(place: Path, ports: dict[str, str]) -> dict[str, str]:
+    """PostgreSQL and pgcore on PATH, and a directory and addresses of its own for etcd."""
+    client, peer = f"http://127.0.0.1:{ports['2379']}", f"http://127.0.0.1:{free_port()}"
+    return os.environ | {
+        "PATH": f"{PGCORE.parent}:{BIN_DIR}:{os.environ['PATH']}", "ETCD_DATA_DIR": str(place / "etcd"),
+        "ETCD_LISTEN_CLIENT_URLS": client, "ETCD_ADVERTISE_CLIENT_URLS": client, "ETCD_LISTEN_PEER_URLS": peer,
+        "ETCD_INITIAL_ADVERTISE_PEER_URLS": peer, "ETCD_INITIAL_CLUSTER": f"default={peer}"}
+
+
+@pytest.fixture
+def run(place: Path, environment: dict[str, str]) -> Iterator[Terminals]:
+    """Runs a line as in a terminal of its own; at the end SIGTERM for all, in reverse order."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(name: str, *command: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PATH": f"{BIN_DIR}:{os.environ['PATH']}"}
-        with (place / f"{name}.log").open("wb") as log:
-            started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
+    def start(line: str) -> subprocess.Popen[bytes]:
+        with (place / f"{len(started)}.log").open("wb") as log:
+            started.append(subprocess.Popen(shlex.split(line), stdout=log, stderr=log, env=environment, cwd=place,
+                                            start_new_session=True))
         return started[-1]
 
     yield start
     for process in reversed(started):
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
-    for process in started:
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
 
 
-def localised(place: Path, etcd_port: int) -> tuple[list[Path], Path, int]:
-    """Copies of the example files with free ports and ``place`` for /tmp/pgcore-demo; the node files, HAProxy's, its port."""
-    names = [*(f"node{number}.yml" for number in range(3)), "haproxy.cfg"]
-    texts = {name: (EXAMPLES / name).read_text() for name in names}
-    ports = {port: free_port() for port in {p for text in texts.values() for p in re.findall(r":(\d{4})\b", text)}}
-    ports |= {port: free_port() for port in re.findall(r"check port (\d+)", texts["haproxy.cfg"]) if port not in ports}
-    ports["2379"] = etcd_port
-    for name, text in texts.items():
-        for old, new in ports.items():
-            text = re.sub(rf"(:|check port ){old}\b", rf"\g<1>{new}", text)
-        (place / name).write_text(text.replace("/tmp/pgcore-demo", str(place / "data")))
-    return [place / name for name in names[:3]], place / "haproxy.cfg", ports["5000"]
-
-
-def through(port: int, statement: str, within_s: float) -> str:
-    """The first answer to a statement sent through HAProxy."""
+def said(line: str, place: Path, environment: dict[str, str], within_s: float, expected: Callable[[str], bool]) -> str:
+    """What a command prints once it prints what is expected."""
     end = time.monotonic() + within_s
     while True:
-        try:
-            connection = psycopg2.connect(
-                host="127.0.0.1", port=port, user="postgres", password="su-example", dbname="postgres", connect_timeout=2)
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-                answer = str(cursor.fetchone()[0])  # type: ignore[index]
-            connection.close()
-            return answer
-        except psycopg2.Error:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment, cwd=place, timeout=60)
+        if done.returncode == 0 and expected(done.stdout):
+            return done.stdout
+        assert time.monotonic() < end, f"{line}\n{done.stdout}{done.stderr}"
+        time.sleep(0.2)
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy")
-def test_the_etcd_journey_of_the_readme_leads_to_the_primary_and_follows_it(
-        place: Path, run: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> None:
-    etcd = EtcdServer(tmp_path)
-    etcd.start()
-    try:
-        nodes, haproxy, port = localised(place, int(etcd.url.rpartition(":")[2]))
-        agents = [run(node.stem, sys.executable, "-m", "pgcore", "run", str(node)) for node in nodes]
-        run("haproxy", "haproxy", "-f", str(haproxy))
-        assert through(port, "SELECT pg_is_in_recovery()", 60) == "False"
-        before = through(port, "SELECT inet_server_port()", 10)
-        look = [sys.executable, "-m", "pgcore", "-c", str(nodes[0]), "list"]
-        listed = subprocess.run(look, capture_output=True, text=True, check=True)
-        assert all(f"postgresql{number}" in listed.stdout for number in range(3)), listed.stdout
-        leader = next(n for n, node in enumerate(nodes) if f"listen: 127.0.0.1:{before}" in node.read_text())
-        deadline = time.monotonic() + 60
-        while listed.stdout.count("streaming") < 2 and time.monotonic() < deadline:
-            time.sleep(0.5)
-            listed = subprocess.run(look, capture_output=True, text=True, check=True)
-        agents[leader].send_signal(signal.SIGTERM)
-        assert agents[leader].wait(30) == 0
-        assert through(port, "SELECT pg_is_in_recovery()", 30) == "False"
-        assert through(port, "SELECT inet_server_port()", 10) != before
-    finally:
-        etcd.stop()
-
-
-def test_the_readme_names_the_files_and_commands_that_this_test_runs() -> None:
-    text = README.read_text()
-    for words in ("pgcore run examples/node0.yml", "pgcore run examples/node1.yml", "pgcore run examples/node2.yml",
-                  "haproxy -f examples/haproxy.cfg", "PGPASSWORD=su-example", "-p 5000", "pgcore -c examples/node0.yml list"):
-        assert words in text, words
+def test_the_etcd_section_of_the_readme_leads_to_the_primary_and_follows_it(
+        place: Path, ports: dict[str, str], environment: dict[str, str], run: Terminals) -> None:
+    """Then the node that was stopped comes back by the unchanged line of a Patroni unit, seen by ``patronictl``."""
+    terminals, looks = section()
+    assert terminals == ["etcd", *(f"pgcore run examples/postgres{number}.yml" for number in range(3)),
+                         "haproxy -f examples/haproxy.cfg"]
+    agents = [run(line) for line in terminals][1:4]
+    psql, look = looks
+    assert "-p 5000" in psql
+    primary = f"{psql.replace('5000', ports['5000'])} -d postgres -Atc 'SELECT pg_is_in_recovery(), inet_server_port()'"
+    before = said(primary, place, environment, 90, lambda text: text.startswith("f|")).strip()
+    said(look, place, environment, 60, lambda text: text.count("streaming") == 2 and text.count("postgresql") == 3)
+    leader = next(n for n in range(3) if before == f"f|{ports[str(5432 + n)]}")
+    agents[leader].send_signal(signal.SIGTERM)
+    assert agents[leader].wait(30) == 0
+    assert said(primary, place, environment, 30, lambda text: text.startswith("f|")).strip() != before
+    unit = UNIT.format(file=f"examples/postgres{leader}.yml").partition("=")[2].replace("/usr/bin", str(place / "bin"))
+    run(unit)
+    older = environment | {"PATRONICTL_CONFIG_FILE": f"examples/postgres{leader}.yml"}
+    said(f"{place}/bin/patronictl list batman", place, older, 60, lambda text: text.count("streaming") == 2)

@@ -114,7 +114,9 @@ def test_a_handler_learns_of_the_other_group_and_is_told_of_its_handover(
     wait_for(lambda: noted("groups", who="c1", leaders={"0": "c1", "1": old.name}), 30, "the coordinator sees both groups")
     answer = workers.switchover(old, new)
     assert answer is not None and answer.status == 200, answer
-    wait_for(lambda: noted("posted", who=new.name, code=200), 30, "the new primary has reported")
+    wait_for(lambda: [line for line in noted("reported", who="c1") if line["report"]["type"] == "promoted"
+                      and line["report"]["leader"] == new.name], 30, "the coordinator has heard of the promotion")
+    wait_for(lambda: noted("posted", who=new.name, code=200), 30, "the new primary's report was answered")
     wait_for(lambda: noted("groups", who="c1", leaders={"0": "c1", "1": new.name}), 30, "the coordinator sees the new leader")
     reports = [line["report"] for line in noted("reported", who="c1", leads=True)]
     assert [(report["type"], report["leader"]) for report in reports] == [

@@ -33,9 +33,9 @@ def pgcore_agent(python: str = sys.executable) -> AgentKind:
     return AgentKind("pgcore", (python, "-m", "pgcore", "run"), as_postgres=False, quick_timing=(8, 2, 3))
 
 
-def patroni_agent(environment: Path) -> AgentKind:
+def patroni_agent(environment: Path, quick_timing: tuple[int, int, int] = (20, 5, 5)) -> AgentKind:
     """The predecessor, installed in a virtual environment that the user postgres can read."""
-    return AgentKind("patroni", (str(environment / "bin" / "patroni"),), as_postgres=True, quick_timing=(20, 5, 5))
+    return AgentKind("patroni", (str(environment / "bin" / "patroni"),), as_postgres=True, quick_timing=quick_timing)
 
 
 def chosen_agent() -> AgentKind:

@@ -28,9 +28,11 @@ from harness.node import Node, RestAnswer
 from harness.processes import free_port, kill_marked, wait_for
 from harness.store_server import StoreServer
 from harness.stores import SERVERS, StoreKind
+from harness.witness import Witness
 from harness.writer import Writer
 
 LOG_TAIL_LINES = 60
+WITNESS = "witness"
 HEALTHY_TIMEOUT_S = 90.0
 
 
@@ -39,14 +41,18 @@ class Cluster:
 
     ``dynamic`` is laid over the bootstrap configuration, ``per_node`` (name to document) over single node files. ``timing`` is
     ``"quick"`` for the shortest the agent allows or ``"default"`` for what a new cluster gets without being told. ``names`` are
-    used in place of n1, n2, ...; a cluster ``beside`` another uses that one's store, under a scope of its own.
+    used in place of n1, n2, ...; a cluster ``beside`` another uses that one's store, under a scope of its own. ``agents`` (by
+    name) run single nodes in place of ``agent``; the timing is then what all of them accept. With ``witness`` a further voter
+    without PostgreSQL takes part in the raft store.
     """
 
     def __init__(self, *, size: int = 3, store: StoreKind = "etcd3", agent: AgentKind | None = None,
                  dynamic: Mapping[str, Any] | None = None, per_node: Mapping[str, Mapping[str, Any]] | None = None,
                  timing: Literal["quick", "default"] = "quick", network: Network | None = None, scope: str = "demo",
-                 names: Sequence[str] = (), beside: Cluster | None = None) -> None:
+                 names: Sequence[str] = (), beside: Cluster | None = None,
+                 agents: Mapping[str, AgentKind] | None = None, witness: bool = False) -> None:
         self.agent = agent or pgcore_agent()
+        self._agents = dict(agents or {})
         self.store, self.scope, self.network = store, scope, network
         self.mark = uuid.uuid4().hex
         # Not below pytest's own directory: the user postgres must be able to enter every parent.
@@ -60,7 +66,8 @@ class Cluster:
         self._dynamic = dict(dynamic or {})
         self.ttl, self.loop_wait, self.retry_timeout = 30, 10, 10
         if timing == "quick":
-            self.ttl, self.loop_wait, self.retry_timeout = self.agent.quick_timing
+            timings = [kind.quick_timing for kind in (self.agent, *self._agents.values())]
+            self.ttl, self.loop_wait, self.retry_timeout = (max(each) for each in zip(*timings, strict=True))
             self.ttl = max(self.ttl, SERVERS[store].ttl_floor_s if store in SERVERS else 0)
             self._dynamic = {"ttl": self.ttl, "loop_wait": self.loop_wait, "retry_timeout": self.retry_timeout, **self._dynamic}
         self._guest = beside is not None
@@ -69,8 +76,11 @@ class Cluster:
         self._writers: list[Writer] = []
         names = list(names) or [f"n{number}" for number in range(1, size + 1)]
         self._hosts = {name: self._host(name, number) for number, name in enumerate(names, start=2)}
-        self._raft_ports = {name: self._port(name) for name in names} if store == "raft" else {}
+        voters = [*names, WITNESS] if witness else names
+        self._hosts |= {WITNESS: self._host(WITNESS, len(names) + 2)} if witness else {}
+        self._raft_ports = {name: self._port(name) for name in voters} if store == "raft" else {}
         self.nodes = [self._make_node(name) for name in names]
+        self.witness = self._make_witness() if witness else None
 
     # making
 
@@ -115,8 +125,12 @@ class Cluster:
             (directory / "raft").mkdir()
             shutil.chown(directory / "raft", POSTGRES_USER, POSTGRES_USER)
         return Node(name=name, host=host, pg_port=pg_port, rest_port=rest_port, directory=directory, mark=self.mark,
-                    agent=self.agent, document=merged(document, self._per_node.get(name, {})),
+                    agent=self._agents.get(name, self.agent), document=merged(document, self._per_node.get(name, {})),
                     prefix=self.network.prefix(name) if self.network else ())
+
+    def _make_witness(self) -> Witness:
+        directory = self.directory / WITNESS
+        return Witness(directory, self._store_section(WITNESS, directory), self.mark)
 
     def add_node(self, name: str, change: Mapping[str, Any] | None = None) -> Node:
         """A further node of the same cluster, not started yet (not with raft, where the members are fixed)."""
@@ -127,9 +141,11 @@ class Cluster:
         return node
 
     def start_store(self) -> None:
-        """Start the store's server; with raft the agents are the store."""
+        """Start the store's server; with raft the agents are the store, and the witness."""
         if self.server is not None and not self._guest:
             self.server.start()
+        if self.witness is not None:
+            self.witness.start()
 
     def bootstrap(self) -> Cluster:
         """Start store and all agents, wait until all stream, and create the table of the writers."""
@@ -187,6 +203,8 @@ class Cluster:
             self.server.thaw()
             if self.server.process is None:
                 self.server.start()
+        if self.witness is not None:
+            self.witness.start()
         for node in self.nodes:
             if node.running:
                 node.thaw_agent()
@@ -257,7 +275,7 @@ class Cluster:
 
         So first what all agents and servers said together, newest line first, then each alone.
         """
-        agents = {node.name: node.log() for node in self.nodes}
+        agents = {node.name: node.log() for node in self.nodes} | ({WITNESS: self.witness.log()} if self.witness else {})
         servers = {f"{node.name} postgres": node.postgres_log() for node in self.nodes}
         alone = [*((f"{name} agent", text) for name, text in agents.items()), *servers.items()]
         tails = ["\n".join((f"--- {title}", *text.splitlines()[-lines:])) for title, text in alone]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.processes import free_port, wait_for
-from harness.store_server import StoreServer
+from harness.store_server import StoreServer, summed
 
 ANSWER_TIMEOUT_S = 2.0
 
@@ -60,6 +60,11 @@ class EtcdServer(StoreServer):
         found = self._range(key)
         return (int(found["create_revision"]), int(found["mod_revision"])) if found else None
 
+    def ttl(self, key: str) -> int:
+        """The ttl in seconds that was asked for the lease under which ``key`` was written."""
+        lease = (self._range(key) or {})["lease"]
+        return int(json.loads(self._request("POST", "/v3/lease/timetolive", json.dumps({"ID": lease})))["grantedTTL"])
+
     def _range(self, key: str) -> dict[str, Any] | None:
         body = json.dumps({"key": base64.b64encode(key.encode()).decode()})
         answer = json.loads(self._request("POST", "/v3/kv/range", body))
@@ -81,13 +86,7 @@ class EtcdServer(StoreServer):
 
     def requests(self) -> dict[str, float]:
         """Requests started since etcd began, by method, from its own metrics."""
-        counted: dict[str, float] = {}
-        for line in self._request("GET", "/metrics").decode().splitlines():
-            if line.startswith("grpc_server_started_total{"):
-                labels, _, number = line.rpartition(" ")
-                method = labels.split('grpc_method="')[1].split('"')[0]
-                counted[method] = counted.get(method, 0.0) + float(number)
-        return counted
+        return self._metric("grpc_server_started_total", "grpc_method")
 
     def key_gone(self, key: str, timeout_s: float, previous: str) -> float:
         """The instant (monotonic seconds) at which ``key`` was first seen without the value ``previous``."""
@@ -97,6 +96,11 @@ class EtcdServer(StoreServer):
 
         return wait_for(changed, timeout_s, f"{key} stops being {previous}", interval_s=0.02)
 
+    def _metric(self, name: str, label: str) -> dict[str, float]:
+        """The values of one of its own counters by one of its labels."""
+        lines = self._request("GET", "/metrics").decode().splitlines()
+        return summed((line for line in lines if line.startswith(f"{name}{{")), label)
+
     def _request(self, method: str, path: str, body: str | None = None) -> bytes:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=ANSWER_TIMEOUT_S)
         try:
@@ -104,3 +108,19 @@ class EtcdServer(StoreServer):
             return connection.getresponse().read()
         finally:
             connection.close()
+
+
+class EtcdV2Server(EtcdServer):
+    """The same server with the v2 API, which agents use; what is asked here by the v3 API does not show it."""
+
+    def section(self) -> dict[str, Any]:
+        """The v2 API at this address."""
+        return {"etcd": {"hosts": [self.address]}}
+
+    def command(self) -> Sequence[str]:
+        """The argument list to run."""
+        return [*super().command(), "--enable-v2"]
+
+    def requests(self) -> dict[str, float]:
+        """Requests for keys, watches among them, by method."""
+        return self._metric("etcd_http_received_total", "method")

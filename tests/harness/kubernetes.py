@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -13,8 +15,15 @@ from harness.store_server import StoreServer
 from pgcore.testing import kube_apiserver
 from pgcore.testing.kube_apiserver import CONTEXT, KubeApiServer
 
-ACCESS = Path(__file__).parents[2] / "deploy" / "kubernetes" / "access.yml"
+MANIFESTS = Path(__file__).parents[2] / "deploy" / "kubernetes"
+ACCESS = MANIFESTS / "access.yml"
+ROLES = {"use_endpoints": ACCESS, "use_configmaps": MANIFESTS / "role-configmaps.yml",
+         "use_leases": MANIFESTS / "role-leases.yml"}
+"""The manifest with the role of each mode; that of ConfigMaps and of Leases replaces the one of ``ACCESS``."""
 ACCOUNT = "pgcore"
+AUDIT = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["ResponseStarted", "ResponseComplete", "Panic"],
+         "rules": [{"level": "Metadata", "users": [f"system:serviceaccount:default:{ACCOUNT}"]}, {"level": "None"}]}
+"""A line for each request of an agent when it arrives, and for nothing else."""
 LABELS = {"application": "pgcore"}
 DAY_S = 86400
 
@@ -22,9 +31,15 @@ DAY_S = 86400
 class KubernetesServer(StoreServer):
     """One API server with its etcd; the cluster is kept in Endpoints."""
 
+    mode: ClassVar[str] = "use_endpoints"
+
     def __init__(self, directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()) -> None:
         super().__init__(directory, host, prefix, name="kube-apiserver")
-        self.api = KubeApiServer(directory, host, free_port(host))
+        self._audit = directory / "audit.log"
+        policy = directory / "audit.json"
+        policy.write_text(json.dumps(AUDIT))
+        self.api = KubeApiServer(directory, host, free_port(host), options=[
+            f"--audit-policy-file={policy}", f"--audit-log-path={self._audit}", "--audit-log-mode=blocking"])
         self._pods: list[tuple[str, str, Path]] = []
         self._token = ""
 
@@ -41,18 +56,27 @@ class KubernetesServer(StoreServer):
 
     def _admit(self) -> None:
         if not self._token:
-            for document in yaml.safe_load_all(ACCESS.read_text()):
-                self.api.apply(document)
+            for file in (ACCESS, ROLES[self.mode]):
+                for document in yaml.safe_load_all(file.read_text()):
+                    self.api.apply(document)
             self._token = self.api.account_token(ACCOUNT, seconds=DAY_S)
         for number, (scope, member, home) in enumerate(self._pods, start=1):
             self.api.create_pod(member, LABELS | {"cluster-name": scope}, ip=f"10.0.0.{number}")
             (home / ".kube").mkdir(exist_ok=True)
             self.api.kubeconfig(self._token, file=home / ".kube" / "config")
 
+    def requests(self) -> dict[str, float]:
+        """Requests of the agents by what they do to which resource, from the audit log."""
+        counted: Counter[str] = Counter()
+        for line in self._audit.read_text().splitlines():
+            event = json.loads(line)
+            counted[f"{event['verb']} {event['objectRef']['resource']}"] += 1
+        return dict(counted)
+
     def section(self) -> dict[str, Any]:
         """By the kubeconfig in the agent's home."""
-        return {"kubernetes": {"labels": LABELS, "use_endpoints": True, "context": CONTEXT,
-                               "ports": [{"name": "postgresql", "port": 5432}]}}
+        mode = {} if self.mode == "use_configmaps" else {self.mode: True}
+        return {"kubernetes": {"labels": LABELS, "context": CONTEXT, "ports": [{"name": "postgresql", "port": 5432}], **mode}}
 
     def command(self) -> Sequence[str]:
         """The argument list to run."""
@@ -81,3 +105,15 @@ class KubernetesServer(StoreServer):
         """End both as a crash would."""
         super().kill()
         self.api.etcd.kill()
+
+
+class ConfigMapsServer(KubernetesServer):
+    """The cluster is kept in ConfigMaps."""
+
+    mode = "use_configmaps"
+
+
+class LeasesServer(KubernetesServer):
+    """The cluster is kept in Leases."""
+
+    mode = "use_leases"

@@ -43,8 +43,8 @@ class Network:
     def add(self, name: str) -> str:
         """A new namespace; returns its address."""
         number = len(self._names) + 1
-        namespace, outside, address = self._namespace(name), self._outside(number), f"{self.subnet}.{number}"
         self._names.append(name)
+        namespace, outside, address = self._namespace(name), self._outside(number), self._address(name)
         self._ip("netns", "add", namespace)
         self._ip("link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         self._ip("link", "set", outside, "master", self.bridge)
@@ -52,6 +52,12 @@ class Network:
         self._ip("-n", namespace, "address", "add", f"{address}/24", "dev", "eth0")
         for interface in ("eth0", "lo"):
             self._ip("-n", namespace, "link", "set", interface, "up")
+        return address
+
+    def own(self, number: int) -> str:
+        """A further address of this process on the bridge: the ``number``-th from above."""
+        address = f"{self.subnet}.{254 - number}"
+        self._ip("address", "add", f"{address}/24", "dev", self.bridge)
         return address
 
     def prefix(self, name: str) -> tuple[str, ...]:
@@ -66,6 +72,16 @@ class Network:
         """Undo a cut."""
         self._ip("link", "set", self._outside(self._names.index(name) + 1), "master", self.bridge)
 
+    def cut_between(self, name: str, other: str) -> None:
+        """No packet passes between these two any more; each still reaches everybody else."""
+        for here, there in ((name, other), (other, name)):
+            self._ip("-n", self._namespace(here), "route", "add", "blackhole", f"{self._address(there)}/32")
+
+    def heal_between(self, name: str, other: str) -> None:
+        """Undo ``cut_between``."""
+        for here, there in ((name, other), (other, name)):
+            self._ip("-n", self._namespace(here), "route", "delete", "blackhole", f"{self._address(there)}/32")
+
     def delete(self) -> None:
         """Remove everything this object created."""
         for name in self._names:
@@ -74,6 +90,9 @@ class Network:
         with contextlib.suppress(subprocess.CalledProcessError):
             self._ip("link", "delete", self.bridge)
         self._names.clear()
+
+    def _address(self, name: str) -> str:
+        return f"{self.subnet}.{self._names.index(name) + 1}"
 
     def _namespace(self, name: str) -> str:
         return f"pgcn{self._id}{name}"

@@ -1,4 +1,4 @@
-"""Installs the predecessor into a virtual environment of its own, outside the tree, readable by the user postgres.
+"""Installs the predecessor, and other programs, into virtual environments outside the tree, readable by the user postgres.
 
 The one place that does: benchmarks compare with its agent, tests ask its ``bin/patronictl``. Installed once per machine.
 """
@@ -37,27 +37,32 @@ def _readable_python() -> str:
 
 
 def install(cache: Path | None = None, version: str = PATRONI_VERSION) -> Path:
-    """The virtual environment with Patroni, made if missing. Any number of processes may ask at once; one of them makes it.
+    """The virtual environment with Patroni and its stores. Raises ``subprocess.CalledProcessError`` when pip fails."""
+    return environment(f"patroni-{version}-stores", "patroni",
+                       f"patroni[etcd,etcd3,consul,zookeeper,raft,psycopg2-binary]=={version}", cache=cache)
+
+
+def environment(name: str, program: str, *requirements: str, cache: Path | None = None) -> Path:
+    """A virtual environment that has ``program``, made if missing. Any number of processes may ask at once: one makes it.
 
     Raises ``subprocess.CalledProcessError`` when pip fails.
     """
     cache = cache or default_cache()
-    environment = cache / f"patroni-{version}"
     cache.mkdir(parents=True, exist_ok=True)
     cache.chmod(0o755)
-    with open(cache / f"{environment.name}.lock", "w") as lock:
+    with open(cache / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (environment / "bin" / "patroni").exists():
-            print(f"installing Patroni {version} into {environment}", file=sys.stderr)
-            _make(environment, f"patroni[etcd3,raft,psycopg2-binary]=={version}")
-    return environment
+        if not (cache / name / "bin" / program).exists():
+            print(f"installing {' '.join(requirements)} into {cache / name}", file=sys.stderr)
+            _make(cache / name, *requirements)
+    return cache / name
 
 
-def _make(environment: Path, requirement: str) -> None:
+def _make(environment: Path, *requirements: str) -> None:
     shutil.rmtree(environment, ignore_errors=True)
     subprocess.run([_readable_python(), "-m", "venv", str(environment)], check=True)
     try:
-        subprocess.run([str(environment / "bin" / "pip"), "install", "--quiet", requirement], check=True, stdout=sys.stderr)
+        subprocess.run([str(environment / "bin" / "pip"), "install", "--quiet", *requirements], check=True, stdout=sys.stderr)
         subprocess.run(["chmod", "-R", "a+rX", str(environment)], check=True)
     except subprocess.CalledProcessError:
         # A half-made environment would be taken for a complete one the next time.

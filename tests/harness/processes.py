@@ -131,13 +131,13 @@ def kill_marked(mark: str, directory: Path | None = None, timeout_s: float = 10.
     if left:
         raise AssertionError(f"processes {left} survived SIGKILL for {timeout_s:g} s")
     if directory is not None:
-        _free_shared_memory(directory)
+        for path in directory.glob("*/data"):
+            free_shared_memory(path)
     return killed
 
 
-def _free_shared_memory(directory: Path) -> None:
-    """Remove the segments of killed servers, each of which leaves one: without a free one no server starts on this machine."""
-    for path in directory.glob("*/data/postmaster.pid"):
-        lines = _read(str(path)).decode(errors="replace").splitlines()
-        if len(lines) > SEGMENT_LINE and (segment := lines[SEGMENT_LINE].split()[-1:]):
-            subprocess.run(["ipcrm", "-m", *segment], check=False, capture_output=True)
+def free_shared_memory(data_dir: Path) -> None:
+    """Remove the segment of a killed server, which leaves one: without a free one no server starts on this machine."""
+    lines = _read(str(data_dir / "postmaster.pid")).decode(errors="replace").splitlines()
+    if len(lines) > SEGMENT_LINE and (segment := lines[SEGMENT_LINE].split()[-1:]):
+        subprocess.run(["ipcrm", "-m", *segment], check=False, capture_output=True)

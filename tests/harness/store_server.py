@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,9 +36,23 @@ class StoreServer(ServerProcess):
         """End every lease at once, as an operator could; false where nobody can."""
         return False
 
+    def requests(self) -> dict[str, float]:
+        """Requests that clients made since it began, by kind, as it counts them itself. Raises ``OSError`` without an answer."""
+        raise NotImplementedError
+
     def expect(self, scope: str, member: str, home: Path) -> None:
         """A member of this name, whose agent has ``home`` as its home, will use this store; it runs or will be started first."""
 
     def section(self) -> dict[str, Any]:
         """The part of a node file that leads an agent here, ``{"etcd3": {...}}``."""
         raise NotImplementedError
+
+
+def summed(lines: Iterable[str], label: str) -> dict[str, float]:
+    """The values of lines in the format of Prometheus, added up by one of their labels."""
+    counted: dict[str, float] = {}
+    for line in lines:
+        labels, _, number = line.rpartition(" ")
+        kind = labels.partition(f'{label}="')[2].partition('"')[0]
+        counted[kind] = counted.get(kind, 0.0) + float(number)
+    return counted

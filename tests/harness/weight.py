@@ -16,22 +16,24 @@ class Weight:
 
     processes: int
     pss_bytes: int
+    rss_bytes: int
     threads: int
     cpu_s: float
 
 
 def weigh(pids: Iterable[int]) -> Weight:
     """The weight of these processes; one that ended meanwhile weighs nothing. PSS shares a common page among its users."""
-    processes = pss_bytes = threads = ticks = 0
+    processes = pss_bytes = rss_bytes = threads = ticks = 0
     for pid in pids:
-        with contextlib.suppress(OSError, ValueError, IndexError):
+        with contextlib.suppress(OSError, ValueError, LookupError):
             with open(f"/proc/{pid}/stat", "rb") as file:
                 fields = file.read().decode(errors="replace").rpartition(") ")[2].split()
             with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-                pss_kib = next(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+                kib = {line.split()[0]: int(line.split()[1]) for line in file if line.startswith(("Rss:", "Pss:"))}
             # Fields 14 to 17 of proc(5), own and waited-for children, and 20, the number of threads.
             ticks += sum(int(field) for field in fields[11:15])
             threads += int(fields[17])
-            pss_bytes += pss_kib * 1024
+            pss_bytes += kib["Pss:"] * 1024
+            rss_bytes += kib["Rss:"] * 1024
             processes += 1
-    return Weight(processes, pss_bytes, threads, ticks / _TICKS_PER_SECOND)
+    return Weight(processes, pss_bytes, rss_bytes, threads, ticks / _TICKS_PER_SECOND)

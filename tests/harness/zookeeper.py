@@ -9,6 +9,7 @@ from typing import Any
 from harness.processes import free_port
 from harness.store_server import StoreServer
 from pgcore.testing import zookeeper
+from pgcore.testing.exhibitor import Exhibitor
 
 
 class ZooKeeperServer(StoreServer):
@@ -23,6 +24,11 @@ class ZooKeeperServer(StoreServer):
         """What this machine lacks."""
         return zookeeper.missing()
 
+    def requests(self) -> dict[str, float]:
+        """Packets that clients sent, pings and the beginnings of sessions among them."""
+        lines = self._server.ask("mntr").splitlines()
+        return {name: float(number) for name, number in (line.split("\t") for line in lines) if name == "zk_packets_received"}
+
     def section(self) -> dict[str, Any]:
         """The one server."""
         return {"zookeeper": {"hosts": [self._server.host]}}
@@ -34,3 +40,15 @@ class ZooKeeperServer(StoreServer):
     def ready(self) -> bool:
         """Whether it serves."""
         return self._server.ready()
+
+
+class ExhibitorServer(ZooKeeperServer):
+    """The same server, found by a stub of Exhibitor in this process."""
+
+    def __init__(self, directory: Path, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()) -> None:
+        super().__init__(directory, host, prefix)
+        self._exhibitor = Exhibitor(host).lists(host, port=self._server.port)
+
+    def section(self) -> dict[str, Any]:
+        """Where Exhibitor listens."""
+        return {"exhibitor": {"hosts": [self.host], "port": self._exhibitor.port}}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "src"
@@ -33,6 +36,15 @@ def python_files(*below: str) -> list[Path]:
 def relative(path: Path) -> str:
     """A path as it is written in a failure."""
     return path.relative_to(ROOT).as_posix()
+
+
+def script(name: str) -> ModuleType:
+    """A script of this workspace as a module."""
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True, slots=True)

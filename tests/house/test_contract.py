@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from types import ModuleType
-
-from house.sources import ROOT
-
-
-def script(name: str) -> ModuleType:
-    """A script of this workspace as a module."""
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from house.sources import ROOT, script
 
 
 def test_every_edge_case_of_rules_and_shell_is_named_by_a_test() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import configparser
-import importlib.util
+import json
 import re
 import tomllib
 from importlib.metadata import entry_points
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from house.sources import ROOT, files, relative
+from house.sources import ROOT, files, relative, script
 
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 # Put together here, as this file is checked like every other one.
@@ -24,6 +24,15 @@ def test_relative_links_exist(path: Path) -> None:
     for target in LINK.findall(path.read_text()):
         if "://" not in target and not target.startswith(("#", "mailto:")):
             assert (path.parent / target.partition("#")[0]).exists(), f"{relative(path)} links to {target}"
+
+
+def test_every_page_that_tells_of_differences_is_named_where_people_who_move_look() -> None:
+    """The table in docs/migrating-from-patroni.md is meant to be complete."""
+    named = set(LINK.findall((ROOT / "docs" / "migrating-from-patroni.md").read_text()))
+    told = [path.name for path in (ROOT / "docs").glob("*.md")
+            if re.search(r"^#+ .*differs? from|^#+ .*[Dd]ifferences from|^\*\*Differences from", path.read_text(), re.MULTILINE)]
+    assert len(told) >= 6
+    assert [name for name in told if not any(target.startswith(name) for target in named)] == []
 
 
 def test_the_systemd_unit_signals_the_agent_alone() -> None:
@@ -53,11 +62,27 @@ def test_the_page_of_all_keys_is_current() -> None:
                  for name in tomllib.loads(path.read_text())["project"].get("entry-points", {}).get("pgcore", {})}
     if lacking := described - {entry.name for entry in entry_points(group="pgcore")}:
         pytest.skip(f"environment older than a plugin: {', '.join(sorted(lacking))} is not installed (make check does it)")
-    spec = importlib.util.spec_from_file_location("configuration_page", ROOT / "scripts" / "configuration_page.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "configuration-keys.md").read_text() == module.page()
+    assert (ROOT / "docs" / "configuration-keys.md").read_text() == script("configuration_page").page()
+
+
+def test_the_reference_of_the_hooks_is_current() -> None:
+    """If not: ``python scripts/hooks_page.py docs/plugins/hooks.md``."""
+    assert (ROOT / "docs" / "plugins" / "hooks.md").read_text() == script("hooks_page").page()
+
+
+def test_the_page_of_the_stores_fits_what_was_measured() -> None:
+    """If not: ``python scripts/backends.py page``."""
+    assert (ROOT / "docs" / "backends.md").read_text() == script("backends").page()
+
+
+def test_every_case_of_the_kit_was_run_on_every_store() -> None:
+    """If not: ``python scripts/backends.py measure kit``, ``--backends`` for some stores only; then ``... page``."""
+    stores = script("backends")
+    results = json.loads(stores.RESULTS.read_text())["kit"]
+    lacking = [f"{backend.name}: {case}" for backend in stores.BACKENDS for found in stores.cases().values()
+               for case, variants in found.items()
+               if stores.cell(results.get(backend.name, {"cases": {}})["cases"].get(case), variants, []).startswith("**")]
+    assert not lacking, "\n".join(lacking)
 
 
 def test_commands_of_the_readme_exist() -> None:

@@ -43,10 +43,10 @@ def test_decisions_import_the_model_only() -> None:
            "`decide` imports `model` only (and the version numbers of `pgcore` itself).")
 
 
-@pytest.mark.parametrize("package", ["model", "decide"])
+@pytest.mark.parametrize("package", ["model", "decide", "migrate"])
 def test_the_core_has_no_clock_no_chance_and_no_world(package: str) -> None:
     refuse([each for each in of(package) if each.top in PURE],
-           "In `model` and `decide`, importing " + ", ".join(f"`{name}`" for name in PURE) + " is an error.")
+           "In `model`, `decide` and `migrate`, importing " + ", ".join(f"`{name}`" for name in PURE) + " is an error.")
 
 
 @pytest.mark.parametrize("package", PORTS)

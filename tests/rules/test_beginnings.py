@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pgcore.decide import MAIN, decide
+from pgcore.decide.upstream import LAG_STEP, clone_source
 from pgcore.model.actions import (
     AcquireLease,
     Bootstrap,
@@ -28,12 +29,13 @@ from pgcore.model.actions import (
     WriteConfig,
     WriteInitialize,
 )
-from pgcore.model.basics import Instant, Role, State, Tags
-from pgcore.model.cluster import ClusterView
+from pgcore.model.basics import Instant, Lsn, Role, State, Tags
+from pgcore.model.cluster import ClusterView, Member
 from pgcore.model.decision import Then
 from pgcore.model.node import DataDir, NodeView, TaskKind
 from pgcore.model.world import Bootstrapping, World
 from pgcore.testing.builders import (
+    END,
     NOW,
     OTHER_SYSTEM,
     SYSTEM,
@@ -103,6 +105,26 @@ NO_DATA = (
         "no_data.wait",
     ),
     nothing("no cluster exists and there is no bootstrap section", world(empty(), NOTHING), "no_data.wait"),
+    case(
+        "the agent was killed while it created the cluster: its own claim is taken back (EC 173)",
+        world(empty(claim_left="3"), CLAIMED, has_bootstrap=True),
+        "no_data.free_own_claim",
+        DropInitialize("3"),
+        then=Then.END,
+    ),
+    nothing(
+        "somebody else has claimed it since: not mine to take back (EC 172)",
+        world(empty(claim_left="2"), CLAIMED, has_bootstrap=True),
+        "no_data.wait",
+    ),
+    case(
+        "what was left of a copy is made anew, whatever it was claimed for",
+        world(empty(claim_left="3"), B_LEADS),
+        "no_data.clone",
+        SetRole(Role.UNINITIALIZED),
+        Clone(upstream("b")),
+        then=Then.END,
+    ),
     nothing("another node is creating the cluster (EC 172)", world(empty(), CLAIMED, has_bootstrap=True), "no_data.wait"),
     nothing(
         "not even a method without a leader is used meanwhile (EC 172)",
@@ -295,6 +317,40 @@ CASES: tuple[Case, ...] = NO_DATA + IDENTITY + BOOTSTRAP
 @pytest.mark.parametrize("each", CASES, ids=str)
 def test_beginnings(each: Case) -> None:
     each.check()
+
+
+def taking(name: str, source: object) -> Member:
+    """A member that is being copied from another."""
+    return member(name, state="creating replica", data={"progress": {"action": "clone", "source": source}})
+
+
+def donor(name: str, behind: int | None = 0) -> Member:
+    """A member to copy from."""
+    position = None if behind is None else Lsn(END + (1 << 34) - behind)
+    return member(name, tags={"clonefrom": True}, xlog_location=position)
+
+
+@pytest.mark.parametrize(("members", "chosen"), [
+    ((donor("m"), donor("n"), taking("x", "m")), {"n"}),
+    ((donor("m"), donor("n"), taking("x", "m"), taking("y", "n")), {"m", "n"}),
+    ((donor("m"), donor("n"), taking("x", "m"), taking("y", "m"), taking("v", "n")), {"n"}),
+    ((donor("m"), donor("n", LAG_STEP)), {"m"}),
+    ((donor("m"), donor("n", LAG_STEP - 1)), {"m", "n"}),
+    ((donor("m"), donor("n", None)), {"m"}),
+    ((donor("m", 5 * LAG_STEP), donor("n"), taking("x", "n")), {"m"}),
+    ((donor("m"), taking("x", "m")), {"m"}),
+    ((donor("m"), donor("n"), taking("x", "z"), taking("y", None), taking("v", ["m"])), {"m", "n"}),
+])
+def test_the_least_loaded_of_the_willing_is_copied_from(members: tuple[Member, ...], chosen: set[str]) -> None:
+    """Copies that others take count first, then steps of lag; those that are alike are spread."""
+    willing = view("z", *members, member("z"), optime=END + (1 << 34))
+    assert {clone_source(world(empty(), willing, name=name)).name for name in "abcdefgh"} == chosen
+
+
+def test_what_my_own_card_still_says_of_the_last_attempt_is_no_load() -> None:
+    willing = view("z", donor("m"), donor("n"), taking("a", "m"), taking("b", "n"), member("z"))
+    assert clone_source(world(empty(), willing, name="a")).name == "m"
+    assert clone_source(world(empty(), willing, name="b")).name == "n"
 
 
 def test_copies_are_spread_over_the_willing() -> None:

@@ -194,6 +194,12 @@ CASES: list[Case] = [
         "down.restart_as_primary",
         StartServer,
     ),
+    case(
+        "it crashed, and the store takes no writes: nobody starts it, so it is stopped",
+        holder(crashed(**RUNS), store_lost=True),
+        "watchdog.nothing_runs",
+        DisableWatchdog(),
+    ),
     nothing("its restart is under way: it stays on", holder(doing(TaskKind.RESTART, down(Role.PRIMARY, **RUNS))), "busy.wait"),
     case("a standby that lost the lock before its promotion", other(standby(**RUNS)), "watchdog.standby", DisableWatchdog()),
     case("the store is gone before the promotion", world(standby(**RUNS), None, watchdog="automatic"), "watchdog.standby"),

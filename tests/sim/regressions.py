@@ -103,4 +103,10 @@ REGRESSIONS: tuple[Regression, ...] = (
         "a mistake of the simulation: its server stood still for ever once the power was back; now the thaw lets it go on",
         (Fault(272.0, "power-loss", "leader", 40.0), Fault(272.0, "freeze", "leader", 0.5, awaits="checkpoint"),
          Fault(273.0, "power-loss", "replica 1", 30.0))),
+    Regression(
+        "a crash while the store takes no writes", "watchdog", 114864963,
+        "the primary crashed and its lock could not be renewed: nobody was going to start it, yet the watchdog was kept as for a "
+        "restart and reset the machine; now it is stopped",
+        (Fault(533.35, "end-agent", "leader", 0.31), Fault(535.0, "store-read-only", "all", 15.0),
+         Fault(537.0, "crash", "leader"))),
 )

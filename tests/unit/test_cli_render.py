@@ -253,3 +253,16 @@ def test_nothing_is_wrong_while_enough_standbys_of_a_quorum_stream() -> None:
 def test_each_problem_is_named(cluster: ClusterView, words: str) -> None:
     found = _wrong(cluster)
     assert [line for line in found if words in line], found
+
+
+def test_a_copy_shows_its_progress_while_it_goes_on() -> None:
+    """Only to those who did not ask as patronictl, and only while there is one."""
+    shown = {"action": "clone", "percent": 42, "bytes_per_second": 36 * MIB, "seconds_left": 3723}
+    copying = replace(member("b"), state="creating replica", data={"progress": shown})
+    table = render.cluster_table("demo", {None: _cluster(copying)})
+    assert table.columns[-1] == "Progress" and table.rows[1]["Progress"] == "42 %, 36.0 MiB/s, 1:02:03 left"
+    assert "Progress" not in render.cluster_table("demo", {None: HEALTHY}, extended=True).columns
+    assert "Progress" not in render.cluster_table("demo", {None: _cluster(copying)}, extended=True, progress=False).columns
+    for odd in ({"percent": 7}, "soon", {"phase": "starting"}):
+        row = render.cluster_table("demo", {None: _cluster(replace(copying, data={"progress": odd}))}).rows[1]
+        assert row["Progress"] == ("7 %" if isinstance(odd, dict) and "percent" in odd else "")

@@ -208,6 +208,37 @@ def test_the_card_of_an_old_patroni_is_understood() -> None:
     assert (found.xlog_location, found.timeline, found.tags.nofailover, found.data["custom"]) == (1000, 3, True, [1])
 
 
+@pytest.mark.parametrize(
+    ("text", "pgcore", "patroni"),
+    [
+        ('{"version":"4.1.5","state":"running","role":"replica"}', False, True),
+        ('{"version":"4.1.5","pgcore_version":"0.1.0","state":"running","role":"replica"}', True, False),
+        ('{"version":"4.1.5","pgcore_version":"0.1.0"}', True, False),
+        ('{"version":"4.1.5","pgcore_version":null}', False, True),
+        ('{"version":"4.1.5","pgcore_version":""}', False, True),
+        ('{"version":"3.3.2","role":"master"}', False, True),
+        ('{"version":"garbage"}', False, True),
+        ('{"state":"stopped","role":"primary"}', False, True),
+        ("{}", False, False),
+        ("", False, False),
+        ("garbage", False, False),
+        ("[]", False, False),
+        ("postgres://10.0.0.2:5433/postgres?application_name=http://10.0.0.2:8008/patroni", False, False),
+    ],
+)
+def test_which_kind_of_agent_wrote_a_card(text: str, pgcore: bool, patroni: bool) -> None:
+    """(dcs-layout 11.1) Only pgcore adds its own version; who wrote nothing readable is neither."""
+    found = codec.decode_member("b", text)
+    assert (found.is_pgcore, found.is_patroni) == (pgcore, patroni)
+
+
+def test_one_card_of_patroni_makes_the_cluster_keep_to_its_limits() -> None:
+    ours, theirs = Record('{"pgcore_version":"0.1.0"}', "1"), Record('{"version":"4.1.5"}', "1")
+    records = {MEMBERS + "a": ours, MEMBERS + "b": ours, MEMBERS + "c": Record("", "1")}
+    assert not codec.decode(Snapshot(records, "1")).patroni_present
+    assert codec.decode(Snapshot(records | {MEMBERS + "c": theirs}, "1")).patroni_present
+
+
 def test_the_ancient_form_of_a_card_is_a_url() -> None:
     found = codec.decode_member("b", "postgres://10.0.0.2:5433/postgres?application_name=http://10.0.0.2:8008/patroni")
     assert (found.conn_url, found.api_url) == ("postgres://10.0.0.2:5433/postgres", "http://10.0.0.2:8008/patroni")

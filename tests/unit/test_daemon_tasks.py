@@ -211,8 +211,8 @@ def test_what_a_phase_has_copied_ends_with_it_and_everything_is_shown_at_once(ma
     assert done(tasks, work, TaskKind.REINITIALIZE).ok
     assert [view and dict(view.progress) for view in shown] == [
         {},
-        {"phase": "basebackup", "bytes_done": 1, "bytes_total": 2},
-        {"phase": "basebackup", "bytes_done": 1, "bytes_total": 2, "safe_point": True},
+        {"phase": "basebackup", "bytes_done": 1, "bytes_total": 2, "percent": 50},
+        {"phase": "basebackup", "bytes_done": 1, "bytes_total": 2, "percent": 50, "safe_point": True},
         {"phase": "starting", "safe_point": True},
         None,
     ]

@@ -223,13 +223,15 @@ def test_a_histogram_counts_what_is_up_to_each_bound() -> None:
 
 
 def test_a_long_action_shows_its_phase_its_bytes_and_its_time() -> None:
-    task = {"kind": "clone", "seconds": 1.0, "phase": "basebackup", "bytes_done": 25, "bytes_total": 100}
+    task = {"kind": "clone", "seconds": 1.0, "phase": "basebackup", "bytes_done": 25, "bytes_total": 100,
+            "bytes_per_second": 5, "seconds_left": 15}
     busy = status(task=task, task_since=Instant(now() - 7))
     found = values(exposition(busy), "pgcore_task_")
     assert 7 <= float(found.pop('pgcore_task_seconds{kind="clone"}')) < 20
     assert found == {
         'pgcore_task_phase{kind="clone",phase="basebackup"}': "1", 'pgcore_task_bytes_done{kind="clone"}': "25",
-        'pgcore_task_bytes_expected{kind="clone"}': "100", 'pgcore_task_progress_ratio{kind="clone"}': "0.25"}  # fmt: skip
+        'pgcore_task_bytes_expected{kind="clone"}': "100", 'pgcore_task_progress_ratio{kind="clone"}': "0.25",
+        'pgcore_task_bytes_per_second{kind="clone"}': "5", 'pgcore_task_seconds_left{kind="clone"}': "15"}  # fmt: skip
     assert not values(exposition(status()), "pgcore_task_")
 
 

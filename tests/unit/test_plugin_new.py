@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from pgcore import __version__
 from pgcore.cli.main import group
-from pgcore.cli.plugin_new import KINDS
+from pgcore.cli.plugin_new import KINDS, TEMPLATES
 
 
 def new(output: Path, *words: str) -> Result:
@@ -64,3 +64,9 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = new(tmp_path / "file" / "below", "mine", "--kind", "callback")
     assert done.exit_code == 1 and done.output.startswith("Error: ") and "cannot be written" in done.output
+
+
+def test_the_store_to_begin_with_is_short_enough_to_be_read() -> None:
+    lines = [line.strip() for line in (TEMPLATES / "dcs" / "store.py.in").read_text().splitlines()]
+    code = [line for line in lines if line and not line.startswith(("#", '"""'))]
+    assert len(code) < 100

@@ -47,8 +47,31 @@ def _witness(arguments: list[str]) -> int:
     return _command_line(arguments if arguments == ["--version"] else ["raft-witness", *arguments])
 
 
+def _aws(arguments: list[str]) -> int:
+    from importlib.metadata import entry_points
+
+    found = tuple(entry_points(group="console_scripts", name="pgcore-aws"))
+    if not found:
+        print("patroni_aws: the plugin that tags EC2 instances is missing: pip install pgcore-callbacks-aws", file=sys.stderr)
+        return 1
+    return int(found[0].load()())
+
+
+def _wale_restore(arguments: list[str]) -> int:
+    from pgcore.builtin.backup.wale_restore import main as wale_restore
+
+    return wale_restore(arguments)
+
+
+def _barman(arguments: list[str]) -> int:
+    from pgcore.builtin.backup.barman_command import main as barman
+
+    return barman(arguments)
+
+
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
-    "patroni": _patroni, "patronictl": _command_line, "patroni_raft_controller": _witness}
+    "patroni": _patroni, "patronictl": _command_line, "patroni_raft_controller": _witness, "patroni_aws": _aws,
+    "patroni_wale_restore": _wale_restore, "patroni_barman": _barman}
 """What runs when the program is called under another name than ``pgcore``."""
 
 

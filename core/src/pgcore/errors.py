@@ -43,14 +43,16 @@ class ServerUnavailableError(ServerError):
 
 
 class CommandFailedError(ServerError):
-    """A PostgreSQL program could not be run or ended with a code other than 0.
+    """A program could not be run, was given up, or ended with a code other than 0.
 
     ``output`` holds the last lines of its combined output; it never holds a password.
     """
 
-    def __init__(self, argv: Sequence[str], code: int | None, output: str = "") -> None:
+    def __init__(self, argv: Sequence[str], code: int | None, output: str = "", ended: str = "") -> None:
+        """``ended`` says in words how it ended where there is no code, other than that it could not be started."""
         self.argv, self.code, self.output = tuple(argv), code, output
-        ended = "could not be started" if code is None else f"exited with {code}"
+        if not ended:
+            ended = "could not be started" if code is None else f"exited with {code}"
         tail = output.strip().splitlines()[-5:]
         super().__init__(f"{argv[0]} {ended}" + (": " + " | ".join(tail) if tail else ""))
 

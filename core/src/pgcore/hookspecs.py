@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -82,14 +82,20 @@ class TaskContext(Protocol):
         env: Mapping[str, str] | None = None,
         stdin: str | None = None,
         on_output: Callable[[str], None] | None = None,
+        stall_timeout: float | None = None,
     ) -> str:
         """Run a program to its end and return its output. ``on_output`` sees each line (or carriage-return chunk) as it comes.
 
-        Raises CommandFailedError (not found, exit code not 0) or CancelledError (terminated, killed after 10 s).
+        A program that prints nothing for ``stall_timeout`` seconds is ended and has failed; without it nothing limits its time.
+        Raises CommandFailedError (not found, exit code not 0, stalled) or CancelledError (terminated, killed after 10 s).
         """
 
     def report(self, **progress: Json) -> None:
-        """Publish progress: on the member card and in REST. Known keys: ``phase``, ``bytes_done``, ``bytes_total``."""
+        """Publish progress: on the member card, in REST, ``pgcore list`` and the metrics.
+
+        Known keys: ``phase``, ``bytes_done``, ``bytes_total``; share, rate and remaining time are worked out from these. A new
+        phase begins at nothing.
+        """
 
     def check(self) -> None:
         """Raise CancelledError if the action was cancelled."""
@@ -112,6 +118,8 @@ class ReplicaRequest:
     """Path of a PostgreSQL program by its name, respecting bin_dir and bin_name."""
     task: TaskContext
     server_major: int
+    places: Sequence[str] = ()
+    """Those of the directories that the method ``fills`` which were empty when it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +127,15 @@ class ReplicaMethod:
     """A way to make a replica, named in ``create_replica_methods`` (HA rules 6.3).
 
     ``run`` fills ``server.data_dir`` or raises a ServerError; the caller empties it before and after, unless ``keeps_data``.
-    ``works_without_source`` methods may run while there is no leader.
+    ``works_without_source`` methods may run while there is no leader. ``fills`` names the directories outside the data directory
+    that its options make it fill: those that were empty before are emptied after a failure.
     """
 
     name: str
     run: Callable[[ReplicaRequest], None]
     works_without_source: Callable[[Json], bool] = lambda options: False
     keeps_data: Callable[[Json], bool] = lambda options: False
+    fills: Callable[[Json], Sequence[str]] = lambda options: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +151,16 @@ class BootstrapRequest:
 
 @dataclass(frozen=True, slots=True)
 class BootstrapMethod:
-    """A way to bootstrap a cluster, named by ``bootstrap.method`` (HA rules 6.2). ``run`` raises a ServerError on failure."""
+    """A way to bootstrap a cluster, named by ``bootstrap.method`` (HA rules 6.2). ``run`` raises a ServerError on failure.
+
+    ``recovery`` is asked before ``run``, with the method's options: the recovery settings (``restore_command``, a target) with
+    which the new server starts for the first time; empty for a cluster that is complete. ``bootstrap.<name>.recovery_conf``
+    wins over it.
+    """
 
     name: str
     run: Callable[[BootstrapRequest], None]
+    recovery: Callable[[Json, ServerSettings], Mapping[str, Json]] = lambda options, server: {}
 
 
 class StoreSpecs:

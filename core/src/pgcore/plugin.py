@@ -50,6 +50,7 @@ from pgcore.hookspecs import (
 )
 from pgcore.model.basics import Instant, Json, Role, Timing
 from pgcore.model.options import option_pairs
+from pgcore.model.server import ServerSettings, Upstream
 from pgcore.mpp import COORDINATOR_GROUP, Group, GroupMember, MppHandler, NodeTools, SqlSession
 
 __all__ = [
@@ -58,7 +59,7 @@ __all__ = [
     "BootstrapMethod", "BootstrapRequest", "CallbackEvent", "CancelledError", "CliCluster", "CliSession", "CommandFailedError",
     "ConfigError", "ConfigSection", "Deadline", "Expect", "Facts", "GateRequest", "Group", "GroupMember", "Instant", "Json",
     "Key", "MppHandler", "NodeTools", "Notifier", "PgcoreError", "Record", "Refused", "Renewal", "ReplicaMethod",
-    "ReplicaRequest", "RestRequest", "RestResponse", "Role", "Route", "Sample", "ServerError", "Snapshot", "SqlSession", "Status",
-    "Store", "StoreBackend", "StoreRejectedError", "StoreRequest", "StoreUnavailableError", "Stored", "TaskContext", "Timing",
-    "Veto",
+    "ReplicaRequest", "RestRequest", "RestResponse", "Role", "Route", "Sample", "ServerError", "ServerSettings", "Snapshot",
+    "SqlSession", "Status", "Store", "StoreBackend", "StoreRejectedError", "StoreRequest", "StoreUnavailableError", "Stored",
+    "TaskContext", "Timing", "Upstream", "Veto",
 ]

@@ -50,7 +50,8 @@ GROUP = "pgcore"
 CLI_GROUP = "pgcore.cli"
 """The group of commands. The name of an entry is the word typed after ``pgcore``."""
 
-BUILTINS = ("basebackup", "bootstrap_command", "callback_command", "initdb", "replica_command")
+BUILTINS = ("barman", "basebackup", "bootstrap_command", "callback_command", "initdb", "pgbackrest", "replica_command",
+            "wal_e", "wal_g")
 """Plugins inside the distribution ``pgcore``: registered first, so that every other plugin is asked before them."""
 
 GATE_GRACE_S = 1.0

@@ -16,8 +16,6 @@ from harness.ec2 import Machine
 from pgcore.daemon.callbacks import CallbackLane
 from pgcore.plugin import CallbackEvent, Role
 from pgcore.registry import Registry
-from pgcore_callbacks_aws import plugin
-from pgcore_callbacks_aws.delivery import Delivery
 from pgcore_callbacks_aws.section import AwsSection
 
 
@@ -25,7 +23,7 @@ class Agent:
     """What an agent has for its plugins: a registry with ours and a callback lane."""
 
     def __init__(self, machine: Machine) -> None:
-        self.section = AwsSection(endpoint_url=machine.door.url, limit=20)
+        self.section = AwsSection(endpoint_url=machine.door.url, limit=20, retry=1)
         self.ended: list[tuple[str, str]] = []
         self.registry = Registry()
         self.registry.activate(["aws"])
@@ -45,7 +43,6 @@ def agent(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
     for name, value in machine.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL_EC2")
-    monkeypatch.setattr(plugin, "_delivery", Delivery(again_s=0.2))  # a process has one; here each test is an agent
     agent = Agent(machine)
     yield agent
     agent.end()
@@ -133,11 +130,23 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_without_a_way_to_start_a_process_the_agent_goes_on(
-        agent: Agent, machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    with monkeypatch.context() as broken:
-        broken.setattr(sys, "executable", "/no/such/python")
-        agent.tell("on_start", Role.REPLICA)
-        eventually(lambda: agent.ended == [("on_start", "failed")])
-    assert "/no/such/python could not be started" in caplog.text
-    eventually(lambda: machine.role() == "replica")
+def test_without_a_way_to_start_a_process_the_agent_goes_on(machine: Machine, tmp_path: Path) -> None:
+    """Its interpreter is gone, as during an upgrade of the package, and comes back."""
+    interpreter = tmp_path / "python"
+    interpreter.symlink_to(sys.executable)
+    code = ("import logging, sys, time; logging.basicConfig(level='INFO', stream=sys.stdout); from pgcore.plugin import *; "
+            "from pgcore_callbacks_aws import plugin; from pgcore_callbacks_aws.section import AwsSection; input(); "
+            "plugin.pgcore_callback(CallbackEvent('on_start', Role.PRIMARY, 's', 'a', "
+            "sections={'aws': AwsSection(retry=1)})); input(); plugin.pgcore_stopping()")
+    environment = machine.environment() | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([interpreter, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as agent:
+        assert agent.stdin is not None and agent.stdout is not None
+        interpreter.unlink()
+        agent.stdin.write("\n")
+        agent.stdin.flush()
+        assert f"{interpreter} could not be started" in agent.stdout.readline()
+        interpreter.symlink_to(sys.executable)
+        eventually(lambda: machine.role() == "primary")
+        agent.communicate("\n", timeout=20)
+        assert agent.returncode == 0

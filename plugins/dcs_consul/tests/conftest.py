@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from pgcore.plugin import StoreRequest, Timing
-from pgcore.testing.consul_server import ConsulServer, consul_program
+from pgcore.testing.consul_server import ConsulEnsemble, ConsulServer, consul_program
 from pgcore.testing.line import HttpLine
 from pgcore_dcs_consul.section import ConsulSection
 from pgcore_dcs_consul.store import ConsulStore
@@ -35,6 +35,13 @@ def own_consul(program, tmp_path):
     """A Consul of the test's own, to be broken."""
     with ConsulServer(tmp_path) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def trio(program, tmp_path_factory):
+    """Three servers; whoever ends or freezes one brings it back."""
+    with ConsulEnsemble(tmp_path_factory.mktemp("trio")) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")

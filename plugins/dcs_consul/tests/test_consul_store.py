@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from pgcore.plugin import StoreRequest, Timing
-from pgcore.testing.dcs import StoreContract, Wire
+from pgcore.testing.dcs import Minority, StoreContract, Wire
 from pgcore_dcs_consul.section import ConsulSection
 from pgcore_dcs_consul.store import ConsulStore
 
@@ -56,3 +56,8 @@ class TestConsulStore(StoreContract):
     @pytest.fixture
     def stranger(self, on, guarded):
         return on(host=guarded[0].host, token="00000000-dead-beef-0000-000000000000")
+
+    @pytest.fixture
+    def minority(self, on, trio):
+        survivor = trio.servers[0]
+        return Minority(on(host=survivor.host), trio.alone(survivor))

@@ -6,16 +6,16 @@ modes have in common is shown in one of them; ``PGCORE_TEST_KUBERNETES_MODES=all
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from pgcore.plugin import Timing
-from pgcore.testing.dcs import Minority, StoreContract, Wire
+from pgcore.testing.dcs import Minority, StoreContract, Wire, without
 from pgcore.testing.kube_apiserver import WRONG
 from pgcore.testing.line import HttpLine
 
 pytestmark = pytest.mark.server
+
+ALL = "PGCORE_TEST_KUBERNETES_MODES"
 
 OF_ONE_MODE = (
     "test_a_lock_acquired_under_an_older_lease_gets_a_full_ttl", "test_a_shorter_ttl_takes_effect_without_losing_the_lock",
@@ -76,25 +76,15 @@ class KubernetesContract(StoreContract):
             member, timing=timing, observer=observer, config=kubernetes.kubeconfig(WRONG), **self.mode)
 
 
-def without(*cases):
-    """Leaves cases of the kit to another mode."""
-    def cut(kit):
-        for case in cases if os.environ.get("PGCORE_TEST_KUBERNETES_MODES") != "all" else ():
-            assert callable(getattr(kit, case, None)), f"the kit has no {case} any more"
-            setattr(kit, case, None)
-        return kit
-    return cut
-
-
 class TestConfigMapsStore(KubernetesContract):
     pass
 
 
-@without(*OF_ONE_MODE, *OF_TWO_MODES)
+@without(*OF_ONE_MODE, *OF_TWO_MODES, unless=ALL)
 class TestEndpointsStore(KubernetesContract):
     mode = {"use_endpoints": True}
 
 
-@without(*OF_ONE_MODE)
+@without(*OF_ONE_MODE, unless=ALL)
 class TestLeaseStore(KubernetesContract):
     mode = {"use_leases": True}

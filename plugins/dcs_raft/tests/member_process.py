@@ -24,6 +24,7 @@ def main() -> None:
         "read": lambda until: {k: r.value for k, r in store.read(fresh=False, deadline=until).records.items()},
         "fresh": lambda until: {k: r.value for k, r in store.read(fresh=True, deadline=until).records.items()},
         "registered": lambda until: len(store._node.machine.entries(VOTERS)),
+        "term": lambda until: store._node._raft.raftCurrentTerm,
         "leads": lambda until: store._node._raft._isLeader(),
     }
     for line in sys.stdin:

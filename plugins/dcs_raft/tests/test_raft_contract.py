@@ -76,7 +76,7 @@ class TestRaftStore(StoreContract):
 
     timing = Timing(ttl=5, loop_wait=1, retry_timeout=2)
     expiry_slack_s = 2.0
-    races = 50  # each is ten entries of the log that three nodes of one process write and send one another
+    races = 50  # each is ten entries that three nodes of one process write and send; PGCORE_TEST_RACES=1000 takes 11 s
 
     @pytest.fixture
     def cluster(self, nodes):

@@ -118,10 +118,12 @@ def test_a_crash_between_dump_and_journal_forgets_no_entry_after_the_dump(base):
 
 
 @pytest.mark.parametrize("last", [9, 12])
-def test_a_snapshot_that_replaces_the_log_is_left_to_do_so(base, last):
-    entries = log(written(base + ".journal", 8))
-    dumped(base, last, entries + [(b"new", index, 3) for index in range(9, 13)])
-    assert log(open_journal(base)) == entries
+def test_a_snapshot_that_goes_beyond_the_log_replaces_it(base, last):
+    entries = log(written(base + ".journal", 8)) + [(b"new", index, 3) for index in range(9, 13)]
+    dumped(base, last, entries)
+    after = open_journal(base)
+    assert log(after) == log(Journal(base + ".journal")) == entries[last - 2:last]
+    assert (after.getCurrentTerm(), after.getVotedForNodeId()) == (3, "127.0.0.1:2")
 
 
 @pytest.mark.parametrize(("spoil", "named"), [

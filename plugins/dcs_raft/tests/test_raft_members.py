@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,84 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
-from pgcore.plugin import Timing
-from pgcore_dcs_raft.plugin import RaftSection
+from harness import wait_for
 
 pytestmark = pytest.mark.server
-PASSWORD = "secret"
-TTL_S = 3
 LONG_S = 30.0
 
 
 def eventually(condition: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + LONG_S
-    while not (value := condition()):
-        assert time.monotonic() < end, what
-        time.sleep(0.1)
-    return value
-
-
-class Voters:
-    """Members of one cluster in processes of their own, by name, and the command line."""
-
-    def __init__(self, sections: list[RaftSection], tmp_path: Path, run_member: Callable[..., Any]) -> None:
-        self.sections = dict(zip("abcde", sections, strict=False))
-        self.running: dict[str, Any] = {}
-        self._files, self._run = tmp_path, run_member
-
-    def address(self, name: str) -> str:
-        return str(self.sections[name].self_addr)
-
-    def file(self, name: str) -> str:
-        """A configuration of this member with nothing but the section."""
-        path = self._files / f"{name}.yml"
-        section = dataclasses.asdict(self.sections[name])
-        path.write_text(yaml.safe_dump({"raft": section | {"partner_addrs": list(section["partner_addrs"])}}))
-        return str(path)
-
-    def start(self, *names: str) -> None:
-        for name in names:
-            self.running[name] = self._run(name, self.sections[name], Timing(TTL_S, 1, 1))
-
-    def kill(self, *names: str) -> None:
-        for name in names:
-            self.running.pop(name).end()
-
-    def wipe(self, name: str) -> None:
-        shutil.rmtree(self.sections[name].data_dir)
-
-    def call(self, name: str, verb: str, seconds: float = 10.0) -> Any:
-        return self.running[name].call(verb, seconds)
-
-    def rejected(self, name: str, words: str) -> bool:
-        """Whether that member refuses every verb with these words."""
-        answers = [self.call(name, verb, 0.5) for verb in ("announce", "renew", "put", "read", "fresh")]
-        return all(str(answer).startswith("rejected: ") and words in answer for answer in answers)
-
-    def pgcore(self, name: str, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-        """The command line with the configuration of a member."""
-        command = [sys.executable, "-m", "pgcore", "-c", self.file(name), *words]
-        return subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60)
-
-    def voters(self, name: str) -> dict[str, str]:
-        """Address to state, as ``pgcore raft members`` tells them."""
-        ended = self.pgcore(name, "raft", "members", "--format", "json")
-        return {voter["address"]: voter["state"] for voter in json.loads(ended.stdout)["voters"]}
-
-
-@pytest.fixture
-def cluster(sections: Callable[..., list[RaftSection]], tmp_path: Path,
-            run_member: Callable[..., Any]) -> Iterator[Callable[[int], Voters]]:
-    """Makes clusters of that many members, none of them started."""
-    made: list[Voters] = []
-
-    def make(count: int) -> Voters:
-        made.append(Voters(sections(count, password=PASSWORD), tmp_path, run_member))
-        return made[-1]
-
-    yield make
-    for voters in made:
-        voters.kill(*voters.running)
+    return wait_for(condition, LONG_S, what, interval_s=0.1)
 
 
 @pytest.fixture

@@ -82,47 +82,60 @@ def entries(first: int, last: int, term: int) -> list[tuple[bytes, int, int]]:
 
 
 @pytest.fixture
-def member(sections, start, free_addresses) -> Any:
-    """A lone member of a cluster of three; it never elects itself, because the others would have to vote for it.
+def lone(sections, start, free_addresses) -> Any:
+    """Makes a lone member of a cluster of three, which never leads, because the others would have to vote for it.
 
     The two others have the higher addresses, so that they connect.
     """
-    section, = sections(1, password="secret", partner_addrs=("127.0.0.1:65533", "127.0.0.1:65534"), min_timeout=8.0,
-                        max_timeout=9.0, connection_timeout=10.0)
 
-    class Lone:
-        path = f"{section.data_dir}/{section.self_addr}.journal"
+    def make(min_timeout: float, max_timeout: float) -> Any:
+        section, = sections(1, password="secret", partner_addrs=("127.0.0.1:65533", "127.0.0.1:65534"), min_timeout=min_timeout,
+                            max_timeout=max_timeout, connection_timeout=10.0)
 
-        def start(self) -> None:
-            self.store = start(section, "a")
-            end = time.monotonic() + 20
-            while self.store._node.held:  # until it knows that none of the others objects
-                assert time.monotonic() < end
-                time.sleep(0.02)
+        class Lone:
+            path = f"{section.data_dir}/{section.self_addr}.journal"
 
-        def restart(self) -> None:
-            self.store.close()
-            self.start()
+            def start(self) -> None:
+                self.store = start(section, "a")
+                end = time.monotonic() + 20
+                while self.store._node.held:  # until it knows that none of the others objects
+                    assert time.monotonic() < end
+                    time.sleep(0.02)
 
-        @contextlib.contextmanager
-        def peer(self, number: int) -> Iterator[Peer]:
-            peer = Peer(section.self_addr, "secret", f"127.0.0.1:6553{number}")
-            try:
-                yield peer
-            finally:
-                peer.close()
+            def restart(self) -> None:
+                self.store.close()
+                self.start()
 
-        def log(self) -> list[tuple[int, int]]:
-            """Index and term of what a restart would find."""
-            return [(index, term) for _, index, term in Journal(self.path)[:]]
+            @contextlib.contextmanager
+            def peer(self, number: int) -> Iterator[Peer]:
+                peer = Peer(section.self_addr, "secret", f"127.0.0.1:6553{number}")
+                try:
+                    yield peer
+                finally:
+                    peer.close()
 
-    os.makedirs(section.data_dir)
-    journal = Journal(Lone.path)  # a new directory would wait for a majority
-    journal.add(b"\x01", 1, 0)
-    journal.sync()
-    lone = Lone()
-    lone.start()
-    return lone
+            def log(self) -> list[tuple[int, int]]:
+                """Index and term of what a restart would find."""
+                return [(index, term) for _, index, term in Journal(self.path)[:]]
+
+            def term(self) -> int:
+                return Journal(self.path).getCurrentTerm()
+
+        os.makedirs(section.data_dir)
+        journal = Journal(Lone.path)  # a new directory would wait for a majority
+        journal.add(b"\x01", 1, 0)
+        journal.sync()
+        made = Lone()
+        made.start()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def member(lone) -> Any:
+    """One that waits for a leader for longer than a test takes."""
+    return lone(8.0, 9.0)
 
 
 def vote(term: int) -> dict[str, Any]:
@@ -178,6 +191,51 @@ def test_a_commit_index_covers_only_what_the_leader_has_confirmed(member):
         new.say(append(6, (1, 0), entries(2, 3, 5), commit=8))
         assert new.hear("next_node_idx")["next_node_idx"] == 4
         assert member.store._node._raft.raftCommitIndex == 3
+
+
+# -- elections ---------------------------------------------------------------------------------------------------------
+
+def question(last_term: int = 99, number: int = 1) -> dict[str, Any]:
+    return {"type": "pre_vote", "round": number, "last_log_index": 99, "last_log_term": last_term}
+
+
+def test_a_member_that_nobody_would_vote_for_asks_again_and_raises_no_term(lone):
+    restless = lone(0.4, 0.6)
+    with restless.peer(3) as peer:
+        rounds = [peer.hear("pre_vote")["round"] for _ in range(4)]
+        assert sorted(set(rounds)) == rounds and restless.term() == 0
+        peer.say({"type": "pre_vote_granted", "round": rounds[-2], "term": 6})
+        assert peer.hear("request_vote", 0.3) is None, "an answer to an earlier question"
+        peer.say({"type": "pre_vote_granted", "round": peer.hear("pre_vote")["round"], "term": 6})
+        assert peer.hear("request_vote")["term"] == 7, "an election in a term that is new to both"
+
+
+def test_a_member_says_yes_only_after_silence_and_to_nobody_who_knows_less(lone):
+    restless = lone(0.6, 0.7)
+    with restless.peer(3) as leader, restless.peer(4) as candidate:
+        for _ in range(6):
+            leader.say(append(5, (1, 0), []))
+            assert leader.hear("next_node_idx")
+            candidate.say(question())
+            assert candidate.hear("pre_vote_granted", 0.2) is None, "it hears a leader"
+        candidate.say(question(last_term=-1, number=8))
+        time.sleep(0.8)
+        candidate.say(question(last_term=-1, number=9))
+        candidate.say(question(number=10))
+        assert candidate.hear("pre_vote_granted") == {"type": "pre_vote_granted", "round": 10, "term": 5}
+        assert restless.term() == 5, "saying yes promises nothing"
+
+
+def test_a_leader_of_an_earlier_term_is_told_by_an_election(lone):
+    restless = lone(0.6, 0.8)
+    with restless.peer(3) as leader, restless.peer(4) as candidate:
+        candidate.say(vote(9))
+        assert candidate.hear("response_vote")
+        heard, end = None, time.monotonic() + 10
+        while heard is None and time.monotonic() < end:
+            leader.say(append(5, (1, 0), []))
+            heard = leader.hear("request_vote", 0.1)
+        assert heard and heard["term"] == 10
 
 
 # -- strangers ---------------------------------------------------------------------------------------------------------

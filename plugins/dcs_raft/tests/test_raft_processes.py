@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.network import Network, namespaces_usable
 from pgcore.plugin import Timing
 from pgcore_dcs_raft.plugin import RaftSection
 
@@ -90,3 +92,33 @@ def test_what_a_stopped_leader_slept_through_is_not_undone_when_it_wakes(trio):
     assert leader.call("renew") == "taken"
     assert leader.call("fresh")["leader"] == second.name == second.call("read")["leader"]
     assert second.call("renew") == "held"
+
+
+@pytest.mark.netns
+@pytest.mark.skipif(not namespaces_usable(), reason="needs root and network namespaces")
+def test_a_member_that_has_lost_the_leader_but_not_the_others_deposes_nobody(sections, run_member):
+    """It would raise its term about once a second, and with every vote it asks for end the leader's."""
+    with Network() as network:
+        hosts = [network.add(name) for name in "abc"]
+        parts = [dataclasses.replace(part, self_addr=f"{host}:2222", partner_addrs=tuple(f"{other}:2222" for other in hosts))
+                 for part, host in zip(sections(3, password="secret"), hosts, strict=True)]
+        started = [run_member(name, part, Timing(TTL_S, 1, 1), network.prefix(name))
+                   for name, part in zip("abc", parts, strict=True)]
+        try:
+            for member in started:
+                assert member.call("put") != "unavailable"
+            leader, lonely, third = sorted(started, key=lambda member: not member.call("leads"))
+            assert leader.call("acquire") is True
+            term = leader.call("term")
+            network.cut_between(leader.name, lonely.name)
+            end, answers = time.monotonic() + 2 * TTL_S, []
+            while time.monotonic() < end:
+                answers.append((leader.call("renew", 1.0), third.call("put", 1.0) != "unavailable"))
+                time.sleep(0.1)
+            assert set(answers) == {("held", True)} and lonely.call("put", 0.5) == "unavailable"
+            network.heal_between(leader.name, lonely.name)
+            assert lonely.call("put") != "unavailable"
+            assert [member.call("term") for member in (leader, lonely, third)] == 3 * [term] and leader.call("leads")
+        finally:
+            for member in started:
+                member.end()

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from pgcore.plugin import ConfigError
+from pgcore.plugin import ConfigError, Timing
+from pgcore_dcs_raft.controller import told_timing
 from pgcore_dcs_raft.plugin import RaftSection, checked, members, pgcore_stores
 
 PEERS = ("127.0.0.1:2", "127.0.0.1:3")
@@ -62,3 +63,10 @@ def test_describing_the_backend_imports_neither_pysyncobj_nor_cryptography():
 def test_the_hook_offers_the_section_raft_with_a_floor_for_ttl():
     backend, = pgcore_stores()
     assert (backend.name, backend.section, backend.ttl_floor(RaftSection())[0]) == ("raft", RaftSection, 5)
+
+
+@pytest.mark.parametrize(("configurations", "ttl"), [
+    ([], 30), (['{"ttl": 12}'], 12), (['{"ttl": "20"}', '{"ttl": 60}', "{}"], 20), (['{"ttl": 1}'], 5), (["{}"], 30),
+    (["[]", "", "{", '{"ttl": null}', '{"ttl": "soon"}', '{"ttl": 1e999}'], 30)])
+def test_a_witness_takes_the_ttl_of_the_cluster_and_nothing_that_is_none(configurations, ttl):
+    assert told_timing(configurations, Timing()) == Timing(ttl=ttl)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import threading
-
 import pytest
 
 from pgcore.plugin import ANYTHING, Deadline, Key, StoreUnavailableError
+from pgcore.testing.exhibitor import Exhibitor
 from pgcore.testing.processes import LOOPBACK, free_port
 from pgcore_dcs_zookeeper.section import ExhibitorSection
 
@@ -19,42 +16,10 @@ def soon(seconds=5.0):
     return Deadline.after(seconds)
 
 
-class Exhibitor:
-    """Answers as Exhibitor does; ``answer`` may be replaced by a test."""
-
-    def __init__(self):
-        self.asked = []
-        self.answer = b""
-        stub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                stub.asked.append(self.path)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(stub.answer)))
-                self.end_headers()
-                self.wfile.write(stub.answer)
-
-            def log_message(self, *_):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer((LOOPBACK, 0), Handler)
-        self.port = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def lists(self, *servers, port):
-        self.answer = json.dumps({"servers": servers, "port": port}).encode()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
 def exhibitor():
-    stub = Exhibitor()
-    yield stub
-    stub.close()
+    with Exhibitor() as stub:
+        yield stub
 
 
 def section(exhibitor, **keys):

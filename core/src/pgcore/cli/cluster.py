@@ -55,7 +55,8 @@ def show_cluster(cluster: Cluster, *, extended: bool = False, style: str = "pret
                  judged: bool = True) -> None:
     """Print the table of a cluster; the pretty form is followed by everything that is wrong, on standard error, if ``judged``."""
     views = cluster.read_groups()
-    table = render.cluster_table(cluster.scope, views, cluster.group, extended=extended, tree=tree)
+    table = render.cluster_table(cluster.scope, views, cluster.group, extended=extended, tree=tree,
+                                 progress=not cluster.patronictl)
     if style != "pretty":
         click.echo(render.show(table, style))
         return

@@ -34,15 +34,17 @@ _DEFAULT_PORTS = {"etcd": 2379, "etcd3": 2379, "consul": 8500, "zookeeper": 2181
 class Cluster:
     """One scope of the store, or one group of it; read only unless a command says otherwise."""
 
-    def __init__(self, scope: str, store: Store, group: int | None = None) -> None:
+    def __init__(self, scope: str, store: Store, group: int | None = None, *, patronictl: bool = False) -> None:
         self.scope = scope
+        self.patronictl = patronictl
+        """Asked for under that name: nothing is shown that patronictl would not show."""
         self.store = store
         self.group = group
         """The number of the group, None for a cluster without groups and for all groups of one."""
 
-    def read(self) -> ClusterView:
+    def read(self, within_s: float = READ_S) -> ClusterView:
         """The cluster as it is now. Raises StoreUnavailableError, and ConfigError if it has groups and none was named."""
-        views = self.read_groups()
+        views = self.read_groups(within_s)
         if None not in views and self.group is None:
             numbers = ", ".join(str(number) for number in views)
             raise ConfigError("", f"{self.scope} is a cluster of the groups {numbers}", "name one of them with --group")
@@ -132,7 +134,7 @@ class Session:
         scope = self.scope(name)
         store = self.open_store(scope_path(self.client.namespace, scope) + (f"/{group}" if group is not None else ""))
         try:
-            yield Cluster(scope, store, group)
+            yield Cluster(scope, store, group, patronictl=self.patronictl)
         finally:
             store.close()
 

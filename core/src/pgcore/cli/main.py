@@ -30,6 +30,7 @@ COMMANDS = {
     "generate-sample-config": ("pgcore.cli.generate", "sample_config"),
     "history": ("pgcore.cli.reading", "history"),
     "list": ("pgcore.cli.cluster", "list_members"),
+    "migrate": ("pgcore.cli.migrate", "migrate"),
     "plugin": ("pgcore.cli.plugin_new", "plugin"),
     "plugins": ("pgcore.cli.plugins", "plugins"),
     "query": ("pgcore.cli.query", "query"),

@@ -36,8 +36,11 @@ class Table:
     flow: bool = False
 
 
-def cluster_table(scope: str, views: Views, group: int | None = None, *, extended: bool = False, tree: bool = False) -> Table:
+def cluster_table(scope: str, views: Views, group: int | None = None, *, extended: bool = False, tree: bool = False,
+                  progress: bool = True) -> Table:
     """The table of ``list`` and ``topology``; ``tree`` puts replicas below the member they follow.
+
+    ``progress`` adds a column while a member is being copied.
 
     ``views`` are the groups of the cluster by number, with ``group`` only that one; without groups it has the number None.
     """
@@ -49,6 +52,7 @@ def cluster_table(scope: str, views: Views, group: int | None = None, *, extende
         cells += _as_tree(rows, own) if tree else own
     grouped = None not in views
     optional = [name for name in _OPTIONAL if extended or any(row[name] for row in cells)]
+    optional += ["Progress"] if progress and any(row["Progress"] for row in cells) else []
     columns = ("Cluster", *(("Group",) if grouped else ()), *_COLUMNS, *optional)
     in_title = frozenset({"Cluster"} if group is None else {"Cluster", "Group"})
     return Table(columns, cells, _cluster_title(scope, views, group), in_title, flow=tree)
@@ -140,7 +144,21 @@ def _cells(row: MemberRow, with_ports: bool) -> dict[str, Json]:
         "Pending restart reason": _reasons(data.get("pending_restart_reason")),
         "Scheduled restart": _scheduled(data.get("scheduled_restart")),
         "Tags": dict(member.tags.raw),
+        "Progress": _progress(data.get("progress")),
     }
+
+
+def _progress(shown: Json) -> str:
+    """What a member says of the copy it is making."""
+    if not isinstance(shown, Mapping):
+        return ""
+    share, rate, left = (shown.get(name) for name in ("percent", "bytes_per_second", "seconds_left"))
+    parts = [] if share is None else [f"{share} %"]
+    if isinstance(rate, int) and rate > 0:
+        parts.append(f"{rate / 1048576:.1f} MiB/s")
+    if isinstance(left, int):
+        parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+    return ", ".join(parts)
 
 
 def _position(lsn: Json, lag_bytes: int | None) -> tuple[Json, Json]:

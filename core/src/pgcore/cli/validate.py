@@ -9,9 +9,9 @@ import click
 
 from pgcore.cli.context import Session, section_types
 from pgcore.config.environment import take_environment
-from pgcore.config.load import Draft, Origin, examine, load_client
+from pgcore.config.load import Draft, Origin, examine
 from pgcore.config.validate import Problem, masked, validate
-from pgcore.errors import ConfigError, ConfigErrors, PluginError
+from pgcore.errors import ConfigError, PluginError
 from pgcore.registry import Registry
 
 
@@ -43,10 +43,16 @@ def validate_file(session: Session, path: str | None, ignore_listen_port: bool, 
 
 def problems(path: str | None, environ: Mapping[str, str], *, ignore_listen_port: bool) -> list[Problem]:
     """Everything that is wrong with the configuration of a node and with the plugins it names (config 19)."""
-    registry = Registry()
+    return look(path, environ, Registry(), ignore_listen_port=ignore_listen_port)[1]
+
+
+def look(path: str | None, environ: Mapping[str, str], registry: Registry, *, ignore_listen_port: bool,
+         probe: bool = True) -> tuple[Draft, list[Problem]]:
+    """The configuration as far as it can be read, and its problems; without ``probe`` neither ports nor the store are tried."""
     types, found = _section_types(registry, path, environ)
-    found += validate(path, environ, types, ignore_listen_port=ignore_listen_port)
-    return [*_store_problems(registry, _draft(path, environ, types), {problem.path for problem in found}), *found]
+    found += validate(path, environ, types, ignore_listen_port=ignore_listen_port, probe=probe)
+    draft = _draft(path, environ, types)
+    return draft, [*_store_problems(registry, draft, {problem.path for problem in found}), *found]
 
 
 def print_local(path: str | None, environ: Mapping[str, str], *, secrets: bool) -> None:
@@ -64,9 +70,7 @@ def _draft(path: str | None, environ: Mapping[str, str], types: Mapping[str, typ
 
 def _section_types(registry: Registry, path: str | None, environ: Mapping[str, str]) -> tuple[dict[str, type], list[Problem]]:
     try:
-        return section_types(registry, load_client(path, dict(environ), {}).tree, environ), []
-    except ConfigErrors:
-        return {}, []  # validate() reports the same and more
+        return section_types(registry, _draft(path, environ, {}).tree, environ), []
     except PluginError as error:
         return {}, [Problem("error", error.plugin, None, error.problem, error.hint)]
 

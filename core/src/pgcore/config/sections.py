@@ -179,7 +179,7 @@ class SharedPostgresql:
     remove_data_directory_on_rewind_failure: bool = option(False, doc="copy the node anew if pg_rewind fails")
     remove_data_directory_on_diverged_timelines: bool = option(False, doc="copy the node anew instead of rewinding")
     create_replica_methods: tuple[str, ...] = option((), alias=("create_replica_method",), doc="ways to make a replica, in order")
-    basebackup: Json = option(factory=dict, doc="options of pg_basebackup")
+    basebackup: Json = option(factory=dict, doc="options of pg_basebackup; attempts, attempt-pause, stall-timeout")
     callbacks: Mapping[str, str | None] = option(factory=dict, doc="commands told about events")
     callback_timeout: float = option(60.0, unit="s", minimum=0, doc="pgcore: seconds a callback may run")
     callback_kill_running: bool = option(False, doc="pgcore: a new callback kills the one that still runs, as Patroni does")

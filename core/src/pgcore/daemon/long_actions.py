@@ -188,12 +188,12 @@ class LongActions:
     def _clone(self, action: a.Clone, world: World) -> None:
         methods = self.methods()
 
-        self._begin(TaskKind.CLONE, lambda ctx: self.copy(ctx, methods, action.source))
+        self._begin(TaskKind.CLONE, lambda ctx: self.copy(ctx, methods, action.source, _claim(world)))
 
-    def copy(self, ctx: TaskContext, methods: list[tuple[ReplicaMethod, Json]], source: Upstream | None) -> None:
+    def copy(self, ctx: TaskContext, methods: list[tuple[ReplicaMethod, Json]], source: Upstream | None, claim: str = "") -> None:
         """Fill the empty data directory; a half-made copy is removed, unless its method goes on with what it has."""
         try:
-            self._ports.postgres.clone(ctx, methods, source)
+            self._ports.postgres.clone(ctx, methods, source, claim)
         except PgcoreError:
             if not any(method.keeps_data(options) for method, options in methods):
                 self._ports.postgres.remove_data_dir()  # a half-made copy is nobody's only one
@@ -206,7 +206,7 @@ class LongActions:
 
     def _bootstrap(self, action: a.Bootstrap, world: World) -> None:
         method, options = chosen_bootstrap(self._ports.registry, self._ports.configuration.local)
-        self._begin(TaskKind.BOOTSTRAP, lambda ctx: self._ports.postgres.bootstrap(ctx, method, options))
+        self._begin(TaskKind.BOOTSTRAP, lambda ctx: self._ports.postgres.bootstrap(ctx, method, options, _claim(world)))
 
     def _post_bootstrap(self, action: a.PostBootstrap, world: World) -> None:
         section = self._ports.configuration.local.bootstrap
@@ -221,6 +221,10 @@ class LongActions:
     def _remove(self, action: a.RemoveDataDir, world: World) -> None:
         logger.warning("removing the data directory %s: %s", self._ports.configuration.server.data_dir, action.because)
         self._begin(TaskKind.REMOVE, lambda ctx: self._ports.postgres.remove_data_dir())
+
+
+def _claim(world: World) -> str:
+    return (world.bootstrapping.claim or "") if world.bootstrapping is not None else ""
 
 
 def _cancelled(ctx: TaskContext) -> bool:

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 REPLICA_COMMAND, BOOTSTRAP_COMMAND = "replica_command", "bootstrap_command"
 
+TOOLS = ("barman", "pgbackrest", "wal_e", "wal_g")
+"""Built-in methods whose names stand in many files as commands of the operator's own: a section with ``command`` stays one."""
+
 Chosen = list[tuple[ReplicaMethod, Json]]
 
 
@@ -32,7 +35,7 @@ def _chosen(registry: Registry, wanted: Sequence[tuple[str, Json]]) -> Chosen:
     known = registry.replica_methods()
     chosen: Chosen = []
     for name, options in wanted:
-        if name in known:
+        if name in known and not _own_command(name, options):
             chosen.append((known[name], options))
         elif REPLICA_COMMAND in known:
             section = options if isinstance(options, Mapping) else {}
@@ -49,8 +52,12 @@ def chosen_bootstrap(registry: Registry, local: LocalConfig) -> tuple[BootstrapM
     """The configured method with its options. Raises ServerError for a name that no active plugin brings."""
     known = registry.bootstrap_methods()
     name, options = bootstrap_method(local, tuple(known))
-    if name in known:
+    if name in known and not _own_command(name, options):
         return known[name], options
     if BOOTSTRAP_COMMAND in known and name != "initdb":
         return replace(known[BOOTSTRAP_COMMAND], name=name), options
     raise ServerError(f"bootstrap.method is {name}, which no active plugin brings; known: {', '.join(sorted(known))}")
+
+
+def _own_command(name: str, options: Json) -> bool:
+    return name in TOOLS and isinstance(options, Mapping) and bool(options.get("command"))

@@ -30,12 +30,13 @@ from pgcore.daemon.watchdog import Watchdog
 from pgcore.daemon.watchdog_device import Devices, SystemDevices
 from pgcore.dcs import codec
 from pgcore.dcs.retry import retrying
-from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Store, Stored
+from pgcore.dcs.store import ABSENT, ANYTHING, Expect, Key, Refused, Renewal, Store, Stored
 from pgcore.dcs.store import version as at_version
 from pgcore.decide.advance import ClusterReading
 from pgcore.decide.failsafe import votes_count
 from pgcore.decide.lease import demote_left_s, failsafe_ask_s
-from pgcore.errors import PgcoreError
+from pgcore.decide.upkeep import status_to_carry
+from pgcore.errors import PgcoreError, StoreRejectedError
 from pgcore.hookspecs import CallbackEvent, Facts
 from pgcore.model import actions as a
 from pgcore.model.basics import Instant, Json, Role
@@ -86,6 +87,8 @@ class Performer:
         self._beat_began = now()
         self._complaints = Complaints()
         self._complained: set[str] = set()
+        self._carried = ""
+        """The status that the renewal of this beat has written."""
         self._checkpoint = _Checkpoint(ports)
         self.watchdog = Watchdog(lambda: ports.configuration.local.watchdog, ports.watchdogs)
         long = LongActions(ports, lambda: self.lease_until)
@@ -175,6 +178,7 @@ class Performer:
         return replace(view, task=task, finished=finished, silent=silent, failsafe=accepted, slots=slots, **watchdog)
 
     def _read(self, action: a.ReadCluster, world: World) -> ClusterReading:
+        self._carried = ""
         snapshot = retrying(lambda d: self.ports.store.read(fresh=action.fresh, deadline=d), self._store_deadline(world))
         self.revision = snapshot.revision
         view = codec.decode(snapshot)
@@ -216,7 +220,19 @@ class Performer:
         return retrying(lambda d: self.ports.store.acquire(force=action.force, deadline=d), self._store_deadline(world))
 
     def _renew(self, action: a.RenewLease, world: World) -> str:
-        return retrying(lambda d: self.ports.store.renew({}, deadline=d), self._store_deadline(world)).value
+        """A status that is due travels along where the store can carry it; one that it refuses does not cost the lock."""
+        store, deadline = self.ports.store, self._store_deadline(world)
+        due = status_to_carry(world) if Key.STATUS in store.carries else None
+        if due is not None:
+            text = codec.encode_status(due)
+            try:
+                renewal = retrying(lambda d: store.renew({Key.STATUS: text}, deadline=d), deadline)
+            except StoreRejectedError as error:  # told when the status is written by itself
+                logger.debug("the store does not take the status together with the lock: %s", error)
+            else:
+                self._carried = text if renewal is Renewal.HELD else ""
+                return renewal.value
+        return retrying(lambda d: store.renew({}, deadline=d), deadline).value
 
     def _release(self, action: a.ReleaseLease, world: World) -> bool:
         deadline = self._store_deadline(world)
@@ -253,7 +269,8 @@ class Performer:
         return self._put(Key.CONFIG, codec.compact(dict(action.document)), expect, world) is not None
 
     def _status(self, action: a.WriteStatus, world: World) -> bool:
-        return self._put(Key.STATUS, codec.encode_status(action.status), ANYTHING, world) is not None
+        text = codec.encode_status(action.status)
+        return text == self._carried or self._put(Key.STATUS, text, ANYTHING, world) is not None
 
     def _write_history(self, action: a.WriteHistory, world: World) -> bool:
         return self._put(Key.HISTORY, codec.encode_history(action.entries), ANYTHING, world) is not None

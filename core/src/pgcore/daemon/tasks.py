@@ -9,6 +9,7 @@ from types import MappingProxyType
 from pgcore import threads
 from pgcore.clock import now
 from pgcore.daemon.mailbox import Mailbox
+from pgcore.daemon.pace import Pace
 from pgcore.errors import CancelledError, PgcoreError, ServerUnavailableError
 from pgcore.hookspecs import TaskContext
 from pgcore.model.basics import Json
@@ -19,7 +20,9 @@ logger = logging.getLogger(__name__)
 
 WAKING_PROGRESS = frozenset({"safe_point", "shut_down_end", "restart"})
 """Progress that a rule waits for; other progress is seen in the next beat."""
-OF_A_PHASE = frozenset({"bytes_done", "bytes_total"})
+WORKED_OUT = frozenset({"percent", "bytes_per_second", "seconds_left"})
+"""Progress that the bytes say."""
+OF_A_PHASE = frozenset({"bytes_done", "bytes_total"}) | WORKED_OUT
 """Progress that ends with its phase."""
 
 
@@ -34,6 +37,7 @@ class Tasks:
         self._queued: tuple[TaskKind, Callable[[TaskContext], None]] | None = None
         self._view: TaskView | None = None
         self._result: TaskResult | None = None
+        self._pace = Pace()
         self._cancelled = threads.event()
         threads.start("task", self._loop)
 
@@ -44,7 +48,7 @@ class Tasks:
                 return str(self._view.kind)
             self._cancelled = threads.event()
             self._result = None
-            self._view = TaskView(kind, now())
+            self._view, self._pace = TaskView(kind, now()), Pace()
             self._queued = (kind, action)
             self._show(self._view)
             self._lock.notify()
@@ -106,7 +110,9 @@ class Tasks:
             before = self._view.progress
             if progress.get("phase", before.get("phase")) != before.get("phase"):
                 before = {name: value for name, value in before.items() if name not in OF_A_PHASE}
-            self._view = TaskView(self._view.kind, self._view.since, MappingProxyType({**before, **progress}))
+            said = {name: value for name, value in {**before, **progress}.items() if name not in WORKED_OUT}
+            worked_out = self._pace.of(said, now())
+            self._view = TaskView(self._view.kind, self._view.since, MappingProxyType({**said, **worked_out}))
             self._show(self._view)
         if WAKING_PROGRESS & progress.keys():
             self._mailbox.wake("progress")

@@ -138,7 +138,11 @@ class Store(Protocol):
         """
 
     def renew(self, riders: Mapping[Key, str], *, deadline: Deadline) -> Renewal:
-        """Extend the lock. Takes over a lock that names us under an earlier process's lease. Never acquires."""
+        """Extend the lock, and write the riders, or neither. Never acquires.
+
+        Takes over a lock that names us under an earlier process's lease. StoreRejectedError may mean that the store does not
+        take the riders: ask again without them.
+        """
 
     def release(self, riders: Mapping[Key, str], *, deadline: Deadline) -> bool:
         """Remove the lock only if ours, riders first; false if it was not ours. The card may vanish with it."""

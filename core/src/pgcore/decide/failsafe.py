@@ -126,7 +126,7 @@ def quorum_lacks(w: World) -> str:
 
 def _not_pgcore(w: World, names: set[str]) -> list[str]:
     cards = w.memory.old_cluster.members if w.memory.old_cluster is not None else ()
-    known = {m.name.lower() for m in cards if "pgcore_version" in m.data}
+    known = {m.name.lower() for m in cards if m.is_pgcore}
     return sorted(name for name in names if name.lower() not in known)
 
 

@@ -9,6 +9,7 @@ from pgcore.model.actions import (
     BootstrapPhase,
     ClaimInitialize,
     Clone,
+    DropInitialize,
     EnterBootstrap,
     ReleaseLease,
     SetRole,
@@ -65,6 +66,17 @@ def failed_recently(w: World) -> Decision | None:
     """The last attempt failed a moment ago: pause before the next."""
     if w.cooling_down:
         return rest(because="the last attempt failed; the next begins soon", wake_after=w.cooling_down)
+    return None
+
+
+def free_own_claim(w: World) -> Decision | None:
+    """My agent was killed while it made the cluster: its claim is mine to take back, whoever makes the next attempt. (EC 173)"""
+    left = w.node.claim_left
+    if left and w.cluster.initialize == "" and w.cluster.initialize_version == left:
+        return end(
+            DropInitialize(left),
+            because="the agent of this node was killed while it was creating the cluster: its claim is taken back",
+        )
     return None
 
 
@@ -145,6 +157,7 @@ NO_DATA = Table(
     unreadable,
     paused,
     failed_recently,
+    free_own_claim,
     claim,
     claim_standby_cluster,
     clone,

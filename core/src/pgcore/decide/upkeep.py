@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import failsafe, restart, slot_upkeep, slots, switchover, synchronous
+from pgcore.decide.identity import in_question
 from pgcore.decide.slot_upkeep import copy_slots, slot_feedback
 from pgcore.decide.slots_wanted import retained
 from pgcore.decide.sync_duty import return_to_sync
@@ -25,10 +26,11 @@ from pgcore.model.actions import (
     WriteStatus,
 )
 from pgcore.model.basics import Role
+from pgcore.model.changes import replace
 from pgcore.model.cluster import ClusterStatus, HistoryEntry
 from pgcore.model.decision import Decision, act, rest
 from pgcore.model.node import TaskKind
-from pgcore.model.world import World
+from pgcore.model.world import LeaseState, World
 
 
 def _serving_leader(w: World) -> bool:
@@ -77,14 +79,22 @@ def checkpoint_after_promotion(w: World) -> Decision | None:
     return None
 
 
-def status(w: World) -> Decision | None:
-    """Position and slots, right after the renewal, if they changed; received ones on a standby leader. (HA rules 8.2, 22.2)"""
+def _due_status(w: World) -> ClusterStatus | None:
     if not _publishing_leader(w) or w.node.position is None:
         return None
     value = ClusterStatus(w.node.position, slots.published(w), retained(w))
-    if value == w.memory.written_status and value.optime == w.cluster.status.optime:
-        return None
-    return act(WriteStatus(value), because=f"position {value.optime}")
+    return None if value == w.memory.written_status and value.optime == w.cluster.status.optime else value
+
+
+def status(w: World) -> Decision | None:
+    """Position and slots, right after the renewal, if they changed; received ones on a standby leader. (HA rules 8.2, 22.2)"""
+    value = _due_status(w)
+    return None if value is None else act(WriteStatus(value), because=f"position {value.optime}")
+
+
+def status_to_carry(w: World) -> ClusterStatus | None:
+    """What a renewal that succeeds may write along, where the store has both in one object: what ``status`` would write then."""
+    return None if in_question(w) else _due_status(replace(w, lease=LeaseState.HELD))
 
 
 def _history_stored(w: World) -> bool:

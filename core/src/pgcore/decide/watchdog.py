@@ -48,10 +48,14 @@ def safe_point(w: World) -> Decision | None:
 
 
 def nothing_runs(w: World) -> Decision | None:
-    """No server runs and none is being started as a primary: there is nothing left to guard against. (HA rules 10, 13.3)"""
+    """No server runs and none is being started as a primary: there is nothing left to guard against. (HA rules 10, 13.3)
+
+    A crashed primary that is about to be started again keeps it; while the store is away nobody starts it.
+    """
     if not _active(w) or w.node.running or w.becoming_primary:
         return None
-    again = w.is_holder and restartable(w) and not w.memory.recovering and w.demotion is None and not w.memory.stopping
+    recovers = w.is_holder and restartable(w) and not w.memory.recovering and not w.store_lost
+    again = recovers and w.demotion is None and not w.memory.stopping
     return None if again else act(DisableWatchdog(), because="PostgreSQL is not running: the watchdog is stopped")
 
 

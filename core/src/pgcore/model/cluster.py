@@ -43,9 +43,14 @@ class Member:
         return self.role in (Role.PRIMARY, "master")
 
     @property
+    def is_pgcore(self) -> bool:
+        """The card was written by pgcore, which adds ``pgcore_version``; ``version`` is Patroni's with both. (dcs-layout 11.1)"""
+        return bool(self.data.get("pgcore_version"))
+
+    @property
     def is_patroni(self) -> bool:
-        """The card was written by Patroni, not pgcore (pgcore adds ``pgcore_version``)."""
-        return bool(self.data) and "pgcore_version" not in self.data
+        """The card was written by Patroni. Of a member without a readable card nobody knows who runs it."""
+        return bool(self.data) and not self.is_pgcore
 
     @property
     def address(self) -> tuple[str, int] | None:

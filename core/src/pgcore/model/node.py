@@ -208,6 +208,8 @@ class NodeView:
     data_dir: DataDir
     role: Role
     state: State
+    claim_left: str = ""
+    """Version of an empty ``/initialize`` that stands for the work of an agent of this node that was killed."""
     running: bool = False
     """A postmaster process serves the data directory."""
     answering: bool = False

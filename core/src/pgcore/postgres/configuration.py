@@ -249,6 +249,7 @@ class Configuration:
         if self._replaced_hba is not None:
             files.write(self.paths.hba, self._replaced_hba, mode=files.file_mode(self._settings.data_dir), user=self._user)
         self._write_main_and_lists()
+        files.clean_auto_conf(self._settings.data_dir, self._user)  # targets that the tool of the bootstrap left
         self.copy_aside()
         return needs
 

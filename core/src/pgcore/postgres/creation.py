@@ -17,9 +17,10 @@ from pgcore.errors import CancelledError, CommandFailedError, ServerError
 from pgcore.hookspecs import BootstrapMethod, BootstrapRequest, ReplicaMethod, ReplicaRequest
 from pgcore.model.basics import Json
 from pgcore.model.server import Credentials, ServerSettings, Upstream
-from pgcore.postgres import data_dir, files, local, recovery
+from pgcore.postgres import data_dir, files, local, recovery, unfinished
 from pgcore.postgres.connection import Session, quote_identifier, scram_verifier
 from pgcore.postgres.programs import OsUser, program_path
+from pgcore.postgres.unfinished import Note
 
 if TYPE_CHECKING:
     from pgcore.hookspecs import TaskContext
@@ -60,14 +61,18 @@ def password_env(host: str, port: int, credentials: Credentials, user: OsUser | 
 
 
 def run_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, method: BootstrapMethod,
-                  options: Json) -> None:
-    """Let the method fill the data directory. Raises ServerError or CancelledError."""
+                  options: Json, claim: str) -> None:
+    """Let the method fill the data directory. Raises ServerError or CancelledError.
+
+    The note of unfinished work stays: it ends when the cluster is complete, or when what was made of it is set aside.
+    """
     data_dir.prepare(settings.data_dir, user)
+    note = unfinished.begin(settings.data_dir, Note(method.name, creates_cluster=True, claim=claim))
     password = settings.superuser.password
 
     def run(password_file: str | None) -> None:
         method.run(BootstrapRequest(server=settings, options=options, superuser_password_file=password_file,
-                                    binary=lambda name: program_path(settings, name), task=ctx))
+                                    binary=lambda name: program_path(settings, name), task=note.marked(ctx)))
 
     if password:
         with secret_file(password + "\n", user) as path:
@@ -148,6 +153,8 @@ def _ensure_role(session: Session, credentials: Credentials, attributes: str) ->
 
 def run_post_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, command: str) -> None:
     """The operator's script, with the superuser's connection string (config 9.3). Raises ServerError if it fails."""
+    note = unfinished.read(settings.data_dir)
+    ctx = note.marked(ctx) if note is not None else ctx
     where = local.address(settings)
     host = str(where.get("host", ""))
     login = recovery.login(settings.superuser)
@@ -159,47 +166,62 @@ def run_post_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser 
 
 
 def clone(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, methods: Sequence[tuple[ReplicaMethod, Json]],
-          source: Upstream | None, major: int) -> None:
+          source: Upstream | None, major: int, claim: str) -> None:
     """Fill the data directory by the first method that succeeds (HA rules 6.3).
 
-    Raises ServerError with every method's reason if none did, CancelledError after having removed a half-built copy.
+    Raises ServerError with every method's reason if none did, CancelledError after having removed a half-built copy. With a
+    ``claim`` on a new cluster the note of unfinished work stays after a failure, until the directory is set aside.
     """
+    before = unfinished.read(settings.data_dir)
+    if before is not None:
+        unfinished.empty_places(settings.data_dir, before.places)
     failures: list[str] = []
     for method, options in methods:
         if source is None and not method.works_without_source(options):
             continue
-        keeps = method.keeps_data(options)
+        note = Note(method.name, keeps_data=method.keeps_data(options), claim=claim,
+                    places=unfinished.unoccupied(method.fills(options)))
         try:
-            _run_method(ctx, settings, user, (method, options, keeps), source, major)
+            _run_method(ctx, settings, user, (method, options), note, source, major)
+            unfinished.end(settings.data_dir)
             return
         except CancelledError:
-            if not keeps:
-                data_dir.remove(settings.data_dir)
+            _undo(settings, note)
             raise
         except ServerError as error:
             logger.error("replica method %s failed: %s", method.name, error)
             failures.append(f"{method.name}: {error}")
-            if not keeps:
-                data_dir.remove(settings.data_dir)
+            _undo(settings, note)
     reasons = "; ".join(failures) or "none of the configured methods works without a source"
     raise ServerError(f"no replica could be made in {settings.data_dir}: {reasons}")
 
 
-def _run_method(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, choice: tuple[ReplicaMethod, Json, bool],
-                source: Upstream | None, major: int) -> None:
-    method, options, keeps = choice
+def _undo(settings: ServerSettings, note: Note) -> None:
+    """Remove a half-built copy, unless its method goes on with what it has: then the note says that it is half-built."""
+    if note.keeps_data:
+        return
+    data_dir.remove(settings.data_dir)
+    unfinished.empty_places(settings.data_dir, note.places)
+    if not note.claim:
+        unfinished.end(settings.data_dir)
+
+
+def _run_method(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, choice: tuple[ReplicaMethod, Json],
+                note: Note, source: Upstream | None, major: int) -> None:
+    method, options = choice
     ctx.check()
-    if not keeps:
+    if not note.keeps_data:
         data_dir.remove(settings.data_dir)
     data_dir.prepare(settings.data_dir, user)
+    unfinished.begin(settings.data_dir, note)
     logger.info("making a replica with method %s from %s", method.name, source.label if source else "no source")
-    ctx.report(phase=method.name)
+    ctx.report(phase=method.name, **({"source": source.name or source.label} if source is not None else {}))
     connstring = "" if source is None else recovery.conninfo(
         {"dbname": source.dbname, "host": source.host, "port": source.port, **recovery.login(settings.replication, major)})
     with password_env(source.host if source else "", source.port if source else 0, settings.replication, user) as env:
         method.run(ReplicaRequest(
             server=settings, source=source, connstring=connstring, env=env if source else {}, options=options,
-            binary=lambda name: program_path(settings, name), task=ctx, server_major=major))
+            binary=lambda name: program_path(settings, name), task=note.marked(ctx), server_major=major, places=note.places))
     if data_dir.major_version(settings.data_dir) is None:
         raise ServerError(f"it ended without an error but left no cluster in {settings.data_dir}")
 

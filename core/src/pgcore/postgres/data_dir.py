@@ -133,8 +133,8 @@ def remove(data_dir: str) -> None:
     logger.info("removing the data directory %s", data_dir)
     try:
         for link, target in list(_targets(data_dir)):
-            _empty(target, only_clusters=os.path.basename(os.path.dirname(link)) == "pg_tblspc")
-        _empty(data_dir)
+            empty(target, only_clusters=os.path.basename(os.path.dirname(link)) == "pg_tblspc")
+        empty(data_dir)
         if not os.path.islink(data_dir) and not os.path.ismount(data_dir):
             os.rmdir(data_dir)
     except OSError as error:
@@ -143,8 +143,8 @@ def remove(data_dir: str) -> None:
         _move(data_dir, aside)
 
 
-def _empty(directory: str, *, only_clusters: bool = False) -> None:
-    """Remove what is inside. In a tablespace only the directories that PostgreSQL makes there."""
+def empty(directory: str, *, only_clusters: bool = False) -> None:
+    """Remove what is inside. Raises OSError. In a tablespace only the directories that PostgreSQL makes there."""
     for entry in os.scandir(directory):
         if only_clusters and not entry.name.startswith("PG_"):
             logger.warning("%s is not PostgreSQL's, it stays in the tablespace", entry.path)

@@ -28,6 +28,8 @@ from pgcore.model.server import ServerSettings
 logger = logging.getLogger(__name__)
 
 KILL_AFTER_S = 10.0
+LEFTOVER_S = 2.0
+"""Nobody waits for what a program of a killed agent would still put in order."""
 OUTPUT_CHUNKS = 2000
 """Lines of output kept in memory; longer output loses its beginning."""
 
@@ -118,6 +120,37 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def end_marked(variable: str, value: str) -> int:
+    """End every process that has this in its environment, with its children; how many there were. Returns when they are gone.
+
+    Terminated, killed after ``LEFTOVER_S``. What this account may not look at or signal is not found.
+    """
+    found = _marked(variable, value)
+    family = {*found, *(child for pid in found for child in descendants(pid))}
+    left, kill_at = family, time.monotonic() + LEFTOVER_S
+    _signal_all([*family], signal.SIGTERM)
+    while left and time.monotonic() < kill_at + KILL_AFTER_S:
+        time.sleep(0.05)
+        left = {pid for pid in {*family, *_marked(variable, value)} if parent_of(pid) is not None}
+        if time.monotonic() > kill_at:
+            _signal_all([*left], signal.SIGKILL)
+    if left:
+        logger.error("the processes %s do not end on SIGKILL (is a disk hanging?), going on without them", sorted(left))
+    return len(family)
+
+
+def _marked(variable: str, value: str) -> list[int]:
+    wanted, found = f"{variable}={value}".encode(), []
+    for pid in _numeric_entries():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if wanted in file.read().split(b"\0"):
+                    found.append(pid)
+        except OSError:
+            continue  # gone, or another account's
+    return found
+
+
 def _numeric_entries() -> list[int]:
     try:
         return [int(name) for name in os.listdir("/proc") if name.isdigit()]
@@ -161,16 +194,16 @@ class ProgramRunner:
             raise CancelledError("the action was cancelled")
 
     def run(self, argv: list[str], *, env: Mapping[str, str] | None = None, stdin: str | None = None,
-            on_output: Callable[[str], None] | None = None) -> str:
+            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None) -> str:
         """Run a program to its end and return what it wrote on both channels.
 
-        Raises CommandFailedError (not found, exit code not 0) or CancelledError.
+        Raises CommandFailedError (not found, exit code not 0, nothing printed for ``stall_timeout`` seconds) or CancelledError.
         """
         self.check()
         collected = _Output(on_output)
         process = self._start(argv, env, stdin)
         try:
-            self._drain(process, collected, argv)
+            self._drain(process, collected, argv, stall_timeout)
         except BaseException:
             self._end(process)
             raise
@@ -198,21 +231,23 @@ class ProgramRunner:
                 pass  # it ended without reading: its exit code tells
         return process
 
-    def _drain(self, process: subprocess.Popen[bytes], collected: _Output, argv: list[str]) -> None:
+    def _drain(self, process: subprocess.Popen[bytes], collected: _Output, argv: list[str], stall_timeout: float | None) -> None:
         """Read until the program ends. A daemon it left behind may hold the pipe open, so its end counts, not the pipe's."""
         assert process.stdout is not None
         end = None if self._limit_s is None else time.monotonic() + self._limit_s
         descriptor = process.stdout.fileno()
-        open_pipe = True
+        open_pipe, heard = True, time.monotonic()
         while True:
             self.check()
             if end is not None and time.monotonic() > end:
-                raise CommandFailedError(argv, None, f"it did not end within {self._limit_s:g} s")
+                raise CommandFailedError(argv, None, collected.text(), f"did not end within {self._limit_s:g} s")
+            if stall_timeout and time.monotonic() - heard > stall_timeout:
+                raise CommandFailedError(argv, None, collected.text(), f"printed nothing for {stall_timeout:g} s and was ended")
             ended = process.poll() is not None
             if open_pipe:
                 readable, _, _ = select.select([descriptor], [], [], 0.0 if ended else 0.05)
                 if readable:
-                    chunk = os.read(descriptor, 65536)
+                    chunk, heard = os.read(descriptor, 65536), time.monotonic()
                     collected.feed(chunk)
                     open_pipe = bool(chunk)
                     continue

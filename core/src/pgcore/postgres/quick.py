@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from pgcore.postgres import (
     replication,
     synchronous,
     timeline,
+    unfinished,
 )
 from pgcore.postgres.configuration import Configuration
 from pgcore.postgres.connection import Session
@@ -37,6 +39,7 @@ from pgcore.postgres.postmaster import Postmaster
 from pgcore.postgres.programs import ENGLISH, OsUser, ProgramRunner, os_user, program_path
 from pgcore.postgres.recovery import Change
 from pgcore.postgres.timeline import LeaderTimeline, Switch
+from pgcore.postgres.unfinished import Note
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ class QuickServer:
         self._postmaster: Postmaster | None = None
         self._postmaster_lock = threading.Lock()
         self._acting = 0
+        self._unfinished: Note | None = None
         self._runner = ProgramRunner(self._user, limit_s=_PROGRAM_LIMIT_S)
         self._binary = parameters.Binary(self._run_in_english)
         self._heartbeat = KeptSession("pgcore heartbeat")
@@ -174,8 +178,11 @@ class QuickServer:
     def attach(self) -> bool:
         """Adopt a running postmaster at the agent's start; whether one runs (HA rules 5.4, 18.1).
 
-        Nothing is restarted. Recovery settings in force are remembered, so that writing the files keeps them.
+        Nothing is restarted. Recovery settings in force are remembered, so that writing the files keeps them. What an agent that
+        was killed was making is not adopted: a half-made cluster is set aside, a half-made copy counts as an empty directory.
+        Raises ServerError if such a cluster cannot be set aside.
         """
+        self._take_over_unfinished()
         running = self.postmaster()
         if running is None:
             role = self.role_on_disk()
@@ -190,6 +197,19 @@ class QuickServer:
         logger.info("PostgreSQL runs already as process %d, adopted as %s", running.pid, self.role)
         return True
 
+    def _take_over_unfinished(self) -> None:
+        directory = self._settings.data_dir
+        note = unfinished.take_over(directory)
+        running = self.postmaster()
+        if note is not None and note.creates_cluster:
+            if running is not None and not _ended(running):
+                raise ServerError(f"the half-made server in {directory} does not end on SIGKILL: is a disk hanging?")
+            if os.path.lexists(directory):
+                logger.error("the cluster that it was making was renamed to %s", data_dir.rename_failed(directory))
+        elif running is not None:
+            note = None  # somebody has made it a server
+        self._unfinished = note
+
     def observe(self, deadline: Deadline) -> NodeView:
         """One look at the node. It never raises: what can't be found out in time is a value in the result.
 
@@ -202,8 +222,12 @@ class QuickServer:
             self._configuration.log.hand_on()
             view = replace(view, data_dir=data_dir.look(self._settings.data_dir))
             if running is None:
+                left = None if busy else self._unfinished
+                if left is not None:
+                    view = replace(view, data_dir=DataDir.EMPTY, claim_left=left.claim)
                 self._note_writes(False)
                 return replace(self._observe_down(view, busy), writes=self._writes)
+            self._unfinished = None
             view = self._observe_up(view, running, deadline, busy)
             if view.answering and not busy:
                 self._note_writes(view.is_primary)
@@ -440,3 +464,9 @@ class QuickServer:
         self._rest.close()
         with self._postmaster_lock:
             self._postmaster = None
+
+
+def _ended(running: Postmaster) -> bool:
+    """Stop it immediately, by which it takes its lock files along; failing that, kill it."""
+    running.signal(signal.SIGQUIT)
+    return running.wait(QUICK_S) or running.kill_all()

@@ -30,6 +30,7 @@ from pgcore.postgres import (
     recovery,
     replication,
     rewind,
+    unfinished,
 )
 from pgcore.postgres.connection import Session
 from pgcore.postgres.quick import QUICK_S, QuickServer
@@ -373,21 +374,26 @@ class Postgres(QuickServer):
 
     # -- making data directories -------------------------------------------------------------------------------------
 
-    def bootstrap(self, ctx: TaskContext, method: BootstrapMethod, options: Json) -> None:
+    def bootstrap(self, ctx: TaskContext, method: BootstrapMethod, options: Json, claim: str = "") -> None:
         """Make a new cluster and start it (HA rules 6.2). Raises ServerError or CancelledError.
 
-        Methods other than ``initdb`` may leave a backup that still has to recover: then it is up, but not yet a primary.
+        ``claim`` is the version of the empty ``/initialize`` that stands for it. Methods other than ``initdb`` may leave a backup
+        that still has to recover: then it is up, but not yet a primary.
         """
         custom = method.name != "initdb"
+        self._unfinished = None
         with self._action(State.CUSTOM_BOOTSTRAP if custom else State.INITDB):
             try:
-                creation.run_bootstrap(ctx, self._settings, self._user, method, options)
+                wanted = method.recovery(options, self._settings)
+                creation.run_bootstrap(ctx, self._settings, self._user, method, options, claim)
             except PgcoreError:
                 self.state = State.CUSTOM_BOOTSTRAP_FAILED if custom else State.INITDB_FAILED
                 raise
             self._configuration.after_creation()
             self.state = State.BOOTSTRAP_STARTING if custom else State.STARTING
             given: Mapping[str, Json] = options if custom and isinstance(options, Mapping) else {}
+            if wanted:
+                given = {**given, "recovery_conf": {**wanted, **(given.get("recovery_conf") or {})}}
             # What still has to recover must not count as a primary while it can't be asked.
             recovers = bool(given.get("recovery_conf") or given.get("keep_existing_recovery_conf"))
             self._start(ctx, Role.REPLICA if recovers else Role.PRIMARY, lambda: self._configuration.write_for_bootstrap(
@@ -400,6 +406,7 @@ class Postgres(QuickServer):
                 creation.run_post_bootstrap(ctx, self._settings, self._user, command)
 
         creation.create_users(self._settings, self._user, script)
+        unfinished.end(self._settings.data_dir)
         self.role = Role.PRIMARY
         needs = self._configuration.end_bootstrap()
         if needs == "reload":
@@ -408,19 +415,23 @@ class Postgres(QuickServer):
             self.stop(ctx, mode="fast", timeout_s=self._settings.pg_ctl_timeout)
             self.start(ctx, role=Role.PRIMARY, upstream=None, timeout_s=self._settings.pg_ctl_timeout)
 
-    def clone(self, ctx: TaskContext, methods: Sequence[tuple[ReplicaMethod, Json]], source: Upstream | None) -> None:
+    def clone(self, ctx: TaskContext, methods: Sequence[tuple[ReplicaMethod, Json]], source: Upstream | None,
+              claim: str = "") -> None:
         """Make the data directory of a standby by the first method that works (HA rules 6.3).
 
-        An existing directory is removed. Raises ServerError or CancelledError; nothing half-built is left behind.
+        With ``claim`` it is the beginning of a new standby cluster, see ``bootstrap``. An existing directory is removed. Raises
+        ServerError or CancelledError; nothing half-built is left behind.
         """
         if self.postmaster() is not None:
             raise ServerError(f"PostgreSQL runs on {self._settings.data_dir}: stop it before a new copy is made")
         with self._action(State.CREATING_REPLICA):
             try:
-                creation.clone(ctx, self._settings, self._user, methods, source, self.binary_version() // 10000)
+                creation.clone(ctx, self._settings, self._user, methods, source, self.binary_version() // 10000,
+                               claim)
                 self._configuration.after_creation()
                 self.role = Role.REPLICA
             finally:
+                self._unfinished = unfinished.read(self._settings.data_dir)
                 self.state = State.STOPPED
 
     def remove_data_dir(self) -> None:
@@ -431,4 +442,6 @@ class Postgres(QuickServer):
 
     def rename_failed_data_dir(self) -> str:
         """Put the data directory aside as ``<dir>.failed``; the new name. Raises ServerError."""
-        return data_dir.rename_failed(self._settings.data_dir)
+        renamed = data_dir.rename_failed(self._settings.data_dir)
+        unfinished.end(self._settings.data_dir)
+        return renamed

@@ -112,4 +112,8 @@ PGCORE = (
     _series("task_bytes_expected", "gauge", "Bytes that it is going to copy, by the present estimate.",
             _task_number(_bytes("bytes_total")), "kind"),
     _series("task_progress_ratio", "gauge", "How much of that is copied, from 0 to 1.", _task_number(_ratio), "kind"),
+    _series("task_bytes_per_second", "gauge", "How fast it copies, over the last 30 seconds.",
+            _task_number(_bytes("bytes_per_second")), "kind"),
+    _series("task_seconds_left", "gauge", "How long it still takes at this rate.",
+            _task_number(_bytes("seconds_left")), "kind"),
 )

@@ -1,4 +1,4 @@
-"""A real Consul for tests: one server agent on loopback ports of its own."""
+"""Real Consul servers for tests on loopback ports of their own, alone or as an ensemble."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pgcore.testing.processes import LOOPBACK, ServerProcess, free_port
+from pgcore.testing.processes import LOOPBACK, Ensemble, ServerProcess, free_port
 
 NODE = "pgcore-test"
 
@@ -28,8 +29,9 @@ class ConsulServer(ServerProcess):
     """
 
     def __init__(self, tmp_dir: Path, *, host: str = LOOPBACK, ports: Sequence[int] = (),
-                 options: Mapping[str, Any] | None = None, prefix: Sequence[str] = (), token: str = "") -> None:
-        super().__init__("consul", Path(tmp_dir) / "consul")
+                 options: Mapping[str, Any] | None = None, prefix: Sequence[str] = (), token: str = "",
+                 name: str = "consul") -> None:
+        super().__init__(name, Path(tmp_dir) / name)
         self.address = host
         self.port, self._server_port, self._serf_port = ports or [free_port() for _ in range(3)]
         self.options = dict(options or {})
@@ -39,6 +41,16 @@ class ConsulServer(ServerProcess):
     def host(self) -> str:
         """``127.0.0.1:port`` of the HTTP API."""
         return f"{self.address}:{self.port}"
+
+    @property
+    def joined_at(self) -> str:
+        """``127.0.0.1:port`` where other agents join it."""
+        return f"{self.address}:{self._serf_port}"
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the leader as far as it knows."""
+        return bool(self.ask("GET", "/v1/status/leader") == f"{self.address}:{self._server_port}")
 
     def command(self) -> Sequence[str]:
         """The argument list to run; writes the configuration."""
@@ -52,14 +64,14 @@ class ConsulServer(ServerProcess):
         return [*self._prefix, consul_program() or "consul", "agent", f"-config-file={self.directory / 'consul.json'}"]
 
     def ready(self) -> bool:
-        """Whether it leads and knows its own node, which sessions need."""
+        """Whether there is a leader who knows this node, which sessions need."""
         try:
-            return bool(self.ask("GET", f"/v1/catalog/node/{NODE}?consistent"))
+            return bool(self.ask("GET", f"/v1/catalog/node/{self.options.get('node_name', NODE)}?consistent"))
         except (OSError, http.client.HTTPException, ValueError):
             return False
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        """The content of an answer of the HTTP API, None for 404. Raises OSError, HTTPException or ValueError."""
+    def ask(self, method: str, path: str, body: object = None, *, plain: bool = False) -> Any:
+        """What the HTTP API answers, ``plain`` as text, None for 404. Raises OSError, HTTPException or ValueError."""
         connection = http.client.HTTPConnection(self.address, self.port, timeout=5)
         try:
             data = body if body is None or isinstance(body, str) else json.dumps(body)
@@ -70,6 +82,26 @@ class ConsulServer(ServerProcess):
                 return None
             if answer.status != 200:
                 raise ValueError(f"{method} {path}: {answer.status} {content.decode(errors='replace')}")
-            return json.loads(content) if content else None
+            return content.decode() if plain else json.loads(content) if content else None
         finally:
             connection.close()
+
+
+class ConsulEnsemble(Ensemble[ConsulServer]):
+    """Servers, three by default, that form one datacenter. ``options`` are for all of them."""
+
+    def __init__(self, tmp_dir: Path, size: int = 3, options: Mapping[str, Any] | None = None) -> None:
+        self.servers = [ConsulServer(tmp_dir, name=f"consul{number}") for number in range(1, size + 1)]
+        peers = [server.joined_at for server in self.servers]
+        for server in self.servers:
+            server.options |= {"node_name": server.name, "bootstrap_expect": size, "retry_join": peers, "retry_interval": "1s",
+                               **(options or {})}
+
+    @property
+    def leader(self) -> ConsulServer:
+        """The server that leads. AssertionError if nobody does."""
+        for server in self.servers:
+            with suppress(OSError, http.client.HTTPException, ValueError):
+                if server.process is not None and server.leads:
+                    return server
+        raise AssertionError("no Consul leads")

@@ -54,13 +54,16 @@ class KubeApiServer(ServerProcess):
     """One API server from 1.20 on, with RBAC, and the etcd in which it keeps everything.
 
     Data and certificates survive ``kill`` and ``stop``; etcd (``self.etcd``) is stopped after the server and started before it.
-    ``freeze`` is for the API server alone. ``options`` are further command line arguments.
+    ``freeze`` is for the API server alone. ``options`` are further command line arguments, ``addresses`` what the certificate
+    names besides ``host``. A server ``beside`` another has its etcd, certificates and tokens, and leaves them to it.
     """
 
-    def __init__(self, tmp_dir: Path, host: str = LOOPBACK, port: int | None = None, *, options: Sequence[str] = ()) -> None:
+    def __init__(self, tmp_dir: Path, host: str = LOOPBACK, port: int | None = None, *, options: Sequence[str] = (),
+                 addresses: Sequence[str] = (), beside: KubeApiServer | None = None) -> None:
         super().__init__("kube-apiserver", Path(tmp_dir) / "kube-apiserver")
         self.address, self.port, self.options = host, port or free_port(), tuple(options)
-        self.etcd = EtcdServer(self.directory)
+        self._addresses, self._first = (host, *addresses), beside
+        self.etcd: EtcdServer = beside.etcd if beside else EtcdServer(self.directory)
 
     @property
     def host(self) -> str:
@@ -75,16 +78,25 @@ class KubeApiServer(ServerProcess):
     @property
     def ca(self) -> Path:
         """The certificate of the authority that signed the server's."""
-        return self.directory / "ca.crt"
+        return self._papers / "ca.crt"
 
-    def kubeconfig(self, token: str = ADMINISTRATOR, *, namespace: str = "default", file: Path | None = None) -> Path:
-        """A file that leads a client here with this token; by default one in the server's folder."""
+    @property
+    def _papers(self) -> Path:
+        """The folder of certificates, keys and tokens."""
+        return (self._first or self).directory
+
+    def kubeconfig(self, token: str = ADMINISTRATOR, *, namespace: str = "default", file: Path | None = None, url: str = "",
+                   user: dict[str, Any] | None = None) -> Path:
+        """A file that leads a client here with this token; by default one in the server's folder.
+
+        ``url`` is another way here, ``user`` another login than a token.
+        """
         self._certify()
         path = file or self.directory / f"kubeconfig-{token[:40]}"
         document = {
             "apiVersion": "v1", "kind": "Config", "current-context": CONTEXT,
-            "clusters": [{"name": CONTEXT, "cluster": {"server": self.url, "certificate-authority": str(self.ca)}}],
-            "users": [{"name": CONTEXT, "user": {"token": token}}],
+            "clusters": [{"name": CONTEXT, "cluster": {"server": url or self.url, "certificate-authority": str(self.ca)}}],
+            "users": [{"name": CONTEXT, "user": user or {"token": token}}],
             "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT, "namespace": namespace}}]}
         path.write_text(json.dumps(document, indent=1))
         return path
@@ -101,18 +113,24 @@ class KubeApiServer(ServerProcess):
         super().launch()
 
     def stop(self) -> None:
-        """End the API server in an orderly way, then its etcd."""
+        """End the API server in an orderly way, then its own etcd."""
         super().stop()
-        self.etcd.stop()
+        if self._first is None:
+            self.etcd.stop()
 
     def kill(self) -> None:
-        """End both as a crash would."""
+        """End it, and its own etcd, as a crash would."""
+        self.kill_alone()
+        if self._first is None:
+            self.etcd.kill()
+
+    def kill_alone(self) -> None:
+        """End the API server as a crash would; its etcd runs on."""
         super().kill()
-        self.etcd.kill()
 
     def command(self) -> Sequence[str]:
         """The argument list to run: options that every version from 1.20 to the newest knows."""
-        folder = self.directory
+        folder = self._papers
         return [
             kube_apiserver_program() or "kube-apiserver", f"--etcd-servers={self.etcd.url}",
             f"--bind-address={self.address}", f"--advertise-address={self.address}", f"--secure-port={self.port}",
@@ -134,10 +152,10 @@ class KubeApiServer(ServerProcess):
             raise
 
     def ready(self, timeout_s: float = 10.0) -> bool:
-        """Whether ``/readyz`` says so and the namespace ``default`` exists."""
+        """Whether ``/readyz`` says so and it has made its own Service: from 1.33 on no Service can be made before it can."""
         try:
             self.ask("GET", "/readyz", timeout_s=timeout_s)
-            return bool(self.ask("GET", "/api/v1/namespaces/default", timeout_s=timeout_s))
+            return bool(self.ask("GET", "/api/v1/namespaces/default/services/kubernetes", timeout_s=timeout_s))
         except (OSError, http.client.HTTPException, ValueError):
             return False
 
@@ -158,13 +176,18 @@ class KubeApiServer(ServerProcess):
         return json.loads(content) if content.startswith(("{", "[")) else content
 
     def apply(self, document: dict[str, Any], namespace: str = "default") -> None:
-        """Create the object of a manifest, in its own namespace or this one. Raises Refused."""
+        """Create the object of a manifest, in its own namespace or this one, or replace it. Raises Refused."""
         version, kind = document["apiVersion"], document["kind"]
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
         place = document["metadata"].get("namespace", namespace)
         plural = kind.lower() + ("" if kind.endswith("s") else "s")
-        # Servers before 1.25 ignore the query.
-        self.ask("POST", f"{root}/namespaces/{place}/{plural}?fieldValidation=Strict", document)
+        path, strictly = f"{root}/namespaces/{place}/{plural}", "?fieldValidation=Strict"  # servers before 1.25 ignore the query
+        try:
+            self.ask("POST", path + strictly, document)
+        except Refused as error:
+            if error.status != http.client.CONFLICT:
+                raise
+            self.ask("PUT", f"{path}/{document['metadata']['name']}{strictly}", document)
 
     def create_pod(self, name: str, labels: dict[str, str], *, namespace: str = "default", ip: str = "") -> None:
         """Make a Pod object, unless there is one; with ``ip`` as its address, as a kubelet would note it."""
@@ -188,10 +211,12 @@ class KubeApiServer(ServerProcess):
         return str(self.ask("POST", path, request)["status"]["token"])
 
     def _certify(self) -> None:
+        if self._first is not None:
+            self._first._certify()
         if self.ca.exists():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        authority = Authority(self.directory, (self.address,))
+        authority = Authority(self.directory, self._addresses)
         authority.sign("server")
         authority.sign("accounts")
         tokens = [f'{ADMINISTRATOR},administrator,1,"system:masters"', f"{STRANGER},stranger,2"]

@@ -93,7 +93,9 @@ class HttpLine:
         self._open.clear()
 
     def close(self) -> None:
-        """End the line."""
+        """End the line. Its listener is shut down first: a thread that waits in it would take one more client."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
 

@@ -22,12 +22,14 @@ class TestTask:
     reported: list[dict[str, Json]] = field(default_factory=list)
 
     def run(self, argv: list[str], *, env: Mapping[str, str] | None = None, stdin: str | None = None,
-            on_output: Callable[[str], None] | None = None) -> str:
+            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None) -> str:
         """Raises CommandFailedError as the agent's does; ``env`` is all the program sees besides PATH."""
         path = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
         try:
             done = subprocess.run(argv, env=path | dict(env or {}), input=stdin or "", stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, text=True, check=False)
+                                  stderr=subprocess.STDOUT, text=True, check=False, timeout=stall_timeout)
+        except subprocess.TimeoutExpired as error:
+            raise CommandFailedError(argv, None, ended=f"printed nothing for {stall_timeout} s and was ended") from error
         except OSError as error:
             raise CommandFailedError(argv, None, str(error)) from error
         for line in done.stdout.splitlines() if on_output else ():

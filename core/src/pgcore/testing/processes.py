@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 LOOPBACK = "127.0.0.1"
 
@@ -147,6 +147,43 @@ class ServerProcess:
         self.stop()
 
 
+Server = TypeVar("Server", bound=ServerProcess)
+
+
+class Ensemble(Generic[Server]):
+    """Several servers that form one store; ``servers`` can be stopped and frozen one by one."""
+
+    servers: list[Server]
+
+    def start(self) -> Self:
+        """Start all servers and wait until all answer."""
+        for server in self.servers:
+            server.launch()
+        for server in self.servers:
+            server.wait_ready(60)
+        return self
+
+    def stop(self) -> None:
+        """End all servers as a crash would."""
+        for server in self.servers:
+            server.kill()
+
+    @contextmanager
+    def alone(self, survivor: Server) -> Iterator[None]:
+        """All but this one are frozen while entered."""
+        with ExitStack() as frozen:
+            for server in self.servers:
+                if server is not survivor:
+                    frozen.enter_context(server.frozen())
+            yield
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
 class EtcdServer(ServerProcess):
     """One etcd, by default a cluster of its own, with v2 API, all on loopback.
 
@@ -237,8 +274,8 @@ class EtcdServer(ServerProcess):
         self.ask("PUT", "/v2/auth/enable", {})
 
 
-class EtcdCluster:
-    """Several etcd servers (three by default) that form one cluster; ``servers`` can be stopped one by one."""
+class EtcdCluster(Ensemble[EtcdServer]):
+    """Several etcd servers, three by default, that form one cluster."""
 
     def __init__(self, tmp_dir: Path, size: int = 3) -> None:
         self.servers = [EtcdServer(tmp_dir, name=f"etcd{number}") for number in range(size)]
@@ -270,34 +307,6 @@ class EtcdCluster:
             return answer
         finally:
             connection.close()
-
-    def start(self) -> Self:
-        """Start all servers and wait until all answer."""
-        for server in self.servers:
-            server.launch()
-        for server in self.servers:
-            server.wait_ready()
-        return self
-
-    def stop(self) -> None:
-        """Stop all servers."""
-        for server in self.servers:
-            server.stop()
-
-    @contextmanager
-    def alone(self, survivor: ServerProcess) -> Iterator[None]:
-        """All but this one are frozen while entered."""
-        with ExitStack() as frozen:
-            for server in self.servers:
-                if server is not survivor:
-                    frozen.enter_context(server.frozen())
-            yield
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
 
 def _stands_still(pid: int) -> bool:

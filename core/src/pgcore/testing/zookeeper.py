@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
-from pgcore.testing.processes import LOOPBACK, ServerProcess, free_port
+from pgcore.testing.processes import LOOPBACK, Ensemble, ServerProcess, free_port
 
 JAR = Path("/usr/share/java/zookeeper.jar")
 CLASSES = ":".join(str(JAR.with_name(f"{name}.jar")) for name in ("zookeeper", "netty-codec", "netty-resolver"))
@@ -85,8 +84,8 @@ class ZooKeeperServer(ServerProcess):
         return "Mode: leader" in self.ask("srvr")
 
 
-class ZooKeeperEnsemble:
-    """Three servers that form an ensemble; ``servers`` can be stopped one by one."""
+class ZooKeeperEnsemble(Ensemble[ZooKeeperServer]):
+    """Servers, three by default, that form an ensemble."""
 
     def __init__(self, tmp_dir: Path, size: int = 3) -> None:
         self.servers = [ZooKeeperServer(tmp_dir, name=f"zookeeper{number}") for number in range(1, size + 1)]
@@ -106,31 +105,3 @@ class ZooKeeperEnsemble:
         leaders = [server for server in self.servers if server.process is not None and server.leads]
         assert leaders, "no ZooKeeper leads"
         return leaders[0]
-
-    def start(self) -> Self:
-        """Start all servers and wait until all serve."""
-        for server in self.servers:
-            server.launch()
-        for server in self.servers:
-            server.wait_ready()
-        return self
-
-    def stop(self) -> None:
-        """Stop all servers."""
-        for server in self.servers:
-            server.kill()
-
-    @contextmanager
-    def alone(self, survivor: ZooKeeperServer) -> Iterator[None]:
-        """All but this one are frozen while entered."""
-        with ExitStack() as frozen:
-            for server in self.servers:
-                if server is not survivor:
-                    frozen.enter_context(server.frozen())
-            yield
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

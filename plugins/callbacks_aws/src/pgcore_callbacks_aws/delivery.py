@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 5.0
 """The child ends by itself at the end of its limit; this much later it is killed."""
-AGAIN_S, LONGEST_AGAIN_S = 30.0, 600.0
-"""Pause after a delivery that failed within its limit: doubled each time, up to the second."""
+LONGEST_PAUSE_S = 600.0
+"""The pause after a delivery that failed within its limit is doubled each time, up to this."""
 OUTPUT_LINES = 20
 
 
@@ -52,8 +52,7 @@ class Order:
 class Delivery:
     """A thread that starts with the first order. A newer order replaces the one that is under way."""
 
-    def __init__(self, again_s: float = AGAIN_S) -> None:
-        self._again_s = again_s
+    def __init__(self) -> None:
         self._changed = Condition()
         self._order: Order | None = None
         """The newest; None once it is delivered."""
@@ -62,8 +61,9 @@ class Delivery:
         self._ended = False
 
     def deliver(self, event: CallbackEvent, section: AwsSection) -> None:
-        """Take an order and return at once."""
+        """Take an order and return at once. After ``finish`` it begins anew."""
         with self._changed:
+            self._ended = False
             if self._order is not None:
                 self._order.report("cancelled")
             self._order = Order(event, section)
@@ -94,12 +94,13 @@ class Delivery:
                 self._changed.wait_for(lambda: self._ended or self._order is not None)
                 order = self._order
                 if self._ended or order is None:
+                    self._thread = self._order = None
                     return
             self._told(order)
 
     def _told(self, order: Order) -> None:
         """Run children until one has succeeded or the order is not the newest any more."""
-        pause, failures = self._again_s, 0
+        pause, failures = float(order.section.retry), 0
         while True:
             problem = self._run(order)
             with self._changed:
@@ -116,7 +117,7 @@ class Delivery:
                     log.warning("aws: role %s is not told to AWS (failure %d, tried again): %s", role, failures, problem)
                 if self._changed.wait_for(lambda: self._obsolete(order), pause * random.uniform(0.75, 1.25)):
                     return
-            pause = min(2 * pause, LONGEST_AGAIN_S)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _obsolete(self, order: Order) -> bool:
         return self._ended or self._order is not order

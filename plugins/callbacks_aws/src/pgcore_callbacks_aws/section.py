@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pgcore.plugin import option
 
 LIMIT_S = 300
+RETRY_S = 30
 VOLUME_NAME = "spilo_{scope}"
 
 
@@ -20,3 +21,5 @@ class AwsSection:
     volume_name: str = option(VOLUME_NAME, doc="Tag `Name` of the volumes, `{scope}` stands for the cluster; empty: left alone.")
     limit: int = option(LIMIT_S, unit="s", minimum=10, maximum=3600,
                         doc="Time for one delivery with all its repetitions. What failed is tried again later.")
+    retry: int = option(RETRY_S, unit="s", minimum=1, maximum=600,
+                        doc="Pause before a delivery that failed is tried again; doubled each time, up to 10 minutes.")

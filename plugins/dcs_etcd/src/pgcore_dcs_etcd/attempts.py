@@ -8,6 +8,8 @@ from pgcore.plugin import Deadline, StoreUnavailableError
 from pgcore_dcs_etcd.discovery import Locator
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+CARDS = 8
+"""How many versions of the member card are remembered whose writing went unanswered."""
 
 
 class Attempts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import etcd  # type: ignore[import-untyped]
@@ -24,6 +26,7 @@ from pgcore.plugin import (
     StoreUnavailableError,
     Timing,
 )
+from pgcore_dcs_etcd.attempts import CARDS
 from pgcore_dcs_etcd.discovery import Locator, connector
 from pgcore_dcs_etcd.section import EtcdSection, place
 from pgcore_dcs_etcd.v2_client import V2Gateway
@@ -50,7 +53,8 @@ class Etcd2Store:
         self._watching = V2Gateway(Locator(where, connections))  # a long poll that ends must not move the verbs to another server
         self._path = request.path
         self._member, self._observer, self._timing = request.member, request.observer, request.timing
-        self._card: str | None = None
+        self._cards: deque[str] = deque(maxlen=CARDS)
+        """The card that was confirmed last and those whose writing went unanswered since: any of them may be there."""
         self._index = 0
         self._watched_index = 0
 
@@ -121,16 +125,16 @@ class Etcd2Store:
     def announce(self, card: str, *, deadline: Deadline) -> None:
         """PUT with ttl, every time."""
         path, ttl = self._key(MEMBERS + self._member), self._timing.ttl
+        self._cards.append(card)
         self._call("the member card", lambda client: client.write(path, card, ttl=ttl), deadline)
-        self._card = card
+        self._cards = deque([card], CARDS)
 
     def withdraw(self, *, deadline: Deadline) -> None:
-        """DELETE if the card is the one we wrote."""
-        if self._card is None:
-            return
-        path, card = self._key(MEMBERS + self._member), self._card
-        self._call("removing the card", lambda client: client.delete(path, prevValue=card), deadline)
-        self._card = None
+        """DELETE if the card is one that we wrote."""
+        path = self._key(MEMBERS + self._member)
+        for card in dict.fromkeys(self._cards):
+            self._call("removing the card", partial(etcd.Client.delete, key=path, prevValue=card), deadline)
+        self._cards.clear()
 
     # -- the lock ------------------------------------------------------------------------------------------------------
 
@@ -163,7 +167,7 @@ class Etcd2Store:
 
     def clear(self, *, deadline: Deadline) -> None:
         """One recursive DELETE."""
-        self._card = None
+        self._cards.clear()
         self._call("the removal of everything", lambda client: client.delete(self._path, recursive=True), deadline)
 
     def watch(self, seen: str, *, timeout: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pgcore.plugin import (
     Timing,
     now,
 )
+from pgcore_dcs_etcd.attempts import CARDS
 from pgcore_dcs_etcd.discovery import Locator, connector
 from pgcore_dcs_etcd.section import EtcdSection, place
 from pgcore_dcs_etcd.v3_gateway import Answer, Gateway, LeaseLostError, decode, encode
@@ -65,6 +67,8 @@ class Etcd3Store:
         self._lease_ttl = 0
         self._lease_extended_at: Instant | None = None
         self._card: tuple[str, str] | None = None
+        self._cards: deque[str] = deque(maxlen=CARDS)
+        """The card that was confirmed last and those whose writing went unanswered since: any of them may be there."""
         self._card_revision = 0
         self._holding = False
         self._trusted: tuple[str, Instant] | None = None
@@ -244,8 +248,10 @@ class Etcd3Store:
         def attempt(lease: str) -> bool:
             if self._card != (card, lease):
                 self._card = None
+                self._cards.append(card)
                 answer = self._gateway.call("/kv/put", _put(self._prefix + MEMBERS + self._member, card, lease), deadline)
                 self._card, self._card_revision = (card, lease), self._wrote(answer)
+                self._cards = deque([card], CARDS)
             return True
 
         just_extended = (self._lease_ttl == self._ttl and self._lease_extended_at is not None
@@ -258,19 +264,20 @@ class Etcd3Store:
         self._leased(attempt, deadline)
 
     def withdraw(self, *, deadline: Deadline) -> None:
-        """VALUE = the card we wrote -> delete."""
-        if self._card is None:
-            return
+        """VALUE = a card we wrote -> delete."""
         path = self._prefix + MEMBERS + self._member
-        compare = {"target": "VALUE", "key": encode(path), "value": encode(self._card[0])}
-        self._txn(compare, {"request_delete_range": {"key": encode(path)}}, path, deadline)
+        for card in dict.fromkeys(self._cards):
+            compare = {"target": "VALUE", "key": encode(path), "value": encode(card)}
+            self._txn(compare, {"request_delete_range": {"key": encode(path)}}, path, deadline)
         self._card = None
+        self._cards.clear()
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
     def clear(self, *, deadline: Deadline) -> None:
         """One deletion of the range."""
         self._trusted, self._holding, self._card = None, False, None
+        self._cards.clear()
         self._wrote(self._gateway.call("/kv/deleterange", self._everything(), deadline))
 
     def watch(self, seen: str, *, timeout: float) -> bool:

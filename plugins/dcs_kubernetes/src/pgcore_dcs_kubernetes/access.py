@@ -20,11 +20,12 @@ from kubernetes.config.incluster_config import (
 )
 
 from pgcore.net.http import Connector, TlsFiles
-from pgcore.plugin import ConfigError
+from pgcore.plugin import ConfigError, Deadline
 from pgcore_dcs_kubernetes.section import KubernetesSection
 
 log = logging.getLogger(__name__)
 KUBECONFIG = "~/.kube/config"
+POD = "the service account of this pod"
 
 
 class ServiceAccount(InClusterConfigLoader):
@@ -94,12 +95,14 @@ class Access:
         """Raises ConfigError if there is no usable login."""
         self.configuration = Configuration()
         self._login = threading.Lock()
+        self._asking: threading.Thread | None = None
+        self._shown: dict[str, str] = {}
         try:
             if os.environ.get(SERVICE_HOST_ENV_NAME) and os.path.isfile(SERVICE_TOKEN_FILENAME):
                 account = ServiceAccount()
                 account.load_and_set(self.configuration)
                 self.configuration.refresh_api_key_hook = account.refresh
-                self.source = "the service account of this pod"
+                self.source = POD
             else:
                 load_kube_config(os.environ.get("KUBECONFIG") or KUBECONFIG, section.context, self.configuration,
                                  persist_config=False)
@@ -112,10 +115,28 @@ class Access:
         self.url = str(self.configuration.host).rstrip("/")
         self._api = ApiClient(self.configuration)
 
-    def authorize(self, headers: dict[str, str]) -> None:
-        """Add what a request shows to be let in; a token that is due is replaced first."""
+    def authorize(self, headers: dict[str, str], deadline: Deadline) -> None:
+        """Add what a request shows to be let in; a token that is due is replaced first. Raises TimeoutError.
+
+        A kubeconfig may name a program for that, and the library waits for it without end: it is waited for beside us.
+        """
         with self._login:
-            self._api.update_params_for_auth(headers, [], ["BearerToken"])
+            if self.source == POD:
+                self._api.update_params_for_auth(headers, [], ["BearerToken"])
+                return
+            if self._asking is None or not self._asking.is_alive():
+                self._asking = threading.Thread(target=self._log_in, name="login", daemon=True)
+                self._asking.start()
+            asking = self._asking
+        asking.join(deadline.left())
+        if asking.is_alive():
+            raise TimeoutError(f"the login by {self.source} gave no token in time")
+        headers |= self._shown
+
+    def _log_in(self) -> None:
+        shown: dict[str, str] = {}
+        self._api.update_params_for_auth(shown, [], ["BearerToken"])
+        self._shown = shown
 
     def connector(self) -> Connector:
         """What opens connections. The certificate must be that of the configured address, also where that is bypassed.

@@ -114,10 +114,12 @@ class Gateway:
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = PATCH_TYPE if method == "PATCH" else JSON
-        self._access.authorize(headers)
         try:
+            self._access.authorize(headers, deadline)
             answer: Response = self._client.call_api(path, method, query_params=list((query or {}).items()),
                                                      header_params=headers, body=body, _preload_content=False)
+        except TimeoutError as error:
+            raise TroubleError(str(error), sent=False) from error
         except HttpUnavailableError as error:
             raise TroubleError(str(error), sent=error.sent) from error
         return self._judged(method, path, answer.status, answer.headers, answer.body)
@@ -194,7 +196,7 @@ class Gateway:
         """An answer without end. Raises OSError, http.client.HTTPException."""
         url = self._endpoints.urls[0]
         headers = {"Accept": JSON}
-        self._access.authorize(headers)
+        self._access.authorize(headers, deadline)
         try:
             return LineStream(self._connector, url, "GET", f"{urlsplit(url).path}{path}?{urlencode(query)}", b"", headers=headers,
                               deadline=deadline)

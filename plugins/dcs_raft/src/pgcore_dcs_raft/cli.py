@@ -7,15 +7,20 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from pgcore.plugin import CliSession, ConfigError, Notifier, Timing, hookimpl, take_notify_address
-from pgcore_dcs_raft.controller import Survey, admit_member, check_removal, remove_member, run_voter, survey
+from pgcore_dcs_raft.controller import Survey, admit_member, check_absence, check_removal, remove_member, run_voter, survey
 from pgcore_dcs_raft.plugin import RaftSection, checked
+
+if TYPE_CHECKING:
+    from pgcore_dcs_raft.recovery import Survivor
 
 log = logging.getLogger("pgcore_dcs_raft")
 
@@ -62,6 +67,43 @@ def add(session: CliSession, address: str) -> None:
     """Let the removed voter ADDRESS come again. Delete its files first, and start it afterwards: it joins by itself."""
     admit_member(_section(session), address)
     click.echo(f"Success: {address} joins when it is started with an empty raft.data_dir")
+
+
+@raft.command("recover")
+@click.option("--force", is_flag=True, help="Ask nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be kept and lost, and change nothing.")
+@click.pass_obj
+def recover(session: CliSession, force: bool, dry_run: bool) -> None:
+    """Make the stopped voter of this configuration the only one, when a majority is lost FOR GOOD.
+
+    What only the others have acknowledged is lost. Never do this while they may still be running somewhere.
+    """
+    from pgcore_dcs_raft.recovery import survivor  # it imports pysyncobj
+
+    section = _section(session)
+    with survivor(section) as left:
+        if not left.others:
+            click.echo(f"{left.address} is the only voter already: start it")
+            return
+        check_absence(section, left.others)
+        _show_recovery(left, section)
+        if dry_run:
+            return
+        if not force and (given := click.prompt("Address of the voter that goes on alone", type=str)) != left.address:
+            raise click.ClickException(f"{given!r} is not {left.address!r}: nothing was changed")
+        backup = left.recover()
+    click.echo(f"Success: {left.address} is the only voter. Start it; the files as they were are in {backup}")
+
+
+def _show_recovery(left: Survivor, section: RaftSection) -> None:
+    click.echo(f"Goes on alone: {left.address}, with the files in {os.path.abspath(section.data_dir)}")
+    click.echo(f"Kept: its log up to entry {left.index} of term {left.term}, also what nobody knows the decision about")
+    for scope in left.scopes:
+        written = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(scope.written))
+        click.echo(f"  {scope.path}: locked by {scope.leader or 'nobody'}; members {', '.join(scope.members) or 'none'}; "
+                   f"last written {written}")
+    click.echo("Lost: whatever only the others have decided after that")
+    click.echo(f"Removed, until `pgcore raft add`: {', '.join(left.others)}")
 
 
 @click.command("raft-witness")

@@ -6,12 +6,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pgcore.plugin import StoreRejectedError, StoreUnavailableError, Timing
-from pgcore_dcs_raft.plugin import RaftSection, checked, members, plain
+from pgcore.plugin import Key, StoreRejectedError, StoreUnavailableError, Timing
+from pgcore_dcs_raft.plugin import TTL_FLOOR_S, RaftSection, checked, members, plain
 
 log = logging.getLogger(__name__)
 
@@ -24,21 +25,35 @@ LOOK_S = 1.0
 def run_voter(section: RaftSection, timing: Timing, stop: threading.Event, started: Callable[[], None] = lambda: None) -> None:
     """Vote and keep the log until ``stop`` is set: the third member of a cluster with two PostgreSQL nodes.
 
-    ``started`` is called when it listens. Needs ``raft.self_addr``. Raises ConfigError or StoreRejectedError if it cannot start.
+    ``timing`` holds until the store tells another ttl. ``started`` is called when it listens. Needs ``raft.self_addr``. Raises
+    ConfigError or StoreRejectedError if it cannot start.
     """
     checked(section, observer=False)
     from pgcore_dcs_raft.node import RaftNode
 
-    node = RaftNode(section, timing)
+    node, current, told = RaftNode(section, timing), timing, None
     started()
-    told = None
     try:
         while not stop.wait(LOOK_S):
             if node.leader != told:
                 told = node.leader
                 log.info("Raft leader: %s", told or "none is known")
+            wanted = told_timing(node.machine.values(Key.CONFIG), timing)
+            if wanted != current:
+                current = wanted
+                node.retime(current)
+                log.info("The ttl of the cluster is %d s", current.ttl)
     finally:
         node.close()
+
+
+def told_timing(configurations: Iterable[str], default: Timing) -> Timing:
+    """``default`` with the ttl of the cluster, by its dynamic configuration; of several that share the store the smallest."""
+    found = []
+    for text in configurations:
+        with suppress(ValueError, TypeError, OverflowError, AttributeError):  # the agents say what is wrong with it
+            found.append(max(TTL_FLOOR_S, int(json.loads(text).get("ttl", default.ttl))))
+    return replace(default, ttl=min(found, default=default.ttl))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +176,18 @@ def admit_member(section: RaftSection, address: str) -> None:
     if address not in _led(others).removed:
         raise StoreRejectedError(f"{address} was not removed, so it need not be let in: a new voter joins when it is started")
     _order(others, ["admit", address], lambda: address not in survey(others).removed)
+
+
+def check_absence(section: RaftSection, addresses: Iterable[str]) -> None:
+    """Raises StoreRejectedError if a process answers at one of these addresses."""
+    from pgcore_dcs_raft.utility import ask_all
+
+    answers = ask_all(section, addresses, ["members"])
+    if answers:
+        leaders = {answer["leader"] for answer in answers.values() if answer["leader"]}
+        state = f"and {', '.join(sorted(leaders))} leads: the cluster is alive" if leaders else "without a leader"
+        raise StoreRejectedError(f"nothing was changed: {', '.join(answers)} answers, {state}. Recovery is for voters that never "
+                                 "come back; start this one and see pgcore raft members, or stop those first")
 
 
 def _besides(section: RaftSection, address: str, *more: str) -> RaftSection:

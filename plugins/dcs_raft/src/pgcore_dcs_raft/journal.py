@@ -271,37 +271,51 @@ def read_dump(path: str) -> Any:
 
 
 def open_journal(base: str) -> Journal:
-    """The journal of a member's directory, fitting its dump. Raises ConfigError that names the file and the remedy."""
-    journal_path, dump_path = base + ".journal", base + ".dump"
-    path = journal_path
+    """The journal of a member's directory, fitting its dump, on disk. Raises ConfigError that names the file and the remedy."""
     try:
-        if not os.path.exists(journal_path):
-            for path in (dump_path, journal_path + ".meta"):
-                if os.path.exists(path):
-                    raise Damaged(f"it is there, but {journal_path} is not")
-        path = journal_path
-        journal = Journal(journal_path)
-        path = dump_path
-        _fit(journal, read_dump(dump_path) if os.path.exists(dump_path) else None)
-        path = journal_path
+        journal, _ = read_files(base)
         try:
             journal.sync()
         except OSError as error:
             if error.errno not in FULL:
                 raise
     except Damaged as error:
-        raise ConfigError("raft.data_dir", f"{path} cannot be used: {error}",
+        raise ConfigError("raft.data_dir", str(error),
                           "while a majority of the other members runs, remove this member from the cluster, move its files in "
                           "the directory away, and start it: it joins anew. Do not only delete the files: the member would "
                           "have forgotten its votes") from error
     except OSError as error:
-        raise ConfigError("raft.data_dir", f"{path} cannot be opened or written: {error}",
+        raise ConfigError("raft.data_dir", f"{error.filename or base + '.journal'} cannot be opened or written: {error}",
                           "make the directory writable for the user pgcore runs as, with room for a few megabytes") from error
     return journal
 
 
+def read_files(base: str) -> tuple[Journal, Any]:
+    """The journal of a member's directory, fitting its dump, and the dump's content or None. Writes nothing.
+
+    Raises Damaged that names the file, and OSError if one cannot be read.
+    """
+    journal_path = path = base + ".journal"
+    try:
+        if not os.path.exists(journal_path):
+            for path in (base + ".dump", journal_path + ".meta"):
+                if os.path.exists(path):
+                    raise Damaged(f"it is there, but {journal_path} is not")
+        path = journal_path
+        journal = Journal(journal_path)
+        path = base + ".dump"
+        dump = read_dump(path) if os.path.exists(path) else None
+        _fit(journal, dump)
+    except Damaged as error:
+        raise Damaged(f"{path} cannot be used: {error}") from error
+    return journal, dump
+
+
 def _fit(journal: Journal, dump: Any) -> None:
-    """Drop from the journal what the dump has. A crash between the two would make pysyncobj drop what only the journal has."""
+    """Drop from the journal what the dump has. A crash between the two would make pysyncobj drop what only the journal has.
+
+    A dump that goes on from another log, or beyond this one, replaces it: a snapshot of the leader, or of ``recovery``.
+    """
     if dump is None:
         if len(journal) and journal[0][1] > 1:
             raise Damaged("it is missing, but the journal goes on from it")
@@ -313,3 +327,7 @@ def _fit(journal: Journal, dump: Any) -> None:
         dropped = previous[1] - journal[0][1]
         if dropped:
             journal.deleteEntriesTo(dropped)
+    else:
+        journal.clear()
+        journal.add(*previous)
+        journal.add(*last)

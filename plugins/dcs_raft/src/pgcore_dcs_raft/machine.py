@@ -129,6 +129,11 @@ class Machine:
             return {path.removeprefix(prefix): (entry["value"], entry["index"])
                     for path, entry in self._data.items() if path.startswith(prefix)}
 
+    def values(self, key: Key) -> list[str]:
+        """The values of this key of every scope."""
+        with self.changed:
+            return [entry["value"] for path, entry in self._data.items() if path.rpartition("/")[2] == key]
+
     def revision(self, scope: str) -> str:
         """Changes whenever a watched key of the scope does; meaningful for this node only. Needs ``changed`` held."""
         return f"{self._restored}.{self._revisions.get(scope, 0)}"

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from pysyncobj import FAIL_REASON  # type: ignore[import-untyped]
 
 from pgcore.plugin import ConfigError, Deadline, Json, PgcoreError
+from pgcore_dcs_raft.lock import SUFFIX
 from pgcore_dcs_raft.plugin import RaftSection, plain
 from pgcore_dcs_raft.utility import ask, ask_all
 
@@ -147,7 +148,7 @@ class Identity:
 
 def _has_state(directory: str, address: str) -> bool:
     """Whether this address has kept a journal or a snapshot there."""
-    own = {".identity", ".identity.tmp"}
+    own = {".identity", ".identity.tmp", SUFFIX}
     return any(name.startswith(address + ".") and name.removeprefix(address) not in own and
                os.path.isfile(os.path.join(directory, name)) for name in os.listdir(directory))
 
@@ -183,7 +184,7 @@ class Membership:
         return Known() if entry is None else Known.read(*entry)
 
     def examine(self) -> None:
-        """Refuse this directory if something against it was applied here (Raft thread)."""
+        """Refuse this directory if something against it was decided (Raft thread, when it has applied all that was)."""
         known = self.known(self._address)
         if known.index > self._checked:
             self._checked = known.index
@@ -245,12 +246,7 @@ class Membership:
             mine = Known(self.identity.incarnation, barred=known.barred)
             condition: dict[str, Json] = {"prevIndex": known.index} if known.index else {"prevExist": False}
             with suppress(PgcoreError):
-                self._node.submit(self._put(self._address, mine) | condition, Deadline.after(REGISTER_S))
-
-    def _put(self, address: str, known: Known) -> dict[str, Json]:
-        """A command of a session of its own, so that none of these commands can be taken for a late one."""
-        return {"op": "put", "path": VOTERS + address, "value": known.text(), "member": self._address, "time": time.time(),
-                "session": secrets.token_hex(8), "number": 1}
+                self._node.submit(put_known(self._address, mine, self._address) | condition, Deadline.after(REGISTER_S))
 
     # -- questions and orders of others (Raft thread) ------------------------------------------------------------------
 
@@ -283,16 +279,24 @@ class Membership:
         elif known.removed:
             take_out(None, FAIL_REASON.SUCCESS)
         else:
-            self._node.propose(self._put(address, known.after_removal(f"by an operator, {moment()}")), take_out)
+            removed = known.after_removal(f"by an operator, {moment()}")
+            self._node.propose(put_known(address, removed, self._address), take_out)
 
     def admit(self, arguments: list[Any], answer: Callable[[Any, int], None]) -> None:
         """Answer ``admit``: a removed address may come again, with a new directory."""
         address = plain(str(arguments[0]))
         known = self.known(address)
         if known.removed:
-            self._node.propose(self._put(address, known.after_admission()), lambda result, error: answer(None, error))
+            self._node.propose(put_known(address, known.after_admission(), self._address),
+                               lambda result, error: answer(None, error))
         else:
             answer(None, FAIL_REASON.REQUEST_DENIED)
+
+
+def put_known(address: str, known: Known, member: str) -> dict[str, Json]:
+    """The command that says this about an address, of a session of its own: none of these can be taken for a late one."""
+    return {"op": "put", "path": VOTERS + address, "value": known.text(), "member": member, "time": time.time(),
+            "session": secrets.token_hex(8), "number": 1}
 
 
 def moment() -> str:

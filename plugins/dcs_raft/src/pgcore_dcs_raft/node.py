@@ -26,6 +26,7 @@ from pgcore.plugin import ConfigError, Deadline, Instant, Json, StoreRejectedErr
 from pgcore_dcs_raft.channel import secret_of
 from pgcore_dcs_raft.journal import Journal, open_journal
 from pgcore_dcs_raft.library import adapt, follow_members
+from pgcore_dcs_raft.lock import FilesLock
 from pgcore_dcs_raft.machine import Lease, Machine
 from pgcore_dcs_raft.membership import Membership
 from pgcore_dcs_raft.plugin import RaftSection, members, plain
@@ -112,14 +113,21 @@ class RaftNode:
         self._responses: dict[str, Instant] = {}
         self._proposed: dict[Lease, Instant] = {}
         self.membership: Membership | None = None
+        self._lock: FilesLock | None = None
         self.address = plain(section.self_addr) if section.self_addr and not observer else None
         others = [address for address in members(section) if address != self.address]
         self._conf = self._configured(timing)
         if self.address:
             self._check_port(self._conf.bindAddress)
             self._make_directory()
-            self.membership = Membership(self, section, self.address, others)
-        self._raft = self._opened(others)
+            self._lock = FilesLock(self._base)
+        try:
+            if self.address:
+                self.membership = Membership(self, section, self.address, others)
+            self._raft = self._opened(others)
+        except BaseException:
+            self._release()
+            raise
         self._thread = threading.Thread(target=self._run, name="raft", daemon=True)
         self._thread.start()
         if self.membership:
@@ -131,7 +139,7 @@ class RaftNode:
         section = self._section
         files: dict[str, Any] = {}
         if self.address:  # compaction is ours to start: the library would try again and again on a full disk
-            files = {"fullDumpFile": os.path.join(section.data_dir, self.address) + ".dump",
+            files = {"fullDumpFile": self._base + ".dump",
                      "logCompactionMinEntries": NEVER_BY_ITSELF, "logCompactionMinTime": NEVER_BY_ITSELF}
         return SyncObjConf(
             autoTick=False, appendEntriesUseBatch=False, commandsWaitLeader=False,
@@ -143,6 +151,15 @@ class RaftNode:
             leaderFallbackTimeout=self._fallback_s(timing), appendEntriesBatchSizeBytes=BATCH_BYTES,
             useFork=False,  # the state is small, and a fork of a process with threads is a risk
             **files)
+
+    @property
+    def _base(self) -> str:
+        """What the names of this member's files begin with."""
+        return os.path.join(self._section.data_dir, str(self.address))
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _fallback_s(self, timing: Timing) -> float:
         section = self._section
@@ -157,7 +174,7 @@ class RaftNode:
 
         self._journal: Journal | None = None
         if self.address:
-            self._journal = open_journal(os.path.join(self._section.data_dir, self.address))
+            self._journal = open_journal(self._base)
         self._conf.journalFile = self._journal
         try:
             raft = SyncObj(self.address, others, self._conf, consumers=[self._replicated], transportClass=transport)
@@ -198,6 +215,8 @@ class RaftNode:
         while not self._closing.is_set() and not (self.membership and self.membership.ended):
             try:
                 if self._is_written():
+                    if self._transport.prevote is not None:
+                        self._transport.prevote.before_tick()
                     self._raft.doTick(self._patience_s())
                     if self._is_written():
                         self._after_tick()
@@ -209,6 +228,7 @@ class RaftNode:
                 self._closing.wait(self._conf.appendEntriesPeriod)
         self._raft.destroy()
         _close_pipe(self._raft)
+        self._release()
 
     def _is_written(self) -> bool:
         """Bring the journal to disk and send what waited for it. Waits a second if that fails."""
@@ -261,10 +281,11 @@ class RaftNode:
         if self._journal is not None and self._journal.size() > COMPACTED_BYTES and moment >= self._next_compaction:
             self._next_compaction = Instant(moment + COMPACTION_INTERVAL_S)
             raft.forceLogCompaction()
-        if self.membership:
+        contact = self._contact_after_tick(moment)
+        if self.membership and contact > self._contact:  # on the way there, old words about this member may still be applied
             self.membership.examine()
         leader = raft._getLeader()
-        self._note(None if leader is None else leader.id, self._contact_after_tick(moment))
+        self._note(None if leader is None else leader.id, contact)
 
     def _contact_after_tick(self, moment: Instant) -> Instant:
         """When this node last knew, and had applied, what a majority had decided."""

@@ -15,6 +15,7 @@ from pysyncobj.tcp_connection import CONNECTION_STATE  # type: ignore[import-unt
 from pysyncobj.transport import TCPTransport  # type: ignore[import-untyped]
 
 from pgcore_dcs_raft.connection import MOST_CONNECTIONS, MOST_STRANGERS, Connection, Listener
+from pgcore_dcs_raft.prevote import PreVote
 
 if TYPE_CHECKING:
     from pgcore_dcs_raft.journal import Journal
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+BIND_S = 10.0
+"""How long a start waits for the address to listen on, if it is a name."""
 
 
 class Transport(TCPTransport):
@@ -38,6 +42,7 @@ class Transport(TCPTransport):
         super().__init__(raft, self_node, other_nodes)
         self._outbox: list[tuple[Any, Any]] = []
         self._confirmed: int | None = None
+        self.prevote = PreVote(self, raft, journal) if journal is not None else None
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
@@ -79,6 +84,8 @@ class Transport(TCPTransport):
     def _onMessageReceived(self, node: Any, message: Any) -> None:
         if not isinstance(message, dict) or "transmission" in message:  # our entries are too small to come in pieces
             return
+        if self.prevote is not None and self.prevote.takes(node, message):
+            return
         try:
             super()._onMessageReceived(node, self._without_what_agrees(message))
         finally:
@@ -112,7 +119,7 @@ class Transport(TCPTransport):
 
     def _createServer(self) -> None:
         host, _, port = self._syncObj.conf.bindAddress.rpartition(":")
-        self._server = Listener(self._syncObj._poller, globalDnsResolver().resolve(host), int(port), self._accepted)
+        self._server = Listener(self._syncObj._poller, globalDnsResolver().resolve(host, BIND_S), int(port), self._accepted)
 
     def _accepted(self, accepted: socket.socket) -> None:
         """Keep a bounded number: of those that have not said who they are the oldest makes room."""

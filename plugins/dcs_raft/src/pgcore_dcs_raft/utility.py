@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pysyncobj.dns_resolver import globalDnsResolver  # type: ignore[import-untyped]
 from pysyncobj.monotonic import monotonic  # type: ignore[import-untyped]
 from pysyncobj.poller import createPoller  # type: ignore[import-untyped]
 from pysyncobj.tcp_connection import CONNECTION_STATE  # type: ignore[import-untyped]
 
 from pgcore_dcs_raft.channel import secret_of
 from pgcore_dcs_raft.connection import Connection
+from pgcore_dcs_raft.names import Names
 from pgcore_dcs_raft.plugin import RaftSection
 
 REQUEST_S = 1.0
@@ -27,7 +27,7 @@ def ask(section: RaftSection, address: str, command: list[str]) -> Any:
     connection.setOnMessageReceivedCallback(answers.append)
     host, _, port = address.rpartition(":")
     end = monotonic() + REQUEST_S
-    connection.connect(globalDnsResolver().resolve(host), int(port))
+    connection.connect(Names().resolve(host, REQUEST_S), int(port))
     while not answers and connection.state != CONNECTION_STATE.DISCONNECTED and monotonic() < end:
         poller.poll(0.1)
     connection.disconnect()

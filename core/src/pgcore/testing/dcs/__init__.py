@@ -24,7 +24,7 @@ import pytest
 PARTS = ("base", "records", "lease", "events", "faults", "lost_answers", "members")
 pytest.register_assert_rewrite(*(f"pgcore.testing.dcs.{part}" for part in PARTS))
 
-from pgcore.testing.dcs.base import Line, Minority, OpenStore, Wire  # noqa: E402 - assertions must be rewritten before
+from pgcore.testing.dcs.base import Line, Minority, OpenStore, Wire, without  # noqa: E402 - assertions must be rewritten before
 from pgcore.testing.dcs.events import EventsContract  # noqa: E402
 from pgcore.testing.dcs.faults import FaultsContract  # noqa: E402
 from pgcore.testing.dcs.lease import LeaseContract  # noqa: E402
@@ -32,7 +32,7 @@ from pgcore.testing.dcs.lost_answers import LostAnswersContract  # noqa: E402
 from pgcore.testing.dcs.members import MembersContract  # noqa: E402
 from pgcore.testing.dcs.records import RecordsContract  # noqa: E402
 
-__all__ = ["Line", "Minority", "OpenStore", "StoreContract", "Wire"]
+__all__ = ["Line", "Minority", "OpenStore", "StoreContract", "Wire", "without"]
 
 
 class StoreContract(RecordsContract, LeaseContract, EventsContract, MembersContract, FaultsContract, LostAnswersContract):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -57,6 +58,19 @@ class Minority:
 
 
 SPURIOUS_WAKE_UPS = 5
+Kit = TypeVar("Kit", bound="type[StoreKit]")
+
+
+def without(*cases: str, unless: str) -> Callable[[Kit], Kit]:
+    """Leaves cases of the kit to another class that shares the code they prove, unless the environment says ``<unless>=all``."""
+
+    def cut(kit: Kit) -> Kit:
+        for case in cases if os.environ.get(unless) != "all" else ():
+            assert callable(getattr(kit, case, None)), f"the kit has no {case} any more"
+            setattr(kit, case, None)
+        return kit
+
+    return cut
 
 
 class StoreKit:

@@ -294,7 +294,7 @@ class SimulatedPostgres(QuickSimulatedPostgres):
 
     # -- making data directories -------------------------------------------------------------------------------------------
 
-    def bootstrap(self, ctx: TaskContext, method: BootstrapMethod, options: Json) -> None:
+    def bootstrap(self, ctx: TaskContext, method: BootstrapMethod, options: Json, claim: str = "") -> None:
         """Make a new cluster and start it. Raises ServerError or CancelledError."""
         custom = method.name != "initdb"
         with self._action(State.CUSTOM_BOOTSTRAP if custom else State.INITDB):
@@ -315,7 +315,8 @@ class SimulatedPostgres(QuickSimulatedPostgres):
         self.server.emit(500)
         self.role = Role.PRIMARY
 
-    def clone(self, ctx: TaskContext, methods: Sequence[tuple[ReplicaMethod, Json]], source: Upstream | None) -> None:
+    def clone(self, ctx: TaskContext, methods: Sequence[tuple[ReplicaMethod, Json]], source: Upstream | None,
+              claim: str = "") -> None:
         """Make the data directory of a standby; an existing one is removed. Raises ServerError or CancelledError."""
         if self.server.running:
             raise ServerError(f"PostgreSQL runs on {self._settings.data_dir}: stop it before a new copy is made")

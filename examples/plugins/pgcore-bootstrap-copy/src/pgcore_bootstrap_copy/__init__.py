@@ -1,0 +1,1 @@
+"""Begins a cluster as a copy of a running one."""

@@ -1,0 +1,1 @@
+"""Posts each change of the role to a URL."""

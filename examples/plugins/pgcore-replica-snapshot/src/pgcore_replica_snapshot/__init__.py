@@ -1,0 +1,1 @@
+"""Makes standbys from a file-system snapshot."""
