@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,41 @@ def test_a_killed_standby_that_has_diverged_is_recovered_alone_and_rewound(make:
     assert found is not None and found.state is ControlState.SHUT_DOWN and not ahead.look().recovery_files
     ahead.server.rewind(ahead.ctx, other.upstream)
     follows(ahead, other)
+
+
+def test_a_timeline_that_the_leader_left_after_its_first_record_is_no_twin(make: Callable[..., Node]) -> None:
+    """The leader has nothing more of it to compare with: what follows in its segment was never WAL."""
+    first = make("first").bootstrap()
+    old, new = make("old").standby_of(first), make("new").standby_of(first)
+    for standby in (old, new):
+        streams(standby)
+    first.stop()
+    old.stop()
+    promoted(old)
+    old.sql("CREATE TABLE public.lost AS SELECT generate_series(1, 1000) AS i")
+    switch = old.server.history(2)[-1][1]
+    new.stop()
+    theirs, mine = (Path(node.settings.data_dir, "pg_wal") for node in (old, new))
+    segment, offset = f"{2:08X}{switch >> 32:08X}{(switch & 0xFFFFFFFF) >> 24:08X}", switch & 0xFFFFFF
+    content = (theirs / segment).read_bytes()
+    length = int.from_bytes(content[offset:offset + 4], sys.byteorder)
+    for name, data in (("00000002.history", (theirs / "00000002.history").read_bytes()),
+                       (segment, content[:offset + length].ljust(len(content), b"\0"))):
+        (mine / name).write_bytes(data)
+        shutil.chown(mine / name, mine.owner(), mine.group())
+    new.start(Role.REPLICA)
+    eventually(lambda: new.look().replayed > switch)
+    new.server.promote(new.ctx, timeout_s=10)
+    new.sql("CREATE TABLE public.kept AS SELECT 1 AS i")
+    found = old.server.leader_timeline(new.upstream, Deadline.after(5))
+    left = found.history[-1][1]
+    assert found.timeline == 3 and switch < left < switch + 80
+    assert old.server.begins_alike(found, 2) is True
+    old.server.terminate()
+    old.server.crash_recover(old.ctx)
+    new.server.ready_for_rewind(new.upstream, Deadline.after(5))
+    old.server.rewind(old.ctx, new.upstream)
+    follows(old, new)
 
 
 def test_a_single_user_server_left_by_a_dead_agent_is_waited_for(make: Callable[..., Node]) -> None:

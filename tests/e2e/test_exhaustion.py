@@ -140,10 +140,16 @@ def _memory_group(name: str, amount: int, pids: list[int]) -> Iterator[Path]:
         (group / LIMIT).write_text(str(amount))
         yield group
     finally:
-        for pid in (group / "cgroup.procs").read_text().split():
-            with contextlib.suppress(OSError):
-                (CGROUP / "cgroup.procs").write_text(pid)
-        group.rmdir()
+        wait_for(lambda: _emptied(group), 10, f"{group} can be removed")
+
+
+def _emptied(group: Path) -> bool:
+    """Its processes have left and it is gone; a server may be starting others meanwhile, and leaving takes a moment."""
+    for pid in (group / "cgroup.procs").read_text().split():
+        with contextlib.suppress(OSError):
+            (CGROUP / "cgroup.procs").write_text(pid)
+    group.rmdir()
+    return True
 
 
 def test_query_killed_for_memory_restarts_the_server_in_place(

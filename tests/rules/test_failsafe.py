@@ -188,6 +188,17 @@ GATES = (
     case("the key is empty: no restriction (EC 25)", free(None, view(None, failsafe={})), "race.acquire"),
     case("the mode is off: no restriction", free(None, view(None, failsafe=OTHERS), failsafe_mode=False), "race.acquire"),
     case(
+        "who is ahead but not in the key may not lead: it is not waited for (EC 25)",
+        free(None, view(None, failsafe={"a": "", "b": ""}), peers=peers(peer("b"), peer("c", 1001))),
+        "race.acquire",
+        AcquireLease(),
+    ),
+    nothing(
+        "who is not in the key but on a newer timeline has led since: nobody is promoted beside that (HA rules 30.9)",
+        free(None, view(None, failsafe={"a": "", "b": ""}), peers=peers(peer("b"), peer("c", 1001, timeline=2))),
+        "race.peer_ahead",
+    ),
+    case(
         "who is in the key is asked although there is no card (HA rules 9)",
         free(None, view(None, member("a"), failsafe=ABC), peers=None, old_cluster=None),
         "race.ask_peers",

@@ -109,4 +109,8 @@ REGRESSIONS: tuple[Regression, ...] = (
         "restart and reset the machine; now it is stopped",
         (Fault(533.35, "end-agent", "leader", 0.31), Fault(535.0, "store-read-only", "all", 15.0),
          Fault(537.0, "crash", "leader"))),
+    Regression(
+        "waiting for one that may not lead", "chaos", 824526831,
+        "the old primary had more WAL but was not in /failsafe when it came back: it might not lead, and those who might waited "
+        "for it, for ever; now who may not take the lock is not waited for"),
 )

@@ -209,12 +209,17 @@ def accepted_another(w: World) -> Decision | None:
     return None
 
 
+def shut_out(w: World, name: str) -> bool:
+    """``/failsafe`` names others but not this member, which may not take the lock. (HA rules 15.1.9)"""
+    return w.settings.failsafe_mode and bool(w.cluster.failsafe) and name not in (w.cluster.failsafe or {})
+
+
 def not_in_failsafe(w: World) -> Decision | None:
     """``/failsafe`` does not name me, so the primary needs not ask me: it may still run. (HA rules 15.1.9, EC 25, 32)"""
-    members = w.cluster.failsafe
-    if w.settings.failsafe_mode and members and w.me not in members:
+    members = ", ".join(sorted(w.cluster.failsafe or {}))
+    if shut_out(w, w.me):
         return rest(
-            because=f"/failsafe names {', '.join(sorted(members))}, not {w.me}: one of them may run as the primary without the "
+            because=f"/failsafe names {members}, not {w.me}: one of them may run as the primary without the "
             "store; if none does, switch failsafe_mode off and this node takes the lock",
             wake_after=AGAIN_S,
         )

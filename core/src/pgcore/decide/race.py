@@ -5,7 +5,7 @@ from __future__ import annotations
 from pgcore.decide import switchover
 from pgcore.decide.candidates import lag_behind_status
 from pgcore.decide.election import by_votes, claim_of, is_ahead, own_timeline, proof, same_name, sync_in_force, verdict
-from pgcore.decide.failsafe import RACE_GATES
+from pgcore.decide.failsafe import RACE_GATES, shut_out
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
     AcquireLease,
@@ -241,13 +241,13 @@ def _rivals(w: World) -> list[PeerView]:
 def peer_ahead(w: World) -> Decision | None:
     """An eligible peer has more WAL or a newer timeline; what the former leader of ``/sync`` has more was never confirmed.
 
-    (HA rules 15.3.3, 30.9, EC 43, 126)
+    Who is not in ``/failsafe`` may not lead: waiting for it would leave nobody who may. (HA rules 15.3.3, 30.9, EC 43, 126)
     """
     mine, sync = claim_of(w), sync_in_force(w)
     for peer in _rivals(w):
         newer = peer.timeline is not None and mine.timeline is not None and peer.timeline > mine.timeline
-        former = sync is not None and same_name(sync.leader, peer.name) and not newer
-        if is_ahead(mine, peer) and not former:
+        former = sync is not None and same_name(sync.leader, peer.name)
+        if is_ahead(mine, peer) and (newer or not (former or shut_out(w, peer.name))):
             return rest(
                 because=f"{peer.name} is ahead: {_at(peer.position, peer.timeline)} against {_at(mine.position, mine.timeline)}",
                 wake_after=AGAIN_S,

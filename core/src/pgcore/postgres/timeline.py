@@ -128,7 +128,7 @@ def begins_alike(data_dir: str, beginning: Beginning | None) -> bool | None:
     try:
         with open(os.path.join(data_dir, "pg_wal", os.path.basename(beginning.file)), "rb") as file:
             file.seek(beginning.offset)
-            return file.read(BEGINNING_BYTES) == beginning.content
+            return file.read(len(beginning.content)) == beginning.content
     except OSError:
         return None
 
@@ -184,22 +184,27 @@ def _identity(parameters: Mapping[str, Any], deadline: Deadline) -> tuple[str, i
 
 
 def _beginnings(session: Session, timeline: int, history: tuple[Switch, ...], deadline: Deadline) -> dict[int, Beginning]:
-    """Each timeline began where the one before it was left."""
-    numbers = [*(number for number, _, _ in history[1:]), timeline]
-    starts = [(number, left[1]) for number, left in zip(numbers, history, strict=False)]
-    found = ((number, _beginning(session, number, start, deadline)) for number, start in starts[-NEWEST:])
+    """Each timeline began where the one before it was left; one that was left soon tells no more than it has."""
+    numbers = [*(number for number, _, _ in history), timeline]
+    ends = [left for _, left, _ in history]
+    spans = list(zip(numbers[1:], ends, [*ends[1:], None], strict=True))[-NEWEST:]
+    found = ((number, _beginning(session, number, start, end, deadline)) for number, start, end in spans)
     return {number: beginning for number, beginning in found if beginning is not None}
 
 
-def _beginning(session: Session, timeline: int, left: Lsn, deadline: Deadline) -> Beginning | None:
+def _beginning(session: Session, timeline: int, left: Lsn, end: Lsn | None, deadline: Deadline) -> Beginning | None:
+    """What stands behind ``left`` on a timeline that goes up to ``end`` (None: it is the present one)."""
     start = Lsn(left + _SKIPPED)
-    arguments = (BEGINNING_BYTES, timeline, str(start), str(Lsn(start + BEGINNING_BYTES)))
+    size = BEGINNING_BYTES if end is None else min(BEGINNING_BYTES, end - start)
+    if size <= 0:
+        return None
+    arguments = (size, timeline, str(start), str(Lsn(start + size)))
     try:
         rows = session.query(_BEGINNING, arguments, deadline=deadline)
     except QueryFailedError as error:
         logger.debug("the beginning of the leader's timeline %d cannot be read, its history is all there is: %s", timeline, error)
         return None
-    if not rows or rows[0][2] is None or len(bytes(rows[0][2])) < BEGINNING_BYTES:
+    if not rows or rows[0][2] is None or len(bytes(rows[0][2])) < size:
         return None
     return Beginning(str(rows[0][0]), int(rows[0][1]), bytes(rows[0][2]))
 
