@@ -113,4 +113,8 @@ REGRESSIONS: tuple[Regression, ...] = (
         "waiting for one that may not lead", "chaos", 824526831,
         "the old primary had more WAL but was not in /failsafe when it came back: it might not lead, and those who might waited "
         "for it, for ever; now who may not take the lock is not waited for"),
+    Regression(
+        "a session lost while the primary is started again", "consul", 462413336,
+        "the old primary was being started again in place, its lock proven, when its session was destroyed: it was not asked what "
+        "it counts on, as it did not serve yet, and another was promoted beside it; now a primary that is starting counts too"),
 )

@@ -10,6 +10,8 @@ from pgcore.model.node import DataDir, NodeView, TaskKind, TaskView, WalSender
 from pgcore.model.world import PeerView
 
 UP = (State.RUNNING, State.STARTING, State.RESTARTING, State.STOPPING, State.STOP_FAILED)
+_MAY_WRITE = (State.RUNNING, State.STARTING, State.RESTARTING, State.CRASHED, "unknown")
+"""A primary that counts on its lock is started again in place; unknown: its agent has not heard of it for a while."""
 T = TypeVar("T", Role, State)
 
 
@@ -27,8 +29,7 @@ def parse_status(name: str, document: Json) -> PeerView:
     if not isinstance(wal, Mapping):
         starting = document.get("state") in (State.STARTING, State.RESTARTING, State.CRASHED, State.STOPPED)
         left = own.get("lease_seconds_left")
-        runs = document.get("state") in (State.RUNNING, "unknown")  # unknown: its agent has not heard of it for a while
-        proven = leads and runs and isinstance(left, int | float) and left > 0
+        proven = leads and document.get("state") in _MAY_WRITE and isinstance(left, int | float) and left > 0
         return PeerView(name, False, nofailover=tags.nofailover, starting=starting, counts_on_lock=proven, promoting=promoting)
     primary = bool(wal.get("location")) or leads
     position = max(integer(wal.get("received_location")), integer(wal.get("replayed_location")))
