@@ -298,10 +298,10 @@ BOOTSTRAP = (
         "the cluster is made",
         creating(POST, primary(), last_result=MADE),
         "bootstrap.finish",
-        AcquireLease(force=True),
         WriteConfig({"ttl": 30}),
-        WriteInitialize(SYSTEM, "3"),
+        AcquireLease(force=True),
         EndProcedure(),
+        WriteInitialize(SYSTEM, "3"),
     ),
     case(
         "the store is away during the bootstrap: it goes on",

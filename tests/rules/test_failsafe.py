@@ -169,35 +169,9 @@ SENDER = (
 )
 
 GATES = (
-    nothing(
-        "restored from a backup, not in /failsafe, the leader is dead (EC 25, 32)",
-        free(None, view(None, failsafe=OTHERS)),
-        "race.not_in_failsafe",
-    ),
-    nothing(
-        "an operator's request does not help: the primary asks those in the key only (EC 32)",
-        free(None, view(None, failsafe=OTHERS, failover=request(None, "a"))),
-        "race.not_in_failsafe",
-    ),
-    case(
-        "a running primary takes the free lock back whatever the key says (EC 29)",
-        free(primary(), view(None, failsafe=OTHERS)),
-        "race.primary_takes_it",
-    ),
     case("the key was unreadable or absent: no restriction (EC 25)", free(None, view(None, failsafe=None)), "race.acquire"),
     case("the key is empty: no restriction (EC 25)", free(None, view(None, failsafe={})), "race.acquire"),
     case("the mode is off: no restriction", free(None, view(None, failsafe=OTHERS), failsafe_mode=False), "race.acquire"),
-    case(
-        "who is ahead but not in the key may not lead: it is not waited for (EC 25)",
-        free(None, view(None, failsafe={"a": "", "b": ""}), peers=peers(peer("b"), peer("c", 1001))),
-        "race.acquire",
-        AcquireLease(),
-    ),
-    nothing(
-        "who is not in the key but on a newer timeline has led since: nobody is promoted beside that (HA rules 30.9)",
-        free(None, view(None, failsafe={"a": "", "b": ""}), peers=peers(peer("b"), peer("c", 1001, timeline=2))),
-        "race.peer_ahead",
-    ),
     case(
         "who is in the key is asked although there is no card (HA rules 9)",
         free(None, view(None, member("a"), failsafe=ABC), peers=None, old_cluster=None),

@@ -83,11 +83,11 @@ BEGINNING = (
         "it runs: take the lock and publish the cluster",
         making(LEADER, last_result=did(TaskKind.START), dynamic={"ttl": 30}),
         "bootstrap.lead_copy",
+        WriteConfig({"ttl": 30}),
         AcquireLease(force=True),
         SetRole(Role.STANDBY_LEADER),
-        WriteConfig({"ttl": 30}),
-        WriteInitialize(SYSTEM, "3"),
         EndProcedure(),
+        WriteInitialize(SYSTEM, "3"),
     ),
     nothing("it runs but does not answer yet", making(silent(LEADER), last_result=did(TaskKind.START)), "bootstrap.lead_copy"),
     case(

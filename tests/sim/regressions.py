@@ -112,9 +112,17 @@ REGRESSIONS: tuple[Regression, ...] = (
     Regression(
         "waiting for one that may not lead", "chaos", 824526831,
         "the old primary had more WAL but was not in /failsafe when it came back: it might not lead, and those who might waited "
-        "for it, for ever; now who may not take the lock is not waited for"),
+        "for it, for ever; now it may lead once all who are named answer that they do not"),
     Regression(
         "a session lost while the primary is started again", "consul", 462413336,
-        "the old primary was being started again in place, its lock proven, when its session was destroyed: it was not asked what "
-        "it counts on, as it did not serve yet, and another was promoted beside it; now a primary that is starting counts too"),
+        "the old primary was being started again in place, its lock proven, when its session was destroyed: it was not asked "
+        "what it counts on, and another was promoted beside it; now a primary that is starting counts too"),
+    Regression(
+        "no answer to the configuration of a new cluster", "bootstrap", 462413503,
+        "the new primary had its lock and clients wrote, when the write of /config went unanswered: the bootstrap counted as failed "
+        "and the data were set aside; now the lock comes after /config, and nothing after the lock undoes the cluster"),
+    Regression(
+        "a thawed primary that /failsafe does not name", "watchdog", 462413481,
+        "it had been replaced while it stood still; the new primary went on without the store, the members' word behind it, and "
+        "the old one took the free lock back as a running primary; now it asks those whom the key names"),
 )

@@ -437,12 +437,10 @@ STATUSES: dict[str, tuple[Any, PeerView]] = {
     "no xlog while starting": ({"state": "starting", "role": "replica"}, PeerView("b", False, starting=True)),
     "no xlog after a crash": ({"state": "crashed", "role": "primary"}, PeerView("b", False, starting=True)),
     **{f"no xlog of a primary, {state}, lease {left}": (
-        {"state": state, "role": "primary", "pgcore": {"lease_seconds_left": left}}, PeerView("b", False, counts_on_lock=counts))
-       for state, left, counts in (("running", 3.2, True), ("unknown", 3.2, True), ("unknown", 0.0, False),
-                                   ("stopping", 3.2, False))},
-    **{f"no xlog of a primary, {state}, its lease not over": (
-        {"state": state, "role": "primary", "pgcore": {"lease_seconds_left": 3.2}},
-        PeerView("b", False, starting=True, counts_on_lock=True)) for state in ("starting", "restarting", "crashed")},
+        {"state": state, "role": "primary", "pgcore": {"lease_seconds_left": left}},
+        PeerView("b", False, starting=state in ("starting", "crashed"), counts_on_lock=counts))
+       for state, left, counts in (*((each, 3.2, each != "stopping") for each in ("running", "unknown", "starting", "crashed",
+                                                                                  "stopping")), ("unknown", 0.0, False))},
     "no xlog, promoted": ({"role": "promoted", "pgcore": {"promoting": True}}, PeerView("b", False, promoting=True)),
     "it is promoted": ({**REPLICA, "pgcore": {"promoting": True}}, view(promoting=True)),
     "no xlog while a copy is made": ({"state": "creating replica", "role": "replica"}, PeerView("b", False)),

@@ -73,11 +73,11 @@ def lead_copy(w: World) -> Decision | None:
     if w.node.system_id is None or not w.node.answering:
         return rest(because="waiting for the new standby to answer", wake_after=0.5)
     return act(
+        WriteConfig(w.settings.dynamic),
         AcquireLease(force=True),
         SetRole(Role.STANDBY_LEADER),
-        WriteConfig(w.settings.dynamic),
-        WriteInitialize(w.node.system_id, w.cluster.initialize_version),
         EndProcedure(),
+        WriteInitialize(w.node.system_id, w.cluster.initialize_version),
         because=f"the standby cluster {w.node.system_id} is made",
     )
 
@@ -170,13 +170,16 @@ def watchdog_refused(w: World) -> Decision | None:
 
 
 def finish(w: World) -> Decision | None:
-    """The users are made: publish the new cluster and take the lock unconditionally. (HA rules 6.4.4)"""
+    """The users are made: publish the new cluster and take the lock unconditionally. (HA rules 6.4.4)
+
+    Once it has the lock its clients write: what fails from there on must not undo it. The leader writes ``/initialize`` again.
+    """
     assert w.node.system_id is not None
     return act(
-        AcquireLease(force=True),
         WriteConfig(w.settings.dynamic),
-        WriteInitialize(w.node.system_id, w.cluster.initialize_version),
+        AcquireLease(force=True),
         EndProcedure(),
+        WriteInitialize(w.node.system_id, w.cluster.initialize_version),
         because=f"the cluster {w.node.system_id} is created",
     )
 

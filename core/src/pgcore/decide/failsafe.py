@@ -1,7 +1,9 @@
 """Failsafe mode: a primary that lost the store goes on while every member that could replace it agrees not to. (HA rules 9)
 
 The proof: whoever takes the lock must be named in ``/failsafe``; whoever is named there and has accepted me takes no lock for ttl
-from then on. So when all of them have accepted, nobody can lead before my lease ends, whatever the store says meanwhile.
+from then on. So when all of them have accepted, nobody can lead before my lease ends, whatever the store says meanwhile. Who is
+not named may take a lock that is free once all who are have answered that they are no primary, within ttl of having seen it free:
+one of them that led since would hold it.
 """
 
 from __future__ import annotations
@@ -209,18 +211,37 @@ def accepted_another(w: World) -> Decision | None:
     return None
 
 
-def shut_out(w: World, name: str) -> bool:
-    """``/failsafe`` names others but not this member, which may not take the lock. (HA rules 15.1.9)"""
-    return w.settings.failsafe_mode and bool(w.cluster.failsafe) and name not in (w.cluster.failsafe or {})
+def _shut_out(w: World) -> bool:
+    return w.settings.failsafe_mode and bool(w.cluster.failsafe) and w.me not in (w.cluster.failsafe or {})
 
 
 def not_in_failsafe(w: World) -> Decision | None:
-    """``/failsafe`` does not name me, so the primary needs not ask me: it may still run. (HA rules 15.1.9, EC 25, 32)"""
-    members = ", ".join(sorted(w.cluster.failsafe or {}))
-    if shut_out(w, w.me):
-        return rest(
-            because=f"/failsafe names {members}, not {w.me}: one of them may run as the primary without the "
-            "store; if none does, switch failsafe_mode off and this node takes the lock",
+    """``/failsafe`` does not name me, so the primary needs not ask me: it may still run, unless all named say that they do not.
+
+    (HA rules 15.1.9, EC 25, 32)
+    """
+    if not _shut_out(w):
+        return None
+    named = f"/failsafe names {', '.join(sorted(w.cluster.failsafe or {}))}, not {w.me}"
+    if w.peers is None and w.known_peers():
+        return act(PollPeers(w.known_peers(), brief=w.node.silent), because=f"{named}: asking them")
+    answers = [(w.peers or {}).get(name) for name in w.cluster.failsafe or {}]
+    if all(peer is not None and peer.reachable and not peer.is_primary and not peer.promoting for peer in answers):
+        return None
+    return rest(
+        because=f"{named}: one of them may run as the primary without the store; this node takes the lock once all of them "
+        "answer that they do not, or when failsafe_mode is switched off",
+        wake_after=AGAIN_S,
+    )
+
+
+def claimed_late(w: World) -> Decision | None:
+    """I took the lock without being named in ``/failsafe``, so long after I saw it free that another may have led. (EC 25, 32)"""
+    took = w.now - w.read_at if w.read_at is not None else 0.0
+    if w.is_holder and not w.node.is_primary and _shut_out(w) and took > w.settings.timing.ttl:
+        return end(
+            ReleaseLease(),
+            because=f"/failsafe does not name {w.me}, and it took {took:.1f} s to take the lock: giving it back",
             wake_after=AGAIN_S,
         )
     return None

@@ -131,6 +131,7 @@ LEADER = Table(
     watchdog_refused,
     promotion_failed,
     failsafe.accepted_another,
+    failsafe.claimed_late,
     cannot_look,
     unproven_slots,
     *PROMOTION_RULES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pgcore.decide import switchover
 from pgcore.decide.candidates import lag_behind_status
 from pgcore.decide.election import by_votes, claim_of, is_ahead, own_timeline, proof, same_name, sync_in_force, verdict
-from pgcore.decide.failsafe import RACE_GATES, shut_out
+from pgcore.decide.failsafe import RACE_GATES, not_in_failsafe
 from pgcore.decide.table import Table
 from pgcore.model.actions import (
     AcquireLease,
@@ -67,6 +67,11 @@ def primary_unsure(w: World) -> Decision | None:
     if w.node.is_primary and own is None and w.cluster_timeline > 1:
         return rest(because=f"this primary's timeline is unknown, the cluster is on {w.cluster_timeline}", wake_after=AGAIN_S / 2)
     return None
+
+
+def primary_not_named(w: World) -> Decision | None:
+    """A running primary that ``/failsafe`` does not name: somebody has led since it did, and may still run. (EC 25, 29)"""
+    return not_in_failsafe(w) if w.node.is_primary else None
 
 
 def primary_takes_it(w: World) -> Decision | None:
@@ -241,13 +246,13 @@ def _rivals(w: World) -> list[PeerView]:
 def peer_ahead(w: World) -> Decision | None:
     """An eligible peer has more WAL or a newer timeline; what the former leader of ``/sync`` has more was never confirmed.
 
-    Who is not in ``/failsafe`` may not lead: waiting for it would leave nobody who may. (HA rules 15.3.3, 30.9, EC 43, 126)
+    (HA rules 15.3.3, 30.9, EC 43, 126)
     """
     mine, sync = claim_of(w), sync_in_force(w)
     for peer in _rivals(w):
         newer = peer.timeline is not None and mine.timeline is not None and peer.timeline > mine.timeline
-        former = sync is not None and same_name(sync.leader, peer.name)
-        if is_ahead(mine, peer) and (newer or not (former or shut_out(w, peer.name))):
+        former = sync is not None and same_name(sync.leader, peer.name) and not newer
+        if is_ahead(mine, peer) and not former:
             return rest(
                 because=f"{peer.name} is ahead: {_at(peer.position, peer.timeline)} against {_at(mine.position, mine.timeline)}",
                 wake_after=AGAIN_S,
@@ -339,6 +344,7 @@ RACE = Table(
     outdated_primary,
     primary_unsure,
     beaten,
+    primary_not_named,
     primary_takes_it,
     failed_before,
     paused,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgcore.dcs.store import Key
 from pgcore.testing.simulation.guarantees import Guarantees
+from pgcore.testing.simulation.network import STORE, Traffic
 from pgcore.testing.simulation.wal import Commit
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MIXED_S = 15.0
 """An agent that was away is back in charge of its server after so long."""
+ROBBED_S = 30.0
+"""A lease that somebody else ended would not have lasted longer."""
 THAW_S = 0.5
 """A machine that goes on after a standstill may serve writes for this long, until its guard has stopped its server."""
 QUIET_S = 60.0
@@ -126,7 +129,15 @@ class Checker:
             self._left_alone.discard(name)
 
     def _excused(self, *servers: Server) -> bool:
-        return self._paused or any(server.name in self._left_alone for server in servers)
+        return self._paused or any(server.name in self._left_alone or self._robbed(server.name) for server in servers)
+
+    def _robbed(self, name: str) -> bool:
+        """Somebody ended its lease, and its agent can neither take the lock again nor be asked. (docs/consul.md)"""
+        machine, since = self._world.machines.get(name), self._world.store.robbed.get(name)
+        if machine is None or since is None or self._world.now - since > ROBBED_S:
+            return False
+        asleep = machine.agent is None or machine.agent_frozen or machine.frozen
+        return bool(asleep or not self._world.network.both_ways(Traffic.STORE, name, STORE))
 
     # -- what the servers say ------------------------------------------------------------------------------------------------
 

@@ -136,8 +136,7 @@ def _store_wipe(world: World, machines: list[Machine], fault: Fault) -> None:
 def _session_lost(world: World, machines: list[Machine], fault: Fault) -> None:
     """A member's session ends in the store before its time: an operator destroyed it, or the local agent of the store left."""
     for machine in machines:
-        if machine.agent is not None and not machine.agent_frozen and not machine.frozen:  # docs/consul.md: one that can be asked
-            world.store.lose_session(machine.name)
+        world.store.lose_session(machine.name)
 
 
 @kind("store-stale", targets=("all",), args=lambda dice: {"share": dice.choice((0.2, 0.5, 0.9))})

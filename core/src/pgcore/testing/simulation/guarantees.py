@@ -107,7 +107,8 @@ class Guarantees:
             return
         believed = (memory.lease_until - STEADY_BEGAN) / world[name].rate
         granted = world.store.lease_end(Key.LEADER) if world.leader == view.me else None
-        if believed > world.now and (granted is None or believed > granted + LEASE_SLACK * ttl):
+        over = granted if granted is not None else world.now if world.leader is None else -LEASE_SLACK * ttl
+        if believed > world.now and believed > over + LEASE_SLACK * ttl:
             held = f"the store's ends at {granted:.2f} s" if granted is not None else f"the lock names {world.leader}"
             self._checker.violated("no lease beyond the store's", f"{name} counts on its lease until {believed:.2f} s; {held}")
 

@@ -45,6 +45,7 @@ class StoreServer(MemoryServer):
         self.listeners: list[Callable[[str], None]] = []
         """Told of every key that was written or removed."""
         self.wiped = False
+        self.robbed: dict[str, float] = {}
         """Everything was removed, locks included, once at least."""
         self._past: deque[tuple[float, Snapshot]] = deque()
 
@@ -125,6 +126,7 @@ class StoreServer(MemoryServer):
         entry = self.entries.get(MEMBERS + member)
         if entry is not None and entry.lease is not None:
             self.wiped = True  # no agent can know: its belief in its lease is not held against it
+            self.robbed[member] = self.scheduler.now
             self.end(entry.lease)
 
     def member(self, name: str, timing: Timing) -> MemoryStore:
