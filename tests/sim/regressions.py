@@ -119,8 +119,8 @@ REGRESSIONS: tuple[Regression, ...] = (
         "what it counts on, and another was promoted beside it; now a primary that is starting counts too"),
     Regression(
         "no answer to the configuration of a new cluster", "bootstrap", 462413503,
-        "the new primary had its lock and clients wrote, when the write of /config went unanswered: the bootstrap counted as failed "
-        "and the data were set aside; now the lock comes after /config, and nothing after the lock undoes the cluster"),
+        "the new primary had its lock and clients wrote, when the write of /config went unanswered: the bootstrap counted as "
+        "failed and the data were set aside; now the lock comes after /config, and nothing after the lock undoes the cluster"),
     Regression(
         "a thawed primary that /failsafe does not name", "watchdog", 462413481,
         "it had been replaced while it stood still; the new primary went on without the store, the members' word behind it, and "

@@ -23,6 +23,7 @@ from pgcore.model.basics import Lsn, Tags
 from pgcore.model.cluster import Member
 from pgcore.model.world import PeerView
 
+LEADING = ("running", "unknown", "stopping", "starting", "crashed")
 REPLICA = {"state": "running", "role": "replica", "timeline": 3, "xlog": {"received_location": 500, "replayed_location": 400}}
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -427,8 +428,7 @@ STATUSES: dict[str, tuple[Any, PeerView]] = {
         view(position=Lsn(0)),
     ),
     "positions that make no sense": (
-        REPLICA | {"xlog": {"received_location": [], "replayed_location": "x"}},
-        view(position=Lsn(0)),
+        REPLICA | {"xlog": {"received_location": [], "replayed_location": "x"}}, view(position=Lsn(0)),
     ),
     "an empty xlog": ({**REPLICA, "xlog": {}}, PeerView("b", False)),
     "no timeline": ({**REPLICA, "timeline": None}, view(timeline=None)),
@@ -438,9 +438,8 @@ STATUSES: dict[str, tuple[Any, PeerView]] = {
     "no xlog after a crash": ({"state": "crashed", "role": "primary"}, PeerView("b", False, starting=True)),
     **{f"no xlog of a primary, {state}, lease {left}": (
         {"state": state, "role": "primary", "pgcore": {"lease_seconds_left": left}},
-        PeerView("b", False, starting=state in ("starting", "crashed"), counts_on_lock=counts))
-       for state, left, counts in (*((each, 3.2, each != "stopping") for each in ("running", "unknown", "starting", "crashed",
-                                                                                  "stopping")), ("unknown", 0.0, False))},
+        PeerView("b", False, starting=state in LEADING[-2:], counts_on_lock=counts))
+       for state, left, counts in [("unknown", 0.0, False), *((each, 3.2, each != "stopping") for each in LEADING)]},
     "no xlog, promoted": ({"role": "promoted", "pgcore": {"promoting": True}}, PeerView("b", False, promoting=True)),
     "it is promoted": ({**REPLICA, "pgcore": {"promoting": True}}, view(promoting=True)),
     "no xlog while a copy is made": ({"state": "creating replica", "role": "replica"}, PeerView("b", False)),
