@@ -187,7 +187,7 @@ def _beginnings(session: Session, timeline: int, history: tuple[Switch, ...], de
     """Each timeline began where the one before it was left; one that was left soon tells no more than it has."""
     numbers = [*(number for number, _, _ in history), timeline]
     ends = [left for _, left, _ in history]
-    spans = list(zip(numbers[1:], ends, [*ends[1:], None], strict=True))[-NEWEST:]
+    spans = list(zip(numbers[1:], ends, [*ends[1:], None], strict=False))[-NEWEST:]
     found = ((number, _beginning(session, number, start, end, deadline)) for number, start, end in spans)
     return {number: beginning for number, beginning in found if beginning is not None}
 

@@ -182,6 +182,8 @@ class Guarantees:
             other, name = machine.server, machine.name
             if sync.active and (not sync.covers(name) or same_name(sync.leader, name)):
                 continue  # what it has more was never confirmed
+            if machine.watchdogs.broken:
+                continue  # it said that it may not lead
             if other is server or not self._could_tell(server.name) or not self._could_tell(name) or name not in self._seen:
                 continue
             streams = other.receiver is not None and other.receiver.upstream is not server
