@@ -24,6 +24,7 @@ from pgcore.model.actions import (
 from pgcore.model.basics import Instant, Role, Tags
 from pgcore.model.changes import replace
 from pgcore.model.decision import Then
+from pgcore.model.world import OwnTimeline
 from pgcore.testing.builders import NOW, history, leads, member, primary, silent, standby, upstream, view, world
 from rules.cases import Case, case, nothing
 
@@ -219,6 +220,19 @@ CASES: tuple[Case, ...] = (
             recovery_change="reload",
         ),
         "replica.follow_by_reload",
+    ),
+    nothing(
+        "a new leader that still is in recovery on an older timeline may begin one of the same number (EC 112)",
+        world(
+            standby(),
+            B_LEADS,
+            rewind=RewindState.CHECK,
+            undecided_since=NOW,
+            timeline_asked=True,
+            leader_timeline=leads(2, in_recovery=True, own=OwnTimeline(3)),
+            recovery_change="reload",
+        ),
+        "replica.ahead_of_recovering",
     ),
     case(
         "the leader is probed in every beat",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import CompareRecovery, FollowByReload, FollowByRestart, RewindState, SetRewind
 from pgcore.model.basics import Role
-from pgcore.model.decision import Decision, act, end
+from pgcore.model.decision import Decision, act, end, rest
 from pgcore.model.world import World
+
+AGAIN_S = 0.2
 
 
 def _role(w: World) -> Role:
@@ -33,6 +35,21 @@ def compare_before_following(w: World) -> Decision | None:
     changes = w.recovery_change in ("reload", "restart") and w.rewind_source is not None
     if changes and not w.timeline_asked and w.memory.rewind not in (RewindState.CHECK, RewindState.NEED):
         return act(SetRewind(RewindState.CHECK), because=f"{_whom(w)}: its history is compared first")
+    return None
+
+
+def ahead_of_recovering(w: World) -> Decision | None:
+    """A leader in recovery on an older timeline is about to begin one of its own, perhaps of the same number: compare first.
+
+    Its WAL would be taken for that of the own timeline. (HA rules 12.1, EC 104, 112)
+    """
+    leader = w.leader_timeline
+    own = leader.own.timeline if leader is not None and leader.own is not None else 0
+    if w.recovery_change in ("reload", "restart") and leader is not None and leader.in_recovery and own > leader.timeline:
+        return rest(
+            because=f"{_whom(w)} once it is a primary: it is in recovery on timeline {leader.timeline}, this server is on {own}",
+            wake_after=AGAIN_S,
+        )
     return None
 
 

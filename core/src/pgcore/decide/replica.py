@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgcore.decide import divergence, standby_cluster
-from pgcore.decide.following import FOLLOWING_RULES
+from pgcore.decide.following import FOLLOWING_RULES, ahead_of_recovering
 from pgcore.decide.table import Table
 from pgcore.decide.upstream import upstream
 from pgcore.model.actions import (
@@ -139,6 +139,7 @@ REPLICA = Table(
     divergence.copy_anew,
     divergence.stay_apart,
     standby_cluster.keep_upstream,
+    ahead_of_recovering,
     *FOLLOWING_RULES,
     probe_leader,
     diverged,
