@@ -50,6 +50,11 @@ CASES: tuple[Case, ...] = (
         AcquireLease(),
     ),
     nothing(
+        "not in the key, and one of those who are has accepted a primary without the store",
+        free(None, view(None, failsafe=OTHERS), peers=peers(peer("b"), peer("c", failsafe_leader="b"))),
+        "race.not_in_failsafe",
+    ),
+    nothing(
         "not in the key, and one of those who are is being promoted",
         free(None, view(None, failsafe=OTHERS), peers=peers(peer("b"), peer("c", promoting=True))),
         "race.not_in_failsafe",

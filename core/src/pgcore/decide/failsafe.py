@@ -19,7 +19,7 @@ from pgcore.model.changes import replace
 from pgcore.model.cluster import ClusterView, Member, SyncView
 from pgcore.model.decision import Decision, act, end, rest
 from pgcore.model.failsafe import FailsafeRecord
-from pgcore.model.world import World
+from pgcore.model.world import PeerView, World
 
 AGAIN_S = 1.0
 LEAST_ASK_S = 0.05
@@ -215,6 +215,13 @@ def _shut_out(w: World) -> bool:
     return w.settings.failsafe_mode and bool(w.cluster.failsafe) and w.me not in (w.cluster.failsafe or {})
 
 
+def _leads_nobody(w: World, peer: PeerView | None) -> bool:
+    """It answers, neither leads nor is about to, and has accepted no other primary."""
+    if peer is None or not peer.reachable or peer.is_primary or peer.promoting:
+        return False
+    return peer.failsafe_leader in (None, w.me)
+
+
 def not_in_failsafe(w: World) -> Decision | None:
     """``/failsafe`` does not name me, so the primary needs not ask me: it may still run, unless all named say that they do not.
 
@@ -225,8 +232,7 @@ def not_in_failsafe(w: World) -> Decision | None:
     named = f"/failsafe names {', '.join(sorted(w.cluster.failsafe or {}))}, not {w.me}"
     if w.peers is None and w.known_peers():
         return act(PollPeers(w.known_peers(), brief=w.node.silent), because=f"{named}: asking them")
-    answers = [(w.peers or {}).get(name) for name in w.cluster.failsafe or {}]
-    if all(peer is not None and peer.reachable and not peer.is_primary and not peer.promoting for peer in answers):
+    if all(_leads_nobody(w, (w.peers or {}).get(name)) for name in w.cluster.failsafe or {}):
         return None
     return rest(
         because=f"{named}: one of them may run as the primary without the store; this node takes the lock once all of them "
