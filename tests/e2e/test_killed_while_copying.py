@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,13 +63,19 @@ def ended(node: Node, pids: list[int]) -> None:
 
 
 def test_pg_basebackup_with_wal_and_tablespace_elsewhere(pair: Cluster) -> None:
-    """The copy, the WAL directory and the tablespace of the killed attempt are in nobody's way."""
+    """The copy, the WAL directory, a mapped tablespace and one under the source's path are in nobody's way.
+
+    That path is another directory for this node, as on a machine of its own.
+    """
     primary, node = pair.primary(), pair.add_node("b")
-    space = primary.directory / "space"
+    space, alike, own = primary.directory / "space", primary.directory / "alike", node.directory / "alike"
     node.write_file()
-    for place in (space, node.directory / "wal", node.directory / "space"):
+    for place in (space, alike, own, node.directory / "wal", node.directory / "space"):
         place.mkdir(exist_ok=True)
         shutil.chown(place, "postgres", "postgres")
+    node.prefix = ("unshare", "--mount", "sh", "-c", f'mount --bind {own} {alike} && exec "$0" "$@"')
+    primary.query(f"CREATE TABLESPACE alike LOCATION '{alike}'")
+    primary.query("CREATE TABLE beside TABLESPACE alike AS SELECT n FROM generate_series(1, 1000) n")
     primary.query(f"CREATE TABLESPACE side LOCATION '{space}'")
     primary.query("CREATE TABLE aside TABLESPACE side AS SELECT repeat('y', 7000) || n AS t FROM generate_series(1, 2000) n")
     node.document["postgresql"]["basebackup"] = [
@@ -81,16 +88,20 @@ def test_pg_basebackup_with_wal_and_tablespace_elsewhere(pair: Cluster) -> None:
     assert shown > 20 << 20
     node.kill_agent()
     assert any(alive(pid) for pid in pids)
+    assert any(own.iterdir()), "nothing is in the way of the next attempt"
     node.document["postgresql"]["basebackup"][0] = {"max-rate": "1000M"}
     node.start()
     wait_for(node.streams, TIME_S, "the next attempt has made a replica")
     ended(node, pids)
     assert (node.data_dir / "pg_wal").resolve() == node.directory / "wal"
     assert node.ask("SELECT count(*) FROM aside") == 2000
+    assert node.ask("SELECT count(*) FROM beside") == 1000
+    assert os.listxattr(own) == os.listxattr(alike) == []
     assert not Path(f"{node.data_dir}.unfinished").exists()
     assert node.stop() == 0
-    primary.query("DROP TABLE aside")
-    primary.query("DROP TABLESPACE side")
+    for table, name in (("aside", "side"), ("beside", "alike")):
+        primary.query(f"DROP TABLE {table}")
+        primary.query(f"DROP TABLESPACE {name}")
 
 
 @pytest.mark.parametrize("keep", [False, True])

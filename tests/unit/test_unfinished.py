@@ -74,7 +74,7 @@ def test_only_directories_of_the_same_owner_are_emptied(tmp_path: Path) -> None:
         place.mkdir()
         (place / "file").touch()
     os.chown(other, 12345, 12345)
-    unfinished.empty_places(str(tmp_path / "data"), [str(mine), str(other), str(tmp_path / "absent")])
+    unfinished.empty_places(str(tmp_path / "data"), Note("x", places=(str(mine), str(other), str(tmp_path / "absent"))))
     assert list(mine.iterdir()) == [] and len(list(other.iterdir())) == 1
 
 

@@ -119,7 +119,7 @@ class ReplicaRequest:
     task: TaskContext
     server_major: int
     places: Sequence[str] = ()
-    """Those of the directories that the method ``fills`` which were empty when it began."""
+    """Those of the directories that the method ``fills``, and of the source's tablespaces, which were empty when it began."""
 
 
 @dataclass(frozen=True, slots=True)

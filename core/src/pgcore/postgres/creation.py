@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pgcore.clock import Deadline
@@ -17,7 +17,7 @@ from pgcore.errors import CancelledError, CommandFailedError, ServerError
 from pgcore.hookspecs import BootstrapMethod, BootstrapRequest, ReplicaMethod, ReplicaRequest
 from pgcore.model.basics import Json
 from pgcore.model.server import Credentials, ServerSettings, Upstream
-from pgcore.postgres import data_dir, files, local, recovery, unfinished
+from pgcore.postgres import data_dir, files, local, recovery, tablespaces, unfinished
 from pgcore.postgres.connection import Session, quote_identifier, scram_verifier
 from pgcore.postgres.programs import OsUser, program_path
 from pgcore.postgres.unfinished import Note
@@ -174,26 +174,34 @@ def clone(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, metho
     """
     before = unfinished.read(settings.data_dir)
     if before is not None:
-        unfinished.empty_places(settings.data_dir, before.places)
+        unfinished.empty_places(settings.data_dir, before)
+    spaces = tablespaces.locations(source, recovery.ordinary_login(settings)) if source is not None else ()
     failures: list[str] = []
     for method, options in methods:
         if source is None and not method.works_without_source(options):
             continue
-        note = Note(method.name, keeps_data=method.keeps_data(options), claim=claim,
-                    places=unfinished.unoccupied(method.fills(options)))
-        try:
-            _run_method(ctx, settings, user, (method, options), note, source, major)
-            unfinished.end(settings.data_dir)
-            return
-        except CancelledError:
-            _undo(settings, note)
-            raise
-        except ServerError as error:
-            logger.error("replica method %s failed: %s", method.name, error)
-            failures.append(f"{method.name}: {error}")
-            _undo(settings, note)
+        note = _note_of(method, options, claim, spaces)
+        with ExitStack() as claims:
+            try:
+                _run_method(ctx, settings, user, (method, options), note, claims, source, major)
+                unfinished.end(settings.data_dir)
+                return
+            except CancelledError:
+                _undo(settings, note)
+                raise
+            except ServerError as error:
+                logger.error("replica method %s failed: %s", method.name, error)
+                failures.append(f"{method.name}: {error}")
+                _undo(settings, note)
     reasons = "; ".join(failures) or "none of the configured methods works without a source"
     raise ServerError(f"no replica could be made in {settings.data_dir}: {reasons}")
+
+
+def _note_of(method: ReplicaMethod, options: Json, claim: str, spaces: Sequence[str]) -> Note:
+    """Of the source's tablespaces those that may be filled here; a method that goes on with what it has loses nothing there."""
+    keeps, places = method.keeps_data(options), unfinished.unoccupied(method.fills(options))
+    return Note(method.name, keeps_data=keeps, claim=claim, places=places,
+                tablespaces=() if keeps else tuple(path for path in spaces if path not in places))
 
 
 def _undo(settings: ServerSettings, note: Note) -> None:
@@ -201,19 +209,22 @@ def _undo(settings: ServerSettings, note: Note) -> None:
     if note.keeps_data:
         return
     data_dir.remove(settings.data_dir)
-    unfinished.empty_places(settings.data_dir, note.places)
+    unfinished.empty_places(settings.data_dir, note)
     if not note.claim:
         unfinished.end(settings.data_dir)
 
 
 def _run_method(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, choice: tuple[ReplicaMethod, Json],
-                note: Note, source: Upstream | None, major: int) -> None:
+                note: Note, claims: ExitStack, source: Upstream | None, major: int) -> None:
     method, options = choice
     ctx.check()
     if not note.keeps_data:
         data_dir.remove(settings.data_dir)
     data_dir.prepare(settings.data_dir, user)
     unfinished.begin(settings.data_dir, note)
+    mine = tablespaces.claim(note.tablespaces, note.mark, user)
+    for claimed in mine:
+        claims.callback(claimed.end)
     logger.info("making a replica with method %s from %s", method.name, source.label if source else "no source")
     ctx.report(phase=method.name, **({"source": source.name or source.label} if source is not None else {}))
     connstring = "" if source is None else recovery.conninfo(
@@ -221,7 +232,8 @@ def _run_method(ctx: TaskContext, settings: ServerSettings, user: OsUser | None,
     with password_env(source.host if source else "", source.port if source else 0, settings.replication, user) as env:
         method.run(ReplicaRequest(
             server=settings, source=source, connstring=connstring, env=env if source else {}, options=options,
-            binary=lambda name: program_path(settings, name), task=note.marked(ctx), server_major=major, places=note.places))
+            binary=lambda name: program_path(settings, name), task=note.marked(ctx), server_major=major,
+            places=(*note.places, *(claimed.path for claimed in mine))))
     if data_dir.major_version(settings.data_dir) is None:
         raise ServerError(f"it ended without an error but left no cluster in {settings.data_dir}")
 

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 from pgcore import clock
 from pgcore.clock import Deadline
@@ -333,7 +332,7 @@ class QuickServer:
     def leader_timeline(self, source: Upstream, deadline: Deadline) -> LeaderTimeline:
         """What a leader says about timeline, history and role (HA rules 12.2). Raises ServerUnavailableError when undecided."""
         found = timeline.compare_timelines(source, recovery.login(self._settings.replication, password=True),
-                                           self._rewind_login(), deadline)
+                                           recovery.ordinary_login(self._settings), deadline)
         mine = self.system_id()
         if mine is not None and found.system_id != mine:
             raise ServerUnavailableError(f"{source.name or source.host} is of cluster {found.system_id}, this data directory of "
@@ -349,11 +348,7 @@ class QuickServer:
 
         A superuser writes the checkpoint that is missing. Raises ServerUnavailableError: later, perhaps.
         """
-        timeline.ready_for_rewind(source, self._rewind_login(), deadline)
-
-    def _rewind_login(self) -> dict[str, Any]:
-        own = self._settings.rewind
-        return recovery.login(own if own.username else self._settings.superuser, password=True)
+        timeline.ready_for_rewind(source, recovery.ordinary_login(self._settings), deadline)
 
     # -- configuration -----------------------------------------------------------------------------------------------
 

@@ -46,6 +46,11 @@ def login(credentials: Credentials, major: int | None = None, *, password: bool 
     return {name: value for name, value in values.items() if value not in (None, "")}
 
 
+def ordinary_login(settings: ServerSettings) -> dict[str, Any]:
+    """For ordinary connections to other nodes: the rewind user if there is one, else the superuser; with the password."""
+    return login(settings.rewind if settings.rewind.username else settings.superuser, password=True)
+
+
 def primary_conninfo(settings: ServerSettings, upstream: Upstream, major: int, passfile: str | None) -> dict[str, Any]:
     """The options of ``primary_conninfo`` (HA rules 11.3); the password travels in the passfile."""
     values = {"dbname": upstream.dbname, "host": upstream.host, "port": str(upstream.port), "application_name": settings.name,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgcore.errors import ServerError
 from pgcore.model.basics import Json
-from pgcore.postgres import data_dir, files, programs
+from pgcore.postgres import data_dir, files, programs, tablespaces
 
 if TYPE_CHECKING:
     from pgcore.hookspecs import TaskContext
@@ -30,13 +30,17 @@ MARK = "PGCORE_UNFINISHED"
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """``claim`` is the version of the empty ``/initialize`` that stands for this work, ``places`` what else it fills."""
+    """``claim`` is the version of the empty ``/initialize`` that stands for this work, ``places`` what else it fills.
+
+    It may also fill the ``tablespaces``, but only what is claimed there is its own.
+    """
 
     method: str
     creates_cluster: bool = False
     keeps_data: bool = False
     claim: str = ""
     places: tuple[str, ...] = ()
+    tablespaces: tuple[str, ...] = ()
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def marked(self, ctx: TaskContext) -> TaskContext:
@@ -100,7 +104,7 @@ def read(directory: str) -> Note | None:
         if status.st_uid != os.geteuid():
             logger.warning("%s belongs to another account and is ignored", path)
             return None
-        note = Note(**{**found, "places": tuple(found["places"])})
+        note = Note(**{**found, "places": tuple(found["places"]), "tablespaces": tuple(found.get("tablespaces", ()))})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -130,9 +134,9 @@ def take_over(directory: str) -> Note | None:
     return note
 
 
-def empty_places(directory: str, places: Sequence[str]) -> None:
+def empty_places(directory: str, note: Note) -> None:
     """Empty what was filled outside the data directory. Only directories of the data directory's owner. Raises ServerError."""
-    for place in places:
+    for place in (*note.places, *tablespaces.claimed(note.tablespaces, note.mark)):
         try:
             if os.stat(place).st_uid == os.stat(directory if os.path.exists(directory) else os.path.dirname(directory)).st_uid:
                 data_dir.empty(place)
