@@ -116,7 +116,7 @@ def _text(plan: Plan) -> str:
     lines = [f"# {plan.title}"]
     if plan.done:
         lines.append(f"# there already: {', '.join(plan.done)}")
-    if not any(step.member for step in plan.steps):
+    if not plan.steps:
         return "\n".join([*lines, "# nothing is left to do"])
     for number, step in enumerate(plan.steps, 1):
         lines += ["", f"# {number}. {step.title}", f"#    {step.where}:", *step.commands]
