@@ -4,7 +4,8 @@
 #
 # What is there already is used; what is missing is installed, as root by apt-get, otherwise without touching the system.
 # Writes .cache/env, which puts the programs found on PATH. Nothing else outside .venv and .cache is changed but by apt-get; and
-# Consul, a package of an older Debian, is unpacked, and kube-apiserver built, in ~/.cache/pgcore, where the next clone finds them.
+# Consul, a package of an older Debian, and kubectl are unpacked, and kube-apiserver built, in ~/.cache/pgcore, where the next
+# clone finds them.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -215,6 +216,14 @@ set_up_kubernetes() {
         say "  kube-apiserver is missing: the tests that need it are skipped (PGCORE_TEST_KUBE_APISERVER can name one)"
 }
 
+set_up_kubectl() {
+    tool kubectl help && return
+    if command -v apt-get >/dev/null 2>&1; then
+        step "Debian's kubectl, unpacked into $kubectl" other_release bookworm kubernetes-client "$kubectl" || rm -rf "$kubectl"
+    fi
+    tool kubectl help || say "  kubectl is missing or does not run: the test that needs it is skipped"
+}
+
 # A library of Java classes; no program of its own is on PATH
 zookeeper() { [ -e /usr/share/java/zookeeper.jar ] && java -version >/dev/null 2>&1; }
 
@@ -222,6 +231,7 @@ set_up_test_servers() {
     set_up_consul
     set_up_postgresql_13
     set_up_kubernetes
+    set_up_kubectl
     missing=
     tool etcd --version || missing="$missing etcd-server"
     tool haproxy -v || missing="$missing haproxy"
@@ -253,8 +263,9 @@ started=$(date +%s)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/pgcore
 consul=$cache/consul
 kubernetes=$cache/kubernetes
+kubectl=$cache/kubectl
 postgresql_13=${PGCORE_CACHE:-${TMPDIR:-/tmp}/pgcore-cache}/postgresql-13
-tools=$PWD/.cache/tools/usr/bin:$PWD/.cache/tools/usr/sbin:/usr/local/sbin:/usr/sbin:/sbin:$consul/usr/bin:$kubernetes
+tools=$PWD/.cache/tools/usr/bin:$PWD/.cache/tools/usr/sbin:/usr/local/sbin:/usr/sbin:/sbin:$consul/usr/bin:$kubernetes:$kubectl/usr/bin
 set_up_python
 set_up_postgres
 [ "$purpose" != test ] || set_up_test_servers

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -148,11 +149,36 @@ def test_a_file_for_everybody_to_read_and_a_directory_that_cannot_be_made_are_to
     assert f"{tmp_path}/no/where cannot be made by this account" in told
 
 
-@pytest.mark.parametrize(("case", "told"), [("raft", "cannot be moved node by node"), ("kubernetes-spilo", "with its pod")])
-def test_there_is_no_plan_where_agents_cannot_be_exchanged_in_place(tmp_path: Path, case: str, told: str) -> None:
-    path, _ = on_this_machine(FILES / f"{case}.yml", tmp_path)
+def test_there_is_no_plan_for_a_cluster_that_can_only_be_moved_as_a_whole(tmp_path: Path) -> None:
+    path, _ = on_this_machine(FILES / "raft.yml", tmp_path)
     done = call("plan", str(path))
-    assert (done.exit_code, told in done.output) == (1, True), done.output
+    assert (done.exit_code, "cannot be moved node by node" in done.output) == (1, True), done.output
+
+
+@pytest.mark.parametrize(("case", "options", "told"), [
+    ("kubernetes-spilo", "", "--image is missing: the members of {file} are pods, name the image with pgcore"),
+    ("kubernetes-spilo", "--image '' ", "--image is missing"),
+    ("kubernetes-spilo", "--image 'two words'", "--image: 'two words' cannot be an image (write it as the pods name it"),
+    ("kubernetes-spilo", "--image a --image-before b", "--image-before b is for the way back: add --back, or leave it out"),
+    ("kubernetes-spilo", "--back --container A/b", "--container: 'A/b' cannot be the name of a container"),
+    ("kubernetes-spilo", "--image a --pgcore-unit b", "--pgcore-unit is for machines: the members of {file} are pods"),
+    ("watchdog-failsafe", "--image a", "--image is for pods: {file} has no section kubernetes; name the file of a pod, or leave"),
+    ("watchdog-failsafe", "--stateful-set a", "--stateful-set is for pods: {file} has no section kubernetes")])
+def test_options_that_do_not_fit_the_file_are_refused_in_one_line(
+        tmp_path: Path, case: str, options: str, told: str) -> None:
+    path, _ = on_this_machine(FILES / f"{case}.yml", tmp_path)
+    done = call("plan", *shlex.split(options), str(path))
+    assert done.exit_code and told.format(file=path) in done.output.splitlines()[-1], done.output
+
+
+def test_there_is_no_plan_for_a_cluster_in_leases(tmp_path: Path) -> None:
+    path, _ = on_this_machine(FILES / "kubernetes-spilo.yml", tmp_path)
+    assert path is not None
+    path.write_text(path.read_text().replace("use_endpoints: true", "use_leases: true"))
+    done = call("plan", "--image", "a", str(path))
+    assert done.exit_code == 1 and done.output.splitlines()[-1] == (
+        f"Error: {path}: kubernetes.use_leases: is true: Patroni knows no Leases, so no member of this cluster runs it "
+        "(name the file of a cluster in Endpoints or ConfigMaps)")
 
 
 def test_a_plan_needs_a_file_and_two_units() -> None:
