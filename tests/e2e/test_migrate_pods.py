@@ -22,7 +22,7 @@ from harness import Cluster, Node
 from harness.agents import AgentKind, patroni_agent, pgcore_agent
 from harness.cluster import lost_commits
 from harness.kubernetes import LABELS, KubernetesServer
-from pgcore.testing.kube_apiserver import STRATEGIC_MERGE, Refused
+from pgcore.testing.kube_apiserver import STRATEGIC_MERGE
 
 BIN = Path(sys.executable).parent
 PAGE = (Path(__file__).parents[2] / "docs" / "migrating-from-patroni.md").read_text()
@@ -75,15 +75,11 @@ class Stage:
             raise
 
     def _look_after(self, number: int, node: Node) -> None:
-        try:
-            pod = self.api.ask("GET", f"{PODS}/{node.name}")
-        except Refused as error:
-            assert error.status == 404, error
-            self._make(number, node)
-            return
+        pod = self.api.ask("GET", f"{PODS}/{node.name}")
         if pod["metadata"].get("deletionTimestamp"):
             assert node.stop() == 0
             self.api.ask("DELETE", f"{PODS}/{node.name}?gracePeriodSeconds=0")
+            self._make(number, node)
         elif node.status_of("/readiness") == 200:
             self._status(node.name, {"conditions": [{"type": "Ready", "status": "True"}]})
 
