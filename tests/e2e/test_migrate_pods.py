@@ -110,12 +110,12 @@ def stage(make_cluster: Callable[..., Cluster], predecessor: Path) -> Iterator[S
         yield running
 
 
-def sh(script: str, home: Path) -> str:
-    """What a shell prints that runs these lines and stops at the first that fails."""
+def sh(script: str, home: Path, code: int = 0) -> str:
+    """What a shell prints that runs these lines and stops at the first that fails; with a code, what it complains of."""
     environ = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(home)}
     done = subprocess.run(["sh", "-eu"], input=script, capture_output=True, text=True, timeout=WHOLE_S, env=environ)
-    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-    return done.stdout
+    assert done.returncode == code, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stderr if code else done.stdout
 
 
 def test_a_shell_runs_the_printed_plan_there_and_back(stage: Stage, tmp_path: Path) -> None:
@@ -138,5 +138,7 @@ def test_a_shell_runs_the_printed_plan_there_and_back(stage: Stage, tmp_path: Pa
     assert cluster.primary() is first and first.timeline() == timeline + 2
     writer.stop()
     assert lost_commits(cluster, writer) == []
+    [line] = [line for line in way_back.splitlines() if " set image " in line]
+    assert sh(line, tmp_path, code=1) == "no image is noted: ask for the plan with --image-before\n"
     after = stage.set
     assert (after["spec"], after["metadata"].get("annotations")) == (before["spec"], before["metadata"].get("annotations"))

@@ -69,6 +69,16 @@ def test_who_never_streams_is_waited_for_until_it_runs() -> None:
     assert '"state": *"running"' in waits["demo-0"] and '"replication_state": *"streaming"' in waits["demo-2"]
 
 
+@pytest.mark.parametrize(("config", "wanted"), [
+    ({}, ["sleep 11"]), ({"loop_wait": 3}, ["sleep 4"]), ({"loop_wait": "soon"}, ["sleep 11"]),
+    ({"synchronous_mode": "quorum"}, ["sleep 11", "until pgcore -c node.yml list -f tsv demo | grep -q "
+                                      "-e 'Sync Standby' -e 'Quorum Standby'; do sleep 1; done"])])
+def test_the_leader_has_seen_who_is_back_before_it_hands_over(config: dict[str, Any], wanted: list[str]) -> None:
+    """It refuses while it knows nobody, and with synchronous replication while nobody is synchronous."""
+    [step] = [step for step in forth("demo", cluster(config=config), PODS).steps if "hand the" in step.title]
+    assert list(step.commands[:-2]) == wanted
+
+
 def test_the_container_and_the_former_image_may_be_named() -> None:
     """By default the first container and what was noted on the way there."""
     named = replace(PODS, container="database", image_before="registry.example/patroni:4")
@@ -77,7 +87,7 @@ def test_the_container_and_the_former_image_may_be_named() -> None:
     assert any('containers[?(@.name=="database")].image' in line for line in lines(there))
     assert f"{' '.join(KUBE)} set image statefulset/demo database=registry.example/patroni:4" in lines(again)
     assert "pgcore migrate plan --back --stateful-set demo --container database node.yml" in lines(there)
-    assert any(line.endswith("{.metadata.annotations.pgcore/image-before}')\"") for line in lines(back("demo", cluster(), PODS)))
+    assert any("annotations.pgcore/image-before}')\"; else echo" in line for line in lines(back("demo", cluster(), PODS)))
 
 
 def test_the_lines_of_the_page_are_those_of_the_plan() -> None:

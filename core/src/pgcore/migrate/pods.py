@@ -86,8 +86,8 @@ def back(scope: str, view: ClusterView, pods: Pods) -> Plan:
     kube = _Kube(_with_set(scope, view, pods), scope)
     ours = [member for member in in_order(view) if runs_pgcore(member)]
     done = tuple(sorted(member.name for member in view.members if not runs_pgcore(member)))
-    image = shlex.quote(pods.image_before) if pods.image_before else f'"$({kube.noted(IMAGE)})"'
-    steps = [look(scope, kube.units), *settings(scope, view, kube.units), kube.note(STRATEGY), kube.hold(), kube.set_image(image),
+    steps = [look(scope, kube.units), *settings(scope, view, kube.units), kube.note(STRATEGY), kube.hold(),
+             kube.image_back(),
              *kube.exchanges(view, ours), kube.release(), kube.forget(), look(scope, kube.units)]
     return Plan(f"{scope}: back from pgcore to Patroni, pod by pod", tuple(steps), done)
 
@@ -165,9 +165,22 @@ class _Kube:
 
     def set_image(self, image: str) -> Step:
         """For pods that are made from now on."""
-        name = self.pods.container or f'"$({self.field("{.spec.template.spec.containers[0].name}")})"'
         return Step("The image of the pods that are made from now on; those that run stay as they are", HERE,
-                    (f"{self.line('set', 'image', f'statefulset/{self.pods.stateful_set}')} {name}={image}",))
+                    (self._image(image),))
+
+    def image_back(self) -> Step:
+        """The image with Patroni. An API server may take an empty one, so nothing is set when none was noted."""
+        if self.pods.image_before:
+            return self.set_image(shlex.quote(self.pods.image_before))
+        noted = self.noted(IMAGE)
+        change = self._image(f'"$({noted})"')
+        return Step("The image that was noted, of the pods that are made from now on; those that run stay as they are", HERE, (
+            f"if {noted} | grep .; then {change}; "
+            "else echo 'no image is noted: ask for the plan with --image-before' >&2; false; fi",))
+
+    def _image(self, image: str) -> str:
+        name = self.pods.container or f'"$({self.field("{.spec.template.spec.containers[0].name}")})"'
+        return f"{self.line('set', 'image', f'statefulset/{self.pods.stateful_set}')} {name}={image}"
 
     def release(self) -> Step:
         """The one that was noted, if one was; every pod has the wanted image, so none is made anew."""
@@ -186,10 +199,19 @@ class _Kube:
             if member.name == view.leader:
                 alone = all(each.tags.nofailover for each in view.members if each is not member)
                 if not alone:
-                    yield Step(f"{member.name}: hand the leadership over. This is the one interruption that clients see", HERE,
-                               (pgcore(self.units, "switchover", "--leader", member.name, "--force", self.scope),
-                                self._until_back(member, leads=False)), member.name)
+                    yield self._hand_over(view, member)
             yield from self._exchange(member, leads=alone)
+
+    def _hand_over(self, view: ClusterView, leader: Member) -> Step:
+        """Once the leader has seen who is back: it looks once in ``loop_wait``, and refuses while it knows nobody."""
+        loop_wait = (view.config.document or {}).get("loop_wait") if view.config else None
+        waits = [f"sleep {(loop_wait if isinstance(loop_wait, int) else 10) + 1}"]
+        if ClusterMode.of(view).synchronous != "off":
+            shown = pgcore(self.units, "list", "-f", "tsv", self.scope)
+            waits.append(f"until {shown} | grep -q -e 'Sync Standby' -e 'Quorum Standby'; do sleep 1; done")
+        return Step(f"{leader.name}: hand the leadership over. This is the one interruption that clients see", HERE, (
+            *waits, pgcore(self.units, "switchover", "--leader", leader.name, "--force", self.scope),
+            self._until_back(leader, leads=False)), leader.name)
 
     def _exchange(self, member: Member, *, leads: bool) -> Iterator[Step]:
         name = member.name
