@@ -129,6 +129,28 @@ def test_replica_command(pair: Cluster, keep: bool) -> None:
     assert node.stop() == 0
 
 
+def test_a_command_that_hangs_is_ended_and_the_next_attempt_succeeds(pair: Cluster) -> None:
+    """Nobody kills anything: it waits for what never comes, with a child that it left, and is told from one that works."""
+    node = pair.add_node("h")
+    node.write_file()
+    body = f"""
+    [[ "$*" != *stall* ]] || exit 9
+    data=$(printf '%s\n' "$@" | sed -n 's/^--datadir=//p'); conn=$(printf '%s\n' "$@" | sed -n 's/^--connstring=//p')
+    if [ ! -e {node.directory}/second ]; then
+        touch {node.directory}/second $data/half; echo waiting for the tape
+        bash -c "exec -a {node.directory}/tool sleep 600" & wait; fi
+    [ ! -e $data/half ] || exit 8
+    exec {BIN_DIR}/pg_basebackup -D $data -X stream -c fast -r 8M -d "$conn"
+    """
+    node.document["postgresql"] |= {"create_replica_methods": ["restore"], "restore": {
+        "command": script(node.directory, "restore.sh", body), "stall-timeout": 1.5}}
+    node.start()
+    wait_for(node.streams, TIME_S, "the next attempt has made a replica")
+    assert "did nothing for as long as its stall-timeout allows" in node.log() and "waiting for the tape" in node.log()
+    assert commands(node, "tool") == [] and node.log().count("replica method restore failed") == 1
+    assert node.stop() == 0
+
+
 @pytest.mark.parametrize("method", ["initdb", "restore", "users.sh"])
 def test_a_new_cluster(make_cluster: Callable[..., Cluster], method: str) -> None:
     """The claim on /initialize is taken back by its owner; what was made is set aside, not removed. (EC 173)"""

@@ -72,6 +72,14 @@ class StoreBackend:
 # -- replica creation and bootstrap --------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class IdleLimit:
+    """For how many ``seconds`` a program may do nothing: print, use the CPU, read or write, fill one of the ``directories``."""
+
+    seconds: float
+    directories: tuple[str, ...] = ()
+
+
 class TaskContext(Protocol):
     """What a long action gets to run programs safely: cancellable, as the right OS user, without secrets in view."""
 
@@ -83,10 +91,12 @@ class TaskContext(Protocol):
         stdin: str | None = None,
         on_output: Callable[[str], None] | None = None,
         stall_timeout: float | None = None,
+        idle: IdleLimit | None = None,
     ) -> str:
         """Run a program to its end and return its output. ``on_output`` sees each line (or carriage-return chunk) as it comes.
 
-        A program that prints nothing for ``stall_timeout`` seconds is ended and has failed; without it nothing limits its time.
+        A program that prints nothing for ``stall_timeout`` seconds, or does nothing for as long as ``idle`` says, is ended and
+        has failed; without these nothing limits its time.
         Raises CommandFailedError (not found, exit code not 0, stalled) or CancelledError (terminated, killed after 10 s).
         """
 

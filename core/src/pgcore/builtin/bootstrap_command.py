@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pgcore.builtin.replica_command import command_words, switched_on
+from pgcore.builtin.replica_command import STALL_TIMEOUT, command_words, idle_limit, switched_on
 from pgcore.plugin import BootstrapMethod, BootstrapRequest, hookimpl
 
-_NOT_PASSED = frozenset({"command", "no_params", "keep_existing_recovery_conf", "recovery_conf", "scope", "datadir"})
+_NOT_PASSED = frozenset({"command", "no_params", "keep_existing_recovery_conf", "recovery_conf", "scope", "datadir",
+                         STALL_TIMEOUT})
 
 
 @hookimpl
@@ -19,7 +20,7 @@ def pgcore_bootstrap_methods() -> Iterable[BootstrapMethod]:
 def run(request: BootstrapRequest) -> None:
     """Run the command; exit code 0 is a cluster. Recovery settings are the caller's. Raises ServerError, CancelledError."""
     request.task.report(phase="bootstrap command")
-    request.task.run(arguments(request))
+    request.task.run(arguments(request), idle=idle_limit(request.options, request.server.data_dir))
 
 
 def arguments(request: BootstrapRequest) -> list[str]:

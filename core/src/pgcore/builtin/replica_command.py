@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Iterable
 
-from pgcore.plugin import Json, ReplicaMethod, ReplicaRequest, ServerError, hookimpl
+from pgcore.plugin import IdleLimit, Json, ReplicaMethod, ReplicaRequest, ServerError, hookimpl
 
+logger = logging.getLogger(__name__)
+
+STALL_TIMEOUT = "stall-timeout"
+STALL_S = 86400.0
+"""A day: long, as what is ended in vain is a copy of terabytes."""
 _SWITCHES = ("keep_data", "no_leader", "no_params")
 
 
@@ -25,7 +31,7 @@ def pgcore_replica_methods() -> Iterable[ReplicaMethod]:
 
 def run(request: ReplicaRequest) -> None:
     """Run the command; exit code 0 is a copy. Raises ServerError, CancelledError."""
-    request.task.run(arguments(request), env=request.env)
+    request.task.run(arguments(request), env=request.env, idle=idle_limit(request.options, request.server.data_dir))
 
 
 def arguments(request: ReplicaRequest) -> list[str]:
@@ -33,7 +39,8 @@ def arguments(request: ReplicaRequest) -> list[str]:
     options = request.options if isinstance(request.options, dict) else {}
     argv = command_words(options, "postgresql.create_replica_methods")
     bare = switched_on(options, "no_params")
-    argv += [f"--{key}={value}" for key, value in options.items() if key != "command" and not (bare and key in _SWITCHES)]
+    argv += [f"--{key}={value}" for key, value in options.items()
+             if key not in ("command", STALL_TIMEOUT) and not (bare and key in _SWITCHES)]
     if bare:
         return argv
     server = request.server
@@ -55,6 +62,20 @@ def command_words(options: dict[str, Json], where: str) -> list[str]:
     if not words:
         raise ServerError(f"{where}: the section has no command")
     return words
+
+
+def idle_limit(options: Json, data_dir: str) -> IdleLimit | None:
+    """What ``stall-timeout`` of a command's section says, in seconds; None for 0. What makes no sense is logged."""
+    wanted = options.get(STALL_TIMEOUT, STALL_S) if isinstance(options, dict) else STALL_S
+    try:
+        seconds = float(str(wanted))
+        if not 0 <= seconds < float("inf"):
+            raise ValueError
+    except ValueError:
+        logger.error("%s of the command %s is %r, it must be a number of seconds, 0 for no limit: %g holds", STALL_TIMEOUT,
+                     options.get("command") if isinstance(options, dict) else "", wanted, STALL_S)
+        seconds = STALL_S
+    return IdleLimit(seconds, (data_dir,)) if seconds else None
 
 
 def switched_on(options: Json, key: str) -> bool:

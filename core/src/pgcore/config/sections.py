@@ -214,6 +214,8 @@ class BootstrapSection:
     method: str = option("initdb", doc="how the cluster is made")
     initdb: Json = option((), doc="options of initdb")
     post_bootstrap: str | None = option(None, alias=("post_init",), doc="command run once on the new primary")
+    post_bootstrap_stall_timeout: int = option(86400, unit="s", minimum=0, doc="post_bootstrap is ended after so long without "
+                                               "output, CPU time and data moved; 0: never")
     pg_hba: tuple[str, ...] = option((), unit="lines", doc="lines appended to pg_hba.conf; prefer postgresql.pg_hba")
 
 

@@ -213,7 +213,7 @@ class LongActions:
         command = section.post_bootstrap if section else None
 
         def run(ctx: TaskContext) -> None:
-            self._ports.postgres.post_bootstrap(ctx, command)
+            self._ports.postgres.post_bootstrap(ctx, command, section.post_bootstrap_stall_timeout if section else 0)
             self._ports.mpp.bootstrapped()
 
         self._begin(TaskKind.POST_BOOTSTRAP, run)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgcore.clock import Deadline
 from pgcore.errors import CancelledError, CommandFailedError, ServerError
-from pgcore.hookspecs import BootstrapMethod, BootstrapRequest, ReplicaMethod, ReplicaRequest
+from pgcore.hookspecs import BootstrapMethod, BootstrapRequest, IdleLimit, ReplicaMethod, ReplicaRequest
 from pgcore.model.basics import Json
 from pgcore.model.server import Credentials, ServerSettings, Upstream
 from pgcore.postgres import data_dir, files, local, recovery, tablespaces, unfinished
@@ -151,8 +151,12 @@ def _ensure_role(session: Session, credentials: Credentials, attributes: str) ->
         _execute(session, statement.replace("%%", "%"))
 
 
-def run_post_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, command: str) -> None:
-    """The operator's script, with the superuser's connection string (config 9.3). Raises ServerError if it fails."""
+def run_post_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, command: str,
+                       stall_s: float) -> None:
+    """The operator's script, with the superuser's connection string (config 9.3). Raises ServerError if it fails.
+
+    It may do nothing for ``stall_s`` seconds; 0: for ever.
+    """
     note = unfinished.read(settings.data_dir)
     ctx = note.marked(ctx) if note is not None else ctx
     where = local.address(settings)
@@ -161,8 +165,10 @@ def run_post_bootstrap(ctx: TaskContext, settings: ServerSettings, user: OsUser 
     if user is not None:
         login.setdefault("user", user.name)
     target = recovery.conninfo({"dbname": settings.database, **where, **login})
+    idle = IdleLimit(stall_s, (settings.data_dir,)) if stall_s else None
     with password_env(host, where["port"], settings.superuser, user) as env:
-        ctx.run([*shlex.split(command), target], env={**env, "PGOPTIONS": "-c synchronous_commit=local -c statement_timeout=0"})
+        ctx.run([*shlex.split(command), target], env={**env, "PGOPTIONS": "-c synchronous_commit=local -c statement_timeout=0"},
+                idle=idle)
 
 
 def clone(ctx: TaskContext, settings: ServerSettings, user: OsUser | None, methods: Sequence[tuple[ReplicaMethod, Json]],

@@ -22,8 +22,10 @@ from typing import Any
 
 from pgcore import threads
 from pgcore.errors import CancelledError, CommandFailedError, ServerError
+from pgcore.hookspecs import IdleLimit
 from pgcore.model.basics import Json
 from pgcore.model.server import ServerSettings
+from pgcore.postgres.idleness import IdleWatch
 
 logger = logging.getLogger(__name__)
 
@@ -194,16 +196,18 @@ class ProgramRunner:
             raise CancelledError("the action was cancelled")
 
     def run(self, argv: list[str], *, env: Mapping[str, str] | None = None, stdin: str | None = None,
-            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None) -> str:
+            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None,
+            idle: IdleLimit | None = None) -> str:
         """Run a program to its end and return what it wrote on both channels.
 
-        Raises CommandFailedError (not found, exit code not 0, nothing printed for ``stall_timeout`` seconds) or CancelledError.
+        Raises CommandFailedError (not found, exit code not 0, nothing printed for ``stall_timeout`` seconds, nothing done for as
+        long as ``idle`` says) or CancelledError.
         """
         self.check()
         collected = _Output(on_output)
         process = self._start(argv, env, stdin)
         try:
-            self._drain(process, collected, argv, stall_timeout)
+            self._drain(process, collected, argv, stall_timeout, _watch(process.pid, idle))
         except BaseException:
             self._end(process)
             raise
@@ -231,7 +235,8 @@ class ProgramRunner:
                 pass  # it ended without reading: its exit code tells
         return process
 
-    def _drain(self, process: subprocess.Popen[bytes], collected: _Output, argv: list[str], stall_timeout: float | None) -> None:
+    def _drain(self, process: subprocess.Popen[bytes], collected: _Output, argv: list[str], stall_timeout: float | None,
+               watch: IdleWatch | None) -> None:
         """Read until the program ends. A daemon it left behind may hold the pipe open, so its end counts, not the pipe's."""
         assert process.stdout is not None
         end = None if self._limit_s is None else time.monotonic() + self._limit_s
@@ -243,12 +248,17 @@ class ProgramRunner:
                 raise CommandFailedError(argv, None, collected.text(), f"did not end within {self._limit_s:g} s")
             if stall_timeout and time.monotonic() - heard > stall_timeout:
                 raise CommandFailedError(argv, None, collected.text(), f"printed nothing for {stall_timeout:g} s and was ended")
+            if watch is not None and watch.over(time.monotonic()):
+                raise CommandFailedError(argv, None, collected.text(), "did nothing for as long as its stall-timeout allows: it "
+                                         "printed nothing, used no CPU, and moved no data; it was ended")
             ended = process.poll() is not None
             if open_pipe:
                 readable, _, _ = select.select([descriptor], [], [], 0.0 if ended else 0.05)
                 if readable:
                     chunk, heard = os.read(descriptor, 65536), time.monotonic()
                     collected.feed(chunk)
+                    if watch is not None:
+                        watch.heard(heard)
                     open_pipe = bool(chunk)
                     continue
             if ended:
@@ -276,6 +286,10 @@ class ProgramRunner:
                 logger.error("process %d does not end on SIGKILL (is a disk hanging?), going on without it", process.pid)
         # Children that outlived their parent would go on writing into the data directory.
         _kill_group(process.pid)
+
+
+def _watch(pid: int, idle: IdleLimit | None) -> IdleWatch | None:
+    return IdleWatch(idle, lambda: [pid, *descendants(pid)], time.monotonic()) if idle is not None else None
 
 
 class _Output:

@@ -399,11 +399,14 @@ class Postgres(QuickServer):
             self._start(ctx, Role.REPLICA if recovers else Role.PRIMARY, lambda: self._configuration.write_for_bootstrap(
                 given, custom=custom, control=self.control_data()), self._settings.pg_ctl_timeout)
 
-    def post_bootstrap(self, ctx: TaskContext, command: str | None) -> None:
-        """Users and the operator's script on the new primary (HA rules 6.4.3). Raises ServerError if anything fails."""
+    def post_bootstrap(self, ctx: TaskContext, command: str | None, stall_s: float = 0) -> None:
+        """Users and the operator's script on the new primary (HA rules 6.4.3). Raises ServerError if anything fails.
+
+        The script may do nothing for ``stall_s`` seconds; 0: for ever.
+        """
         def script() -> None:
             if command:
-                creation.run_post_bootstrap(ctx, self._settings, self._user, command)
+                creation.run_post_bootstrap(ctx, self._settings, self._user, command, stall_s)
 
         creation.create_users(self._settings, self._user, script)
         unfinished.end(self._settings.data_dir)

@@ -20,7 +20,7 @@ from pgcore.model.basics import Json
 from pgcore.postgres import data_dir, files, programs, tablespaces
 
 if TYPE_CHECKING:
-    from pgcore.hookspecs import TaskContext
+    from pgcore.hookspecs import IdleLimit, TaskContext
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +54,10 @@ class _Marked:
     mark: str
 
     def run(self, argv: list[str], *, env: Mapping[str, str] | None = None, stdin: str | None = None,
-            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None) -> str:
+            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None,
+            idle: IdleLimit | None = None) -> str:
         return self.inner.run(argv, env={**(env or {}), MARK: self.mark}, stdin=stdin, on_output=on_output,
-                              stall_timeout=stall_timeout)
+                              stall_timeout=stall_timeout, idle=idle)
 
     def report(self, **progress: Json) -> None:
         self.inner.report(**progress)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgcore.errors import CommandFailedError
-from pgcore.hookspecs import BootstrapRequest, ReplicaRequest
+from pgcore.hookspecs import BootstrapRequest, IdleLimit, ReplicaRequest
 from pgcore.model.basics import Json
 from pgcore.model.server import ServerSettings
 
@@ -22,7 +22,8 @@ class TestTask:
     reported: list[dict[str, Json]] = field(default_factory=list)
 
     def run(self, argv: list[str], *, env: Mapping[str, str] | None = None, stdin: str | None = None,
-            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None) -> str:
+            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None,
+            idle: IdleLimit | None = None) -> str:
         """Raises CommandFailedError as the agent's does; ``env`` is all the program sees besides PATH."""
         path = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
         try:

@@ -79,7 +79,8 @@ def _recover(task: TaskContext, where: str, options: Mapping[str, Json], server:
     argv = [*_barman(where, options), "recover", "--get-wal", *remote, *target, *sections.further(where, options),
             _server(where, options), str(options.get("backup_id", "latest")), server.data_dir]
     task.report(phase="barman recover")
-    sections.run(task, [*hop, shlex.join(argv)] if hop else argv, sections.number(where, options, "timeout", 0))
+    sections.run(task, [*hop, shlex.join(argv)] if hop else argv, sections.number(where, options, "timeout", 0),
+                 data_dir=server.data_dir)
 
 
 def _barman(where: str, options: Mapping[str, Json]) -> list[str]:

@@ -73,7 +73,7 @@ def _restore(task: TaskContext, where: str, options: Mapping[str, Json], server:
     delta = ["--delta"] if switched_on(options, "keep_data") else []
     task.report(phase="pgbackrest restore")
     sections.run(task, [*_tool(where, options, server), *kind, *delta, *sections.further(where, options), "restore"],
-                 sections.number(where, options, "timeout", 0))
+                 sections.number(where, options, "timeout", 0), data_dir=server.data_dir)
 
 
 def _tool(where: str, options: Mapping[str, Json], server: ServerSettings) -> list[str]:

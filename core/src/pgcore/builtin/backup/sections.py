@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pgcore.plugin import CommandFailedError, Json, ServerError, TaskContext, option_pairs
+from pgcore.builtin.replica_command import STALL_S
+from pgcore.plugin import CommandFailedError, IdleLimit, Json, ServerError, TaskContext, option_pairs
 
 _TIME_OVER, _TIME_OVER_KILLED = 124, 137
 
@@ -52,13 +53,15 @@ def number(where: str, options: Mapping[str, Json], key: str, default: int) -> i
     return found
 
 
-def run(task: TaskContext, argv: list[str], limit_s: int, *, env: Mapping[str, str] | None = None) -> str:
-    """Run a program, for so many seconds at most (0: as long as it takes), and return its output.
+def run(task: TaskContext, argv: list[str], limit_s: int, *, env: Mapping[str, str] | None = None, data_dir: str = "") -> str:
+    """Run a program, for so many seconds at most (0: as long as it works, or fills ``data_dir``), and return its output.
 
     Raises CommandFailedError that names the program, also when its time was over, and CancelledError.
     """
     try:
-        return task.run(["timeout", "--kill-after=10", str(limit_s), *argv] if limit_s else argv, env=env)
+        if limit_s:
+            return task.run(["timeout", "--kill-after=10", str(limit_s), *argv], env=env)
+        return task.run(argv, env=env, idle=IdleLimit(STALL_S, (data_dir,) if data_dir else ()))
     except CommandFailedError as error:
         if not limit_s or error.code is None:
             raise

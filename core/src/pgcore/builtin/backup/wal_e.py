@@ -97,7 +97,7 @@ def _fetch(task: TaskContext, tool: list[str], server: ServerSettings, backup: s
     for attempt in range(retries + 1):
         task.report(phase="WAL-E backup-fetch")
         try:
-            sections.run(task, [*tool, "backup-fetch", server.data_dir, backup], limit_s)
+            sections.run(task, [*tool, "backup-fetch", server.data_dir, backup], limit_s, data_dir=server.data_dir)
             return
         except CommandFailedError:
             if attempt == retries:

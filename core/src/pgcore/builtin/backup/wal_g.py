@@ -60,7 +60,8 @@ def recovery_settings(options: Json, server: ServerSettings) -> Mapping[str, Jso
 def _fetch(task: TaskContext, where: str, options: Mapping[str, Json], server: ServerSettings) -> None:
     task.report(phase="WAL-G backup-fetch")
     argv = [*_tool(where, options), "backup-fetch", server.data_dir, str(options.get("backup", "LATEST"))]
-    sections.run(task, [*argv, *sections.further(where, options)], sections.number(where, options, "timeout", 0))
+    sections.run(task, [*argv, *sections.further(where, options)], sections.number(where, options, "timeout", 0),
+                 data_dir=server.data_dir)
 
 
 def _tool(where: str, options: Mapping[str, Json]) -> list[str]:

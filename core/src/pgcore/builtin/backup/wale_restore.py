@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from pgcore.builtin.backup import wal_e
-from pgcore.plugin import CommandFailedError, Json, ReplicaRequest, ServerError, ServerSettings, Upstream
+from pgcore.plugin import CommandFailedError, IdleLimit, Json, ReplicaRequest, ServerError, ServerSettings, Upstream
 
 DONE, RETRY_LATER, DO_NOT_RETRY = 0, 1, 2
 logger = logging.getLogger("pgcore-wale-restore")
@@ -20,7 +20,8 @@ class Terminal:
     """Runs programs for one call of the command; what they print goes to its own output."""
 
     def run(self, argv: list[str], *, env: Mapping[str, str] | None = None, stdin: str | None = None,
-            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None) -> str:
+            on_output: Callable[[str], None] | None = None, stall_timeout: float | None = None,
+            idle: IdleLimit | None = None) -> str:
         """Raises CommandFailedError."""
         try:
             done = subprocess.run(argv, env={**os.environ, **(env or {})}, input=stdin or "", stdout=subprocess.PIPE,

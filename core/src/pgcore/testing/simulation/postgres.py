@@ -307,7 +307,7 @@ class SimulatedPostgres(QuickSimulatedPostgres):
             self._set_names(None)
             self._start(ctx, Role.PRIMARY, None, self._settings.pg_ctl_timeout)
 
-    def post_bootstrap(self, ctx: TaskContext, command: str | None) -> None:
+    def post_bootstrap(self, ctx: TaskContext, command: str | None, stall_s: float = 0) -> None:
         """Users on the new primary. Raises ServerError if anything fails."""
         self._answered(Deadline.after(5.0))
         if self.server.in_recovery:
