@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import Cluster, Node
-from harness.agents import patroni_agent, pgcore_agent
+from harness import UNDISTURBED_S, Cluster, Gap, Node
+from harness.agents import AgentKind, patroni_agent, pgcore_agent
+from harness.cluster import lost_commits
 from pgcore.cli.store_version import store_version
 from pgcore.testing.consul_server import ConsulServer, consul_program
 
@@ -81,40 +82,108 @@ def test_a_file_that_cannot_be_read_and_a_store_that_does_not_answer_are_told_ap
     assert (offline.returncode, offline.stderr) == (0, "")
 
 
-def test_the_printed_plan_moves_the_cluster_and_restarts_no_server(patroni: Cluster) -> None:
-    """``systemctl`` stands for what starts and stops agents here; all else is run as printed. (EC 188)"""
-    servers = {node.name: node.postmaster_pid() for node in patroni.nodes}
-    leader = patroni.primary()
-    plan, way_back = json.loads(migrate(leader, "plan", str(leader.node_file), "-f", "json").stdout)
-    order = [step["member"] for step in plan["steps"] if any("enable" in command for command in step["commands"])]
-    assert order == [patroni.others(leader)[0].name, leader.name]
-    assert [step["member"] for step in way_back["steps"] if any("enable" in command for command in step["commands"])] == order
-    for step in plan["steps"]:
-        for command in step["commands"]:
-            carry_out(command, patroni.node(step["member"]) if step["member"] else leader)
+class Machines:
+    """Shells on the machines of the nodes, with a ``systemctl`` that starts and stops agents here; the rest is what it is."""
+
+    def __init__(self, cluster: Cluster, kinds: dict[str, AgentKind], place: Path) -> None:
+        self.cluster, self._kinds, self._place = cluster, kinds, place
+        for name in ("asked", "answered"):
+            os.mkfifo(place / name)
+        stand_in = place / "systemctl"
+        stand_in.write_text(f"""#!/bin/sh
+        if [ "$1" = show ]; then echo KillMode=process; exit; fi
+        echo "$MEMBER $*" >{place}/asked; read code <{place}/answered; exit $code
+        """)
+        stand_in.chmod(0o755)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            member, verb, *rest = (self._place / "asked").read_text().split()
+            (self._place / "answered").write_text("0\n" if self._done(self.cluster.node(member), verb, rest) else "1\n")
+
+    def _done(self, node: Node, verb: str, rest: list[str]) -> bool:
+        """Whether the unit did what it was told."""
+        if len(rest) != 2 or rest[0] != "--now":
+            return False
+        if verb == "disable":
+            return node.agent is self._kinds[rest[1]] and node.stop() == 0
+        node.agent = self._kinds[rest[1]]
+        node.start()
+        return node.running
+
+    def carry_out(self, plan: str) -> list[str]:
+        """Run what was printed, step by step in a shell where the step says; the members whose agents changed, in order."""
+        leader, order = self.cluster.primary(), []
+        for step in re.split(r"(?m)^# \d+\. ", plan)[1:]:
+            node = next((node for node in self.cluster.nodes if step.startswith(f"{node.name}: ")), leader)
+            environ = os.environ | {"PATH": f"{self._place}:{PGCORE.parent}:{os.environ['PATH']}", "MEMBER": node.name}
+            done = subprocess.run(["bash", "-euc", f"# {step}"], cwd=node.directory, env=environ, capture_output=True, text=True,
+                                  timeout=ADOPTED_S)
+            assert done.returncode == 0, f"{step}\n{done.stdout}{done.stderr}\n{node.log()[-2000:]}"
+            order += [node.name] if "systemctl enable" in step else []
+        return order
+
+    def servers(self) -> dict[str, int | None]:
+        return {node.name: node.postmaster_pid() for node in self.cluster.nodes}
+
+
+def planned(node: Node, *arguments: str) -> str:
+    """What is printed for nodes that each have their file as ``node.yml`` where their shell begins."""
+    done = migrate(node, "plan", str(node.node_file), "--file-on-nodes", "node.yml", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def machines(patroni: Cluster, predecessor: Path, tmp_path_factory: pytest.TempPathFactory) -> Machines:
+    """The units are called as their programs."""
+    return Machines(patroni, {"patroni": patroni.nodes[0].agent, "pgcore": pgcore_agent()}, tmp_path_factory.mktemp("machines"))
+
+
+def test_the_printed_plan_moves_the_cluster_and_restarts_no_server(patroni: Cluster, machines: Machines) -> None:
+    """As printed, by a shell. (EC 188)"""
+    servers, leader = machines.servers(), patroni.primary()
+    both = [json.loads(migrate(leader, "plan", str(leader.node_file), "-f", "json").stdout)[at]["steps"] for at in (0, 1)]
+    order = [[step["member"] for step in steps if any("enable" in command for command in step["commands"])] for steps in both]
+    assert order == [[patroni.others(leader)[0].name, leader.name]] * 2
+    printed, _, _ = planned(leader).partition("back from pgcore to Patroni")
+    assert machines.carry_out(printed.rpartition("\n#")[0]) == order[0]
     assert all("pgcore" in node.status() for node in patroni.nodes)
-    assert {node.name: node.postmaster_pid() for node in patroni.nodes} == servers and patroni.primary() is leader
+    assert machines.servers() == servers and patroni.primary() is leader
     again = migrate(leader, "plan", str(leader.node_file))
     forth, _, back = again.stdout.partition("back from pgcore to Patroni")
     assert again.returncode == 0 and "# nothing is left to do" in forth and "systemctl disable --now pgcore" in back
-    assert migrate(leader, "plan", "--back", str(leader.node_file)).stdout.startswith(f"# {patroni.scope}: back from")
 
 
-def carry_out(command: str, node: Node) -> None:
-    """A line of the plan, on this node."""
-    if command == "systemctl disable --now patroni":
-        assert node.stop() == 0
-    elif command == "systemctl enable --now pgcore":
-        node.agent = pgcore_agent()
-        node.start()
-        assert node.running
-    elif not command.startswith("systemctl show "):
-        environ = os.environ | {"PATH": f"{PGCORE.parent}:{os.environ['PATH']}"}
-        words = shlex.split(command, comments=True)
-        if words[:3] == ["pgcore", "migrate", "check"]:
-            command = shlex.join([*words[:3], str(node.node_file)])
-        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=ADOPTED_S, env=environ)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}\n{node.log()[-2000:]}"
+def test_the_printed_way_back_moves_it_back(patroni: Cluster, machines: Machines) -> None:
+    """With settings that Patroni does not know or allow; while a client writes. (EC 188)"""
+    leader, writer = patroni.primary(), patroni.writer().start()
+    settings = "-s ttl=12 -s loop_wait=2 -s retry_timeout=3 -s failsafe_quorum=true"
+    subprocess.run([PGCORE, "-c", leader.node_file, "edit-config", "--force", *settings.split(), patroni.scope], check=True)
+    servers, printed = machines.servers(), planned(leader, "--back")
+    assert printed.startswith(f"# {patroni.scope}: back from pgcore to Patroni\n")
+    assert machines.carry_out(printed) == [patroni.others(leader)[0].name, leader.name]
+    assert not any("pgcore" in node.status() for node in patroni.nodes)
+    assert machines.servers() == servers and patroni.primary() is leader
+    assert patroni.etcd is not None
+    config = json.loads(patroni.etcd.get(patroni.key("config")) or "")
+    assert (config["ttl"], config["retry_timeout"]) == (30, 3) and not {"failsafe_quorum", "pause"} & set(config)
+    patroni.wait_healthy()
+    assert writer.report().longest_gap().seconds < UNDISTURBED_S and lost_commits(patroni, writer) == []
+    assert len(writer.report().acknowledged) > 100
+
+
+def test_the_printed_plan_with_a_switchover(patroni: Cluster, machines: Machines, measured: Callable[[str, Gap], None]) -> None:
+    """The one thing that clients notice; only the server of the old leader is started anew."""
+    leader, servers, writer = patroni.primary(), machines.servers(), patroni.writer().start()
+    printed, _, _ = planned(leader, "--switchover").partition("back from pgcore to Patroni")
+    assert machines.carry_out(printed.rpartition("\n#")[0]) == [patroni.others(leader)[0].name, leader.name]
+    assert all("pgcore" in node.status() for node in patroni.nodes) and patroni.primary() is not leader
+    patroni.wait_healthy()
+    assert {name for name, pid in machines.servers().items() if pid != servers[name]} == {leader.name}
+    measured("switchover of the printed plan: write gap", writer.report().longest_gap())
+    assert lost_commits(patroni, writer) == []
 
 
 @pytest.mark.skipif(consul_program() is None, reason="needs consul")
