@@ -34,9 +34,14 @@ def test_members_that_pgcore_adds_are_copies_of_patronis(mixed: MixedCluster) ->
     cluster = mixed.cluster
     assert cluster.primary() is cluster.node("n1")
     assert len({node.system_identifier() for node in cluster.nodes}) == 1
-    for table in either(mixed, "list", cluster.scope, "-f", "json"):
-        rows = {row["Member"]: (row["Role"], row["State"]) for row in json.loads(table)}
-        assert rows == {"n1": ("Leader", "running"), "n2": ("Replica", "streaming"), "n3": ("Replica", "streaming")}
+    wanted = {"n1": ("Leader", "running"), "n2": ("Replica", "streaming"), "n3": ("Replica", "streaming")}
+
+    def listed() -> bool:
+        rows = [{row["Member"]: (row["Role"], row["State"]) for row in json.loads(table)}
+                for table in either(mixed, "list", cluster.scope, "-f", "json")]
+        return rows == [wanted, wanted]
+
+    wait_for(listed, NOTED_S, "both show the members as their cards will say, which each agent writes once in loop_wait")
     for node in cluster.nodes:
         answer = node.request("GET", "/cluster")
         assert answer is not None
