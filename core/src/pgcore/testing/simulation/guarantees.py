@@ -44,8 +44,8 @@ class Guarantees:
         """``/sync`` as it was under the leader before."""
         self._paused_since: float | None = None
         self._status_at = 0.0
-        self._seen: set[str] = set()
-        """Whose agents knew where their servers are when the lock was last taken: without the store a heartbeat is long."""
+        self._seen: dict[str, Commit] = {}
+        """Where the standbys were that could be asked when the lock was last taken: what came later nobody could know."""
         world.store.listeners.append(self._stored)
         world.on_beat.append(lambda name, beat: self.within_the_lease(name, beat.world))
 
@@ -57,7 +57,7 @@ class Guarantees:
         if path == Key.STATUS:
             self._status_at = world.now
         elif path == Key.LEADER and world.leader in world.machines:
-            self._seen = {machine.name for machine in world if _has_looked(machine)}
+            self._seen = {machine.name: machine.server.at for machine in world if _has_looked(machine)}
             self._elected(world.leader)
         elif path == Key.SYNC:
             before = self._sync
@@ -184,12 +184,13 @@ class Guarantees:
                 continue  # what it has more was never confirmed
             if machine.watchdogs.broken:
                 continue  # it said that it may not lead
-            if other is server or not self._could_tell(server.name) or not self._could_tell(name) or name not in self._seen:
+            at = self._seen.get(name)
+            if other is server or at is None or not self._could_tell(server.name) or not self._could_tell(name):
                 continue
             streams = other.receiver is not None and other.receiver.upstream is not server
-            more = other.answers and other.in_recovery and other.at != before and other.at.contains(before)
+            more = other.answers and other.in_recovery and at != before and at.contains(before)
             if more and not streams and not self._tagged(machine.name) and self._connected(server.name, machine.name):
-                self._checker.violated("nobody who is behind is promoted", f"{server.name} at {before}, {name} at {other.at}")
+                self._checker.violated("nobody who is behind is promoted", f"{server.name} at {before}, {name} at {at}")
 
     def _could_tell(self, name: str) -> bool:
         """Its agent is there and can be asked, since long enough."""
@@ -231,6 +232,7 @@ class Guarantees:
 
 
 def _has_looked(machine: Machine) -> bool:
-    """Its agent has seen its server answer, and says so to whoever asks."""
+    """Its agent has seen its standby answer, and says so to whoever asks."""
     status = machine.life.board.status if machine.life is not None else None
-    return status is not None and status.node.answering
+    awake = not machine.agent_frozen and not machine.frozen and machine.server.in_recovery
+    return awake and status is not None and status.node.answering
