@@ -147,6 +147,7 @@ def failsafe(etcd_cluster: Cluster) -> Iterator[Cluster]:
     """A healthy cluster with failsafe mode on; it is off again afterwards."""
     etcd_cluster.configure({"failsafe_mode": True})
     wait_for(lambda: all(node.status_of("/failsafe") == 200 for node in etcd_cluster.nodes), 20, "every node knows whom to ask")
+    time.sleep(2 * etcd_cluster.loop_wait)  # the key may be from before: the leader counts on what it wrote and saw itself
     yield etcd_cluster
     etcd_cluster.configure({"failsafe_mode": None})
 
