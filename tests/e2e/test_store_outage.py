@@ -28,7 +28,7 @@ def test_short_outage_of_the_store_is_not_noticed_by_clients(
     with cluster.writer() as writer:
         began = time.monotonic()
         _out(etcd, how)
-        time.sleep(cluster.retry_timeout - (0.5 if how == "frozen" else 2.2))  # a killed one elects itself: 1 to 2 s to serve again
+        time.sleep(cluster.retry_timeout - (0.5 if how == "frozen" else 2.2))  # a killed one needs 1 to 2 s to serve
         _back(etcd, how)
         time.sleep(cluster.ttl + 2)  # long enough for a lease that was not renewed to end
     gap = writer.report().longest_gap(after_s=began)
