@@ -174,7 +174,8 @@ class Checker:
         self._count(server)
         if facts.get("how") == "promotion":
             self._guarantees.promoted(server, facts["before"], self._asked_at)
-        if self.forced:  # what it lacks is lost by order; what it acknowledges from now on is promised again
+        pending = facts.get("how") != "promotion" and self._world.view().failover is not None
+        if self.forced and not pending:  # what it lacks is lost by order; what it acknowledges from now on is promised again
             self.forced, self.promise, self._newest = False, None, None
             self._told.clear()
 
