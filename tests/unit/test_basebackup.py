@@ -30,6 +30,13 @@ def request_of(tmp_path: Path, tool: str, options: Any) -> ReplicaRequest:
                           places=unfinished.unoccupied(basebackup.fills(options)))
 
 
+def test_without_a_stall_timeout_a_copy_that_does_nothing_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its day is half a second here."""
+    monkeypatch.setattr(basebackup, "STALL_S", 0.5)
+    with pytest.raises(CommandFailedError, match="did nothing for as long as its stall-timeout allows"):
+        basebackup.run(request_of(tmp_path, "sleep 60", ["attempts=1"]))
+
+
 @pytest.mark.parametrize(("options", "expected"), [
     (None, Policy()),
     (["attempts=4", {"attempt-pause": "0.5"}, {"stall-timeout": 60}, {"max-rate": "1M"}], Policy(4, 0.5, 60)),

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pgcore.plugin import CommandFailedError, Json, ReplicaMethod, ReplicaRequest, ServerError, hookimpl, option_pairs
+from pgcore.builtin.replica_command import STALL_S
+from pgcore.plugin import CommandFailedError, IdleLimit, Json, ReplicaMethod, ReplicaRequest, ServerError, hookimpl, option_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Policy:
     attempt_pause: float = 5.0
     """Seconds between two attempts."""
     stall_timeout: float = 0.0
-    """Seconds without any progress after which an attempt is ended; 0: never."""
+    """Seconds without any progress after which an attempt is ended; 0: only when it did nothing at all for a day."""
 
 
 _POLICY = {"attempts": int, "attempt-pause": float, "stall-timeout": float}
@@ -51,7 +52,7 @@ def run(request: ReplicaRequest) -> None:
         try:
             request.task.report(phase="basebackup", bytes_done=0)
             request.task.run(argv, env=request.env, on_output=lambda line: _report(request, line),
-                             stall_timeout=wanted.stall_timeout or None)
+                             stall_timeout=wanted.stall_timeout or None, idle=IdleLimit(STALL_S, (request.server.data_dir,)))
             return
         except CommandFailedError as error:
             for directory in own:

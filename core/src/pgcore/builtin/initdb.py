@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pgcore.plugin import BootstrapMethod, BootstrapRequest, Json, ServerError, hookimpl
+from pgcore.builtin.replica_command import STALL_S
+from pgcore.plugin import BootstrapMethod, BootstrapRequest, IdleLimit, Json, ServerError, hookimpl
 
 _FORBIDDEN = frozenset({"pgdata", "nosync", "pwfile", "sync-only", "version"})
 
@@ -23,7 +24,7 @@ def run(request: BootstrapRequest) -> None:
     if request.superuser_password_file:
         argv.append(f"--pwfile={request.superuser_password_file}")
     request.task.report(phase="initdb")
-    request.task.run([*argv, request.server.data_dir])
+    request.task.run([*argv, request.server.data_dir], idle=IdleLimit(STALL_S, (request.server.data_dir,)))
 
 
 def command_options(configured: Json) -> list[str]:
