@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -70,3 +73,25 @@ def test_time_that_stands_still_is_noticed() -> None:
 def test_a_run_without_end_is_given_up() -> None:
     (violation,) = work(Plan("chaos", 1), 0.05).violations
     assert "TooLongError" in violation.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_it_is_given_up_though_the_first_word_is_lost() -> None:
+    """What a signal raises while garbage is collected goes no further."""
+    lost = []
+
+    def slow_once(phase: str, info: dict[str, Any]) -> None:
+        began = time.process_time()
+        while not lost and time.process_time() < began + 0.2:
+            try:
+                sum(range(1000))
+            except BaseException:
+                lost.append(phase)
+                raise
+
+    gc.callbacks.append(slow_once)
+    try:
+        (violation,) = work(Plan("chaos", 1), 0.05).violations
+    finally:
+        gc.callbacks.remove(slow_once)
+    assert lost and "TooLongError" in violation.text

@@ -29,10 +29,11 @@ def work(plan: Plan, limit_s: float = RUN_LIMIT_S) -> Result:
     """One run: what it ends with is a violation. Raises ScheduleError for a schedule that does not fit its cluster."""
 
     def too_long(number: int, frame: FrameType | None) -> None:
+        """Raised again and again: Python drops what is raised while it collects garbage."""
         raise TooLongError(f"the run has taken {limit_s:g} s of processor time")
 
     before = signal.signal(signal.SIGPROF, too_long)
-    signal.setitimer(signal.ITIMER_PROF, limit_s, 1.0)
+    signal.setitimer(signal.ITIMER_PROF, limit_s, min(limit_s, 1.0))
     try:
         return run(plan.profile, plan.seed, plan.faults)
     except ScheduleError:
